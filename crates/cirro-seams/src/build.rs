@@ -1,0 +1,93 @@
+//! What the builder needs of the image library and of the runtime.
+//!
+//! The engine implements both; a build never sees a container record or a blob path.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use cirro_types::{Digest, ImageConfig, ImageReference};
+
+use crate::Pending;
+use crate::node::Output;
+
+/// Why a library or a step failed; shown to the person who builds.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("{0}")]
+pub struct BuildFault(pub String);
+
+/// An image to build on.
+#[derive(Debug, Clone)]
+pub struct BaseImage {
+    /// Its id.
+    pub id: Digest,
+    /// Its configuration.
+    pub config: Arc<ImageConfig>,
+}
+
+/// A new layer being filled: a directory tree over the layers below it.
+#[derive(Debug, Clone)]
+pub struct WorkingLayer {
+    /// Key of the scratch space, for [`BuildLibrary::commit_layer`] and [`BuildLibrary::drop_layer`].
+    pub key: String,
+    /// Unpacked layers below, the top one first (the order of overlayfs `lowerdir`).
+    pub lower: Vec<PathBuf>,
+    /// Directory that takes what is written; overlayfs whiteouts and opaque marks are understood.
+    pub upper: PathBuf,
+    /// Overlayfs' work directory.
+    pub work: PathBuf,
+}
+
+/// The image library as the builder uses it.
+pub trait BuildLibrary: Send + Sync {
+    /// Finds an image by name or id.
+    fn find(&self, name: &str) -> Pending<'_, Result<Option<BaseImage>, BuildFault>>;
+    /// Opens scratch space for a layer over the layers with these diff ids (lowest first).
+    fn open_layer(&self, below: Vec<Digest>) -> Pending<'_, Result<WorkingLayer, BuildFault>>;
+    /// Turns what was written to the layer into a layer of the library; returns its diff id.
+    /// The upper directory becomes the unpacked layer: nothing is copied.
+    fn commit_layer(&self, layer: WorkingLayer) -> Pending<'_, Result<Digest, BuildFault>>;
+    /// Throws scratch space away.
+    fn drop_layer(&self, layer: WorkingLayer) -> Pending<'_, Result<(), BuildFault>>;
+    /// Stores an image; returns its id. `tags` then name it.
+    fn put_image(
+        &self,
+        config: ImageConfig,
+        tags: Vec<ImageReference>,
+    ) -> Pending<'_, Result<Digest, BuildFault>>;
+    /// Returns what an earlier build noted under a cache key, if its layer is still here.
+    fn cached(&self, key: Digest) -> Pending<'_, Option<Digest>>;
+    /// Notes the layer that a cache key gave.
+    fn remember(&self, key: Digest, diff_id: Digest) -> Pending<'_, ()>;
+}
+
+/// One `RUN`.
+#[derive(Debug, Clone)]
+pub struct Step {
+    /// Where it runs and what takes its changes.
+    pub layer: WorkingLayer,
+    /// Argument vector.
+    pub args: Vec<String>,
+    /// Environment.
+    pub env: Vec<String>,
+    /// Working directory.
+    pub working_dir: String,
+    /// User.
+    pub user: String,
+    /// `default`, `none` or `host`.
+    pub network: String,
+    /// `name:address` lines for /etc/hosts.
+    pub extra_hosts: Vec<String>,
+    /// Bytes of memory, if limited.
+    pub memory: Option<i64>,
+}
+
+/// Runs build steps as containers.
+pub trait StepRunner: Send + Sync {
+    /// Runs a step to its end, passes its output on as it comes, returns its exit code.
+    /// Dropping the future ends the step.
+    fn run(
+        &self,
+        step: Step,
+        output: tokio::sync::mpsc::Sender<Output>,
+    ) -> Pending<'_, Result<i32, BuildFault>>;
+}

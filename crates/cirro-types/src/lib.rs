@@ -1,0 +1,14 @@
+//! Nouns of the cloud that every crate shares: digests, image names and configurations, our own kinds.
+//!
+//! No I/O and no state; what is here parses, prints and compares.
+
+pub mod digest;
+pub mod image;
+pub mod kinds;
+pub mod mac;
+pub mod reference;
+
+pub use digest::Digest;
+pub use image::{ContainerConfig, HistoryEntry, ImageConfig, RootFs};
+pub use mac::MacAddress;
+pub use reference::ImageReference;
