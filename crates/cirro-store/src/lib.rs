@@ -1,9 +1,32 @@
 //! Storage behind two seams: [`ObjectStore`] for API objects, [`NodeDb`] for one host's records.
+//!
+//! | seam | durable | for tests |
+//! | --- | --- | --- |
+//! | [`ObjectStore`] | [`EmbeddedStore`]: all objects in memory, every commit in one redb file | [`MemoryObjectStore`] |
+//! | [`NodeDb`] | [`RedbNodeDb`]: read from disk, so that large indexes do not live in memory | [`MemoryNodeDb`] |
+//!
+//! What a call returned `Ok` for survives `kill -9` and a power cut; what it returned an error for
+//! happened whole or not at all. Every record carries a CRC-32C, verified whenever it is read from
+//! disk: a damaged record is named, never served.
 
 use std::sync::Arc;
 
 use bytes::Bytes;
 use tokio::sync::mpsc;
+
+mod index;
+mod limits;
+mod memory;
+mod node_db;
+mod plan;
+mod record;
+mod redb_file;
+mod shared;
+mod watchers;
+
+pub use limits::{MAX_KEY_BYTES, MAX_NODE_VALUE_BYTES, MAX_OPERATIONS, MAX_VALUE_BYTES};
+pub use memory::{MemoryNodeDb, MemoryObjectStore};
+pub use node_db::RedbNodeDb;
 
 /// A boxed future.
 pub type Pending<'a, T> = std::pin::Pin<Box<dyn Future<Output = T> + Send + 'a>>;
@@ -30,6 +53,22 @@ pub enum Change {
     Put(Record, Option<Record>),
     /// Deleted at this revision; the last state.
     Delete(u64, Record),
+}
+
+impl Change {
+    /// The key that changed.
+    pub fn key(&self) -> &Arc<str> {
+        let (Self::Put(record, _) | Self::Delete(_, record)) = self;
+        &record.key
+    }
+
+    /// What was there before.
+    pub fn before(&self) -> Option<&Record> {
+        match self {
+            Self::Put(_, before) => before.as_ref(),
+            Self::Delete(_, record) => Some(record),
+        }
+    }
 }
 
 /// What must hold for a transaction to be applied.
@@ -70,6 +109,9 @@ pub enum StoreError {
     /// Beyond etcd's limits.
     #[error("{0}")]
     TooLarge(String),
+    /// Not a transaction: an empty key, or a key written twice.
+    #[error("{0}")]
+    Invalid(String),
     /// A record's checksum is wrong.
     #[error("record `{0}` is damaged")]
     Damaged(String),
