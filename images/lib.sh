@@ -17,19 +17,38 @@ archive_path() {
     echo "$(cd "$CACHE" && pwd)/$1-$key.tar"
 }
 
+# debian_base DIR: a minimal Debian tree; made once and kept as a tar.
+debian_base() {
+    local root=$1 tar
+    tar="$CACHE/debian-$SUITE-$(cksum <"$IMAGES_DIR/lib.sh" | cut -d' ' -f1).tar"
+    if [ ! -e "$tar" ]; then
+        debootstrap --variant=minbase --include=ca-certificates "$SUITE" "$root" \
+            http://deb.debian.org/debian >"$root.log" 2>&1 || { tail -n 20 "$root.log" >&2; return 1; }
+        rm -f "$root.log"
+        find "$CACHE" -maxdepth 1 -name "debian-$SUITE-*.tar" -delete
+        tar --numeric-owner --xattrs -C "$root" -cf "$tar.part" .
+        mv "$tar.part" "$tar"
+    else
+        tar --numeric-owner --xattrs -C "$root" -xf "$tar"
+    fi
+}
+
 # debian_root DIR PACKAGES...: a Debian tree with the packages and the host's certificates.
+# (apt inside the tree, since debootstrap does not resolve virtual packages.)
 debian_root() {
-    local root=$1 include
+    local root=$1
     shift
-    include=$(IFS=,; echo "$*")
-    debootstrap --variant=minbase --include="ca-certificates,$include" "$SUITE" "$root" \
-        http://deb.debian.org/debian >"$root.log" 2>&1 || { tail -n 20 "$root.log" >&2; return 1; }
-    rm -rf "$root"/var/cache/apt/archives/*.deb "$root"/var/lib/apt/lists/* \
+    debian_base "$root"
+    cp -L /etc/resolv.conf "$root/etc/resolv.conf"
+    chroot "$root" /usr/bin/env DEBIAN_FRONTEND=noninteractive sh -ec '
+        apt-get -q update
+        apt-get -q -y --no-install-recommends -o Dpkg::Options::=--force-unsafe-io install "$@"
+    ' sh "$@" >"$root.log" 2>&1 || { tail -n 20 "$root.log" >&2; return 1; }
+    rm -rf "$root.log" "$root"/var/cache/apt/*.bin "$root"/var/cache/apt/archives/*.deb "$root"/var/lib/apt/lists/* \
         "$root"/usr/share/doc/* "$root"/usr/share/man/* "$root"/usr/share/locale/*
     # The host may trust authorities of its own (a company's proxy, a mirror).
     cp -L /etc/ssl/certs/ca-certificates.crt "$root/etc/ssl/certs/ca-certificates.crt"
     : >"$root/etc/resolv.conf"
-    rm -f "$root.log"
 }
 
 # pack_image ROOT REFERENCE CONFIG_JSON ARCHIVE: ROOT as the only layer of a docker archive.
@@ -58,12 +77,13 @@ make_image() {
     if [ ! -e "$archive" ]; then
         root=$(mktemp -d "$CACHE/$1-root.XXXXXX")
         chmod 755 "$root"
-        trap 'rm -rf "$root"' EXIT
+        # shellcheck disable=SC2064 # the path as it is now
+        trap "rm -rf '$root'" EXIT
         fill "$root" >&2
         pack_image "$root" "$2" "$3" "$archive"
         rm -rf "$root"
         trap - EXIT
-        find "$CACHE" -maxdepth 1 -name "$1-????????????????.tar" ! -path "$archive" -delete
+        find "$CACHE" -maxdepth 1 -name "$1-????????????????.tar" ! -name "${archive##*/}" -delete
     fi
     echo "$archive"
 }

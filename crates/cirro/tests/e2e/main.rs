@@ -1,0 +1,10 @@
+//! End-to-end tests: the built binary as its users meet it, through the real `docker` and `kubectl`.
+//!
+//! Each test starts a cloud of its own (name, directories, ports, ranges) and ends it with
+//! `cirro down --workloads`; what is left on the host after that fails the test. They need root.
+
+mod cloud;
+mod commands;
+mod faults;
+mod lifecycle;
+mod walk_container;

@@ -1,0 +1,65 @@
+//! Everything a change must pass, the cheapest first.
+
+use std::process::Command;
+use std::time::Instant;
+
+use anyhow::{Context, bail};
+
+/// Runs the checks; stops at the first that fails.
+pub(crate) fn run(end_to_end: bool) -> anyhow::Result<()> {
+    step("format", &["cargo", "fmt", "--all", "--check"], &[])?;
+    step("licences, sources, duplicates", &["cargo", "deny", "--log-level", "error", "check", "bans", "licenses", "sources"], &[])?;
+    step("lints", &["cargo", "clippy", "--workspace", "--all-targets", "--", "-D", "warnings"], &[])?;
+    step("docs", &["cargo", "doc", "--workspace", "--no-deps", "--document-private-items"], &[("RUSTDOCFLAGS", "-D warnings -A rustdoc::private_intra_doc_links")])?;
+    let before = Host::look()?;
+    step("unit and integration tests", &["cargo", "nextest", "run", "--workspace", "-E", "not binary(e2e)"], &[])?;
+    if end_to_end {
+        step("end-to-end tests", &["cargo", "nextest", "run", "--package", "cirro", "-E", "binary(e2e)"], &[])?;
+    }
+    before.assert_unchanged()
+}
+
+fn step(name: &str, command: &[&str], environment: &[(&str, &str)]) -> anyhow::Result<()> {
+    eprintln!("── {name}");
+    let begun = Instant::now();
+    let status = Command::new(command[0]).args(&command[1..]).envs(environment.iter().copied()).status();
+    let status = status.with_context(|| format!("start {}", command[0]))?;
+    if !status.success() {
+        bail!("{name}: {status}");
+    }
+    eprintln!("── {name}: {:.0} s", begun.elapsed().as_secs_f64());
+    Ok(())
+}
+
+/// What tests could leave behind on the host.
+#[derive(PartialEq)]
+struct Host {
+    traces: Vec<String>,
+}
+
+impl Host {
+    fn look() -> anyhow::Result<Self> {
+        let said = |program: &str, arguments: &[&str]| -> anyhow::Result<Vec<String>> {
+            let output = Command::new(program).args(arguments).output().with_context(|| format!("start {program}"))?;
+            Ok(String::from_utf8_lossy(&output.stdout).lines().map(|line| format!("{program}: {line}")).collect())
+        };
+        let mut traces = said("ip", &["-o", "-br", "link"])?;
+        traces.iter_mut().for_each(|line| line.truncate(line.find(' ').map_or(line.len(), |_| line.trim_end().len().min(40))));
+        traces.extend(said("ip", &["netns", "list"])?);
+        traces.extend(said("nft", &["list", "tables"])?);
+        traces.extend(said("findmnt", &["-rno", "TARGET,FSTYPE"])?);
+        traces.extend(said("find", &["/sys/fs/cgroup", "-mindepth", "1", "-maxdepth", "3", "-type", "d"])?);
+        traces.extend(said("pgrep", &["-a", "-f", "(cirro|qemu-system)[^ ]* (up|supervisor|guardian|-)"])?);
+        traces.sort();
+        Ok(Self { traces })
+    }
+
+    fn assert_unchanged(&self) -> anyhow::Result<()> {
+        let after = Self::look()?;
+        let left: Vec<_> = after.traces.iter().filter(|trace| !self.traces.contains(trace)).collect();
+        if !left.is_empty() {
+            bail!("the tests left behind: {left:#?}");
+        }
+        Ok(())
+    }
+}
