@@ -1,5 +1,7 @@
 //! The project's tasks: `cargo xtask check`, `cargo xtask bench`.
 
+#![allow(clippy::print_stdout, reason = "tables are what this program is for")]
+
 use clap::{Parser, Subcommand};
 
 mod bench;
