@@ -61,12 +61,16 @@ pub(crate) fn run() -> ExitCode {
     let place = cli.place;
     let done = match cli.command {
         Command::Up { flags, config, detach: true, .. } => up::detach(&place, *flags, config.as_deref()),
-        Command::Up { flags, config, detached, .. } => up::foreground(&place, *flags, config.as_deref(), detached),
+        Command::Up { flags, config, detached, .. } => {
+            up::foreground(&place, *flags, config.as_deref(), detached)
+        }
         Command::Down { workloads } => down::run(&place, workloads),
         Command::Status { json } => status::run(&place, json),
         Command::Env => print_env(&place),
         Command::Doctor => doctor::run(&place),
-        Command::Version => say(&format!("cirro {}\n", env!("CARGO_PKG_VERSION"))).map(|()| ExitCode::SUCCESS),
+        Command::Version => {
+            say(&format!("cirro {}\n", env!("CARGO_PKG_VERSION"))).map(|()| ExitCode::SUCCESS)
+        }
     };
     done.unwrap_or_else(|error| {
         eprintln!("cirro: {error:#}");

@@ -176,13 +176,23 @@ impl Config {
             self.has(Role::Engine),
             "--roles without `engine`: a host without an engine is not supported yet"
         );
-        for (flag, net, longest) in
-            [("--pod-cidr", self.pod_cidr, 29), ("--service-cidr", self.service_cidr, 27), ("--transit-cidr", self.transit_cidr, 30)]
-        {
-            ensure!(net.trunc() == net, "{flag} {net}: has bits beyond its prefix; {} is meant?", net.trunc());
+        for (flag, net, longest) in [
+            ("--pod-cidr", self.pod_cidr, 29),
+            ("--service-cidr", self.service_cidr, 27),
+            ("--transit-cidr", self.transit_cidr, 30),
+        ] {
+            ensure!(
+                net.trunc() == net,
+                "{flag} {net}: has bits beyond its prefix; {} is meant?",
+                net.trunc()
+            );
             ensure!(net.prefix_len() <= longest, "{flag} {net}: too small, want /{longest} or larger");
         }
-        let ranges = [("--pod-cidr", self.pod_cidr), ("--service-cidr", self.service_cidr), ("--transit-cidr", self.transit_cidr)];
+        let ranges = [
+            ("--pod-cidr", self.pod_cidr),
+            ("--service-cidr", self.service_cidr),
+            ("--transit-cidr", self.transit_cidr),
+        ];
         for (i, (flag, net)) in ranges.iter().enumerate() {
             for (other_flag, other) in &ranges[i + 1..] {
                 ensure!(!overlap(*net, *other), "{flag} {net} and {other_flag} {other} overlap");
@@ -190,7 +200,11 @@ impl Config {
         }
         for socket in &self.docker_sockets {
             // sockaddr_un holds 108 bytes with the final NUL.
-            ensure!(socket.as_os_str().len() < 108, "--docker-socket {}: longer than 107 bytes", socket.display());
+            ensure!(
+                socket.as_os_str().len() < 108,
+                "--docker-socket {}: longer than 107 bytes",
+                socket.display()
+            );
         }
         level(&self.log_level)?;
         Ok(())
@@ -205,9 +219,17 @@ impl Flags {
             name: self.name.or(file.name),
             roles: if self.roles.is_empty() { file.roles } else { self.roles },
             docker_socket: list(self.docker_socket, file.docker_socket),
-            kubernetes_listen: if self.kubernetes_listen.is_empty() { file.kubernetes_listen } else { self.kubernetes_listen },
+            kubernetes_listen: if self.kubernetes_listen.is_empty() {
+                file.kubernetes_listen
+            } else {
+                self.kubernetes_listen
+            },
             node_name: self.node_name.or(file.node_name),
-            docker_subnets: if self.docker_subnets.is_empty() { file.docker_subnets } else { self.docker_subnets },
+            docker_subnets: if self.docker_subnets.is_empty() {
+                file.docker_subnets
+            } else {
+                self.docker_subnets
+            },
             pod_cidr: self.pod_cidr.or(file.pod_cidr),
             service_cidr: self.service_cidr.or(file.service_cidr),
             node_port_range: self.node_port_range.or(file.node_port_range),
@@ -260,7 +282,8 @@ fn host_name() -> anyhow::Result<String> {
 }
 
 fn parse_port_range(text: &str) -> anyhow::Result<(u16, u16)> {
-    let parsed = text.split_once('-').and_then(|(first, last)| Some((first.parse().ok()?, last.parse().ok()?)));
+    let parsed =
+        text.split_once('-').and_then(|(first, last)| Some((first.parse().ok()?, last.parse().ok()?)));
     match parsed {
         Some((first, last)) if first <= last && first > 0 => Ok((first, last)),
         _ => bail!("--node-port-range `{text}`: want FIRST-LAST, such as 30000-32767"),
@@ -290,7 +313,11 @@ mod tests {
     #[test]
     fn a_flag_wins_over_the_file() {
         let file = tempfile::NamedTempFile::new().unwrap();
-        std::fs::write(file.path(), "name = \"lab\"\npod-cidr = \"10.9.0.0/24\"\nkubernetes-listen = [\"127.0.0.1:7443\"]\n").unwrap();
+        std::fs::write(
+            file.path(),
+            "name = \"lab\"\npod-cidr = \"10.9.0.0/24\"\nkubernetes-listen = [\"127.0.0.1:7443\"]\n",
+        )
+        .unwrap();
         let place = Place { data_dir: None, run_dir: None };
         let flags = Flags { name: Some("mine".into()), ..Flags::default() };
         let config = Config::settle(&place, flags, Some(file.path())).unwrap();
@@ -303,10 +330,15 @@ mod tests {
     fn nonsense_is_refused_by_name_of_the_flag() {
         let refused = |flags: Flags| settle(flags).unwrap_err().to_string();
         assert!(refused(Flags { name: Some("Über".into()), ..Flags::default() }).contains("--name"));
-        assert!(refused(Flags { node_port_range: Some("9-1".into()), ..Flags::default() }).contains("--node-port-range"));
+        assert!(
+            refused(Flags { node_port_range: Some("9-1".into()), ..Flags::default() })
+                .contains("--node-port-range")
+        );
         let pods = Some("10.43.0.0/24".parse().unwrap());
         assert!(refused(Flags { pod_cidr: pods, ..Flags::default() }).contains("overlap"));
-        assert!(refused(Flags { log_level: Some("loud".into()), ..Flags::default() }).contains("--log-level"));
+        assert!(
+            refused(Flags { log_level: Some("loud".into()), ..Flags::default() }).contains("--log-level")
+        );
     }
 
     #[test]

@@ -89,13 +89,20 @@ pub(crate) struct Facts {
 }
 
 /// Serves the socket until `stop`.
-pub(crate) async fn serve(listener: UnixListener, controls: Controls, stop: CancellationToken) -> anyhow::Result<()> {
+pub(crate) async fn serve(
+    listener: UnixListener,
+    controls: Controls,
+    stop: CancellationToken,
+) -> anyhow::Result<()> {
     let router = Router::new()
         .route("/status", get(status))
         .route("/down", post(down))
         .route("/doctor", get(doctor))
         .with_state(controls);
-    axum::serve(listener, router).with_graceful_shutdown(stop.cancelled_owned()).await.context("serve the control socket")
+    axum::serve(listener, router)
+        .with_graceful_shutdown(stop.cancelled_owned())
+        .await
+        .context("serve the control socket")
 }
 
 type Fault = (http::StatusCode, String);
@@ -142,7 +149,9 @@ pub(crate) fn ask<T: DeserializeOwned>(socket: &Path, method: &str, path: &str) 
             Err(error) if is_absent(&error) => return Ok(None),
             Err(error) => return Err(error).with_context(|| format!("connect to {}", socket.display())),
         };
-        let answer = tokio::time::timeout(TIMEOUT, exchange(stream, method, path)).await.context("the daemon does not answer")??;
+        let answer = tokio::time::timeout(TIMEOUT, exchange(stream, method, path))
+            .await
+            .context("the daemon does not answer")??;
         Ok(Some(serde_json::from_slice(&answer).context("read the daemon's answer")?))
     })
 }
@@ -154,7 +163,11 @@ fn is_absent(error: &std::io::Error) -> bool {
 async fn exchange(stream: UnixStream, method: &str, path: &str) -> anyhow::Result<Bytes> {
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
     let connection = tokio::spawn(connection);
-    let request = http::Request::builder().method(method).uri(path).header("host", "cirro").body(Empty::<Bytes>::new())?;
+    let request = http::Request::builder()
+        .method(method)
+        .uri(path)
+        .header("host", "cirro")
+        .body(Empty::<Bytes>::new())?;
     let response = sender.send_request(request).await?;
     let status = response.status();
     let body = Limited::new(response.into_body(), MAX_ANSWER).collect().await;

@@ -48,7 +48,11 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
         started,
         name: config.name.clone(),
         docker: config.docker_sockets.iter().map(|socket| format!("unix://{}", socket.display())).collect(),
-        kubernetes: plane.iter().flat_map(|plane| &plane.addresses).map(|address| format!("https://{address}")).collect(),
+        kubernetes: plane
+            .iter()
+            .flat_map(|plane| &plane.addresses)
+            .map(|address| format!("https://{address}"))
+            .collect(),
     };
     let facts = Arc::new(facts);
     let controls = Controls { engine: engine.clone(), shutdown: shutdown.clone(), facts: facts.clone() };
@@ -127,7 +131,12 @@ fn ask_on_signal(shutdown: &Shutdown) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn serve_docker(config: &Config, engine: &Engine, tasks: &TaskTracker, stop: &CancellationToken) -> anyhow::Result<()> {
+fn serve_docker(
+    config: &Config,
+    engine: &Engine,
+    tasks: &TaskTracker,
+    stop: &CancellationToken,
+) -> anyhow::Result<()> {
     for socket in &config.docker_sockets {
         let listener = listen_unix(socket, 0o660)?;
         let face = cirro_docker::FaceInfo {

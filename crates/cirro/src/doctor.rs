@@ -19,7 +19,9 @@ pub(crate) fn run(place: &Place) -> anyhow::Result<ExitCode> {
     let mut faults: Vec<String> = PROGRAMS
         .iter()
         .filter(|(program, ..)| !is_installed(program))
-        .map(|(program, package, feature)| format!("program {program} is missing ({feature}): apt install {package}"))
+        .map(|(program, package, feature)| {
+            format!("program {program} is missing ({feature}): apt install {package}")
+        })
         .collect();
     match control::ask::<Vec<String>>(&config.control_socket(), "GET", "/doctor")? {
         Some(leaks) => faults.extend(leaks),
@@ -46,7 +48,9 @@ fn leftovers(config: &Config) -> Vec<String> {
     let prefixes = [format!("{}-", config.name), format!("{}0", config.name)];
     for link in entries("/sys/class/net") {
         if prefixes.iter().any(|prefix| link.starts_with(prefix)) {
-            found.push(format!("link {link}: start the cloud again, or remove it with: ip link delete {link}"));
+            found.push(format!(
+                "link {link}: start the cloud again, or remove it with: ip link delete {link}"
+            ));
         }
     }
     for hierarchy in std::iter::once("/sys/fs/cgroup".to_owned())
@@ -54,12 +58,16 @@ fn leftovers(config: &Config) -> Vec<String> {
     {
         let cgroup = format!("{hierarchy}/{}", config.name);
         if std::path::Path::new(&cgroup).is_dir() && hierarchy != format!("/sys/fs/cgroup/{}", config.name) {
-            found.push(format!("cgroup {cgroup}: workloads go on; `cirro up` finds them, `cirro down --workloads` ends them"));
+            found.push(format!(
+                "cgroup {cgroup}: workloads go on; `cirro up` finds them, `cirro down --workloads` ends them"
+            ));
         }
     }
     let run_dir = config.run_dir.to_string_lossy().into_owned();
     let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
-    for target in mounts.lines().filter_map(|line| line.split(' ').nth(4)).filter(|target| target.starts_with(&run_dir)) {
+    for target in
+        mounts.lines().filter_map(|line| line.split(' ').nth(4)).filter(|target| target.starts_with(&run_dir))
+    {
         found.push(format!("mount {target}: remove it with: umount {target}"));
     }
     found

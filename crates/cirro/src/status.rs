@@ -31,7 +31,10 @@ fn table(status: &Status) -> String {
     for address in &status.kubernetes {
         text.push_str(&format!("kubernetes   {address}\n"));
     }
-    text.push_str(&format!("containers   {} running, {} in all\n", status.containers_running, status.containers_total));
+    text.push_str(&format!(
+        "containers   {} running, {} in all\n",
+        status.containers_running, status.containers_total
+    ));
     text.push_str(&format!("instances    {} running\n", status.instances_running));
     text.push_str(&format!("images       {}\n", status.images));
     text

@@ -21,7 +21,12 @@ pub(crate) struct Lock {
 }
 
 /// Runs the daemon until it is asked to stop.
-pub(crate) fn foreground(place: &Place, flags: Flags, file: Option<&Path>, detached: bool) -> anyhow::Result<ExitCode> {
+pub(crate) fn foreground(
+    place: &Place,
+    flags: Flags,
+    file: Option<&Path>,
+    detached: bool,
+) -> anyhow::Result<ExitCode> {
     let config = Config::settle(place, flags, file)?;
     if detached {
         rustix::process::setsid().context("leave the session")?;
@@ -106,6 +111,7 @@ fn make_directory(path: &Path) -> anyhow::Result<()> {
 fn write_config(config: &Config) -> anyhow::Result<()> {
     let path = config.run_dir.join("config.json");
     let draft = path.with_extension("json.part");
-    std::fs::write(&draft, serde_json::to_vec_pretty(config)?).with_context(|| format!("write {}", draft.display()))?;
+    std::fs::write(&draft, serde_json::to_vec_pretty(config)?)
+        .with_context(|| format!("write {}", draft.display()))?;
     std::fs::rename(&draft, &path).with_context(|| format!("write {}", path.display()))
 }

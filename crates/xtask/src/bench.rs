@@ -118,7 +118,13 @@ impl Times {
 
     fn describe(&self) -> String {
         let times = self.sorted_milliseconds();
-        format!("{:.0} ms ({:.0} to {:.0}, n={})", self.median(), times[0], times[times.len() - 1], times.len())
+        format!(
+            "{:.0} ms ({:.0} to {:.0}, n={})",
+            self.median(),
+            times[0],
+            times[times.len() - 1],
+            times.len()
+        )
     }
 }
 

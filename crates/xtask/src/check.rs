@@ -8,13 +8,29 @@ use anyhow::{Context, bail};
 /// Runs the checks; stops at the first that fails.
 pub(crate) fn run(end_to_end: bool) -> anyhow::Result<()> {
     step("format", &["cargo", "fmt", "--all", "--check"], &[])?;
-    step("licences, sources, duplicates", &["cargo", "deny", "--log-level", "error", "check", "bans", "licenses", "sources"], &[])?;
+    step(
+        "licences, sources, duplicates",
+        &["cargo", "deny", "--log-level", "error", "check", "bans", "licenses", "sources"],
+        &[],
+    )?;
     step("lints", &["cargo", "clippy", "--workspace", "--all-targets", "--", "-D", "warnings"], &[])?;
-    step("docs", &["cargo", "doc", "--workspace", "--no-deps", "--document-private-items"], &[("RUSTDOCFLAGS", "-D warnings -A rustdoc::private_intra_doc_links")])?;
+    step(
+        "docs",
+        &["cargo", "doc", "--workspace", "--no-deps", "--document-private-items"],
+        &[("RUSTDOCFLAGS", "-D warnings -A rustdoc::private_intra_doc_links")],
+    )?;
     let before = Host::look()?;
-    step("unit and integration tests", &["cargo", "nextest", "run", "--workspace", "-E", "not binary(e2e)"], &[])?;
+    step(
+        "unit and integration tests",
+        &["cargo", "nextest", "run", "--workspace", "-E", "not binary(e2e)"],
+        &[],
+    )?;
     if end_to_end {
-        step("end-to-end tests", &["cargo", "nextest", "run", "--package", "cirro", "-E", "binary(e2e)"], &[])?;
+        step(
+            "end-to-end tests",
+            &["cargo", "nextest", "run", "--package", "cirro", "-E", "binary(e2e)"],
+            &[],
+        )?;
     }
     before.assert_unchanged()
 }
@@ -40,11 +56,17 @@ struct Host {
 impl Host {
     fn look() -> anyhow::Result<Self> {
         let said = |program: &str, arguments: &[&str]| -> anyhow::Result<Vec<String>> {
-            let output = Command::new(program).args(arguments).output().with_context(|| format!("start {program}"))?;
-            Ok(String::from_utf8_lossy(&output.stdout).lines().map(|line| format!("{program}: {line}")).collect())
+            let output =
+                Command::new(program).args(arguments).output().with_context(|| format!("start {program}"))?;
+            Ok(String::from_utf8_lossy(&output.stdout)
+                .lines()
+                .map(|line| format!("{program}: {line}"))
+                .collect())
         };
         let mut traces = said("ip", &["-o", "-br", "link"])?;
-        traces.iter_mut().for_each(|line| line.truncate(line.find(' ').map_or(line.len(), |_| line.trim_end().len().min(40))));
+        traces.iter_mut().for_each(|line| {
+            line.truncate(line.find(' ').map_or(line.len(), |_| line.trim_end().len().min(40)))
+        });
         traces.extend(said("ip", &["netns", "list"])?);
         traces.extend(said("nft", &["list", "tables"])?);
         traces.extend(said("findmnt", &["-rno", "TARGET,FSTYPE"])?);

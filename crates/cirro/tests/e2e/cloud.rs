@@ -34,7 +34,10 @@ impl Cloud {
     /// Takes a slot and makes directories; nothing runs yet.
     pub(crate) fn prepare() -> Self {
         let (slot, lock) = take_slot();
-        let port = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a free port").port();
+        let port = TcpListener::bind("127.0.0.1:0")
+            .and_then(|listener| listener.local_addr())
+            .expect("a free port")
+            .port();
         Self {
             name: format!("ct{slot}"),
             directory: tempfile::tempdir().expect("a directory"),
@@ -54,14 +57,18 @@ impl Cloud {
     /// The command line that starts this cloud.
     pub(crate) fn up_command(&self) -> Command {
         let second = 100 + self.slot * 10;
-        let mut command = self.cirro(&["up", "--detach", "--name", &self.name, "--kubernetes-listen", &self.kubernetes]);
+        let mut command =
+            self.cirro(&["up", "--detach", "--name", &self.name, "--kubernetes-listen", &self.kubernetes]);
         command
             .args(["--node-name", "node-1", "--log-level", "debug"])
             .args(["--docker-subnets", &format!("10.{second}.0.0/16,10.{}.0.0/16", second + 1)])
             .args(["--pod-cidr", &format!("10.{}.0.0/24", second + 2)])
             .args(["--service-cidr", &format!("10.{}.0.0/16", second + 3)])
             .args(["--transit-cidr", &format!("10.{}.0.0/24", second + 4)])
-            .args(["--node-port-range", &format!("{}-{}", 20_000 + self.slot * 100, 20_099 + self.slot * 100)]);
+            .args([
+                "--node-port-range",
+                &format!("{}-{}", 20_000 + self.slot * 100, 20_099 + self.slot * 100),
+            ]);
         command
     }
 
@@ -165,10 +172,18 @@ impl Cloud {
         let directory = self.directory.path().to_string_lossy().into_owned();
         let me = std::process::id().cast_signed();
         let ours = |words: &[String]| words.iter().any(|word| word.contains(&directory));
-        left.extend(processes().into_iter().filter(|(pid, words)| *pid != me && ours(words)).map(|found| format!("process {found:?}")));
+        left.extend(
+            processes()
+                .into_iter()
+                .filter(|(pid, words)| *pid != me && ours(words))
+                .map(|found| format!("process {found:?}")),
+        );
         let mounts = std::fs::read_to_string("/proc/self/mountinfo").expect("mounts");
-        left.extend(mounts.lines().filter(|line| line.contains(&directory)).map(|line| format!("mount {line}")));
-        let prefix = |name: &str| name.starts_with(&format!("{}-", self.name)) || name == format!("{}0", self.name);
+        left.extend(
+            mounts.lines().filter(|line| line.contains(&directory)).map(|line| format!("mount {line}")),
+        );
+        let prefix =
+            |name: &str| name.starts_with(&format!("{}-", self.name)) || name == format!("{}0", self.name);
         for entry in std::fs::read_dir("/sys/class/net").expect("links").flatten() {
             let name = entry.file_name().to_string_lossy().into_owned();
             if prefix(&name) {
@@ -176,8 +191,11 @@ impl Cloud {
             }
         }
         let tables = program("nft", ["list", "tables"]).ok();
-        left.extend(tables.lines().filter(|line| line.split(' ').next_back() == Some(&self.name)).map(str::to_owned));
-        let cgroups = program("find", ["/sys/fs/cgroup", "-maxdepth", "2", "-type", "d", "-name", &self.name]);
+        left.extend(
+            tables.lines().filter(|line| line.split(' ').next_back() == Some(&self.name)).map(str::to_owned),
+        );
+        let cgroups =
+            program("find", ["/sys/fs/cgroup", "-maxdepth", "2", "-type", "d", "-name", &self.name]);
         left.extend(cgroups.stdout.lines().map(|line| format!("cgroup {line}")));
         left
     }
@@ -192,7 +210,10 @@ impl Drop for Cloud {
         if std::thread::panicking() {
             let log = std::fs::read_to_string(self.data_dir().join("cirro.log")).unwrap_or_default();
             let lines: Vec<&str> = log.lines().collect();
-            eprintln!("last lines of the daemon's log:\n{}", lines[lines.len().saturating_sub(60)..].join("\n"));
+            eprintln!(
+                "last lines of the daemon's log:\n{}",
+                lines[lines.len().saturating_sub(60)..].join("\n")
+            );
             let _ = self.cirro(&["down", "--workloads"]).output();
             return;
         }
@@ -223,7 +244,8 @@ fn take_slot() -> (u32, File) {
     wait_for("a free slot for a cloud", Duration::from_secs(600), || {
         (0..SLOTS).find_map(|slot| {
             let path = std::env::temp_dir().join(format!("cirro-test-slot-{slot}"));
-            let file = File::options().create(true).truncate(false).write(true).open(path).expect("a slot's file");
+            let file =
+                File::options().create(true).truncate(false).write(true).open(path).expect("a slot's file");
             file.try_lock().ok().map(|()| (slot, file))
         })
     })

@@ -24,7 +24,10 @@ fn status_env_and_doctor_tell_the_truth_as_root() {
     assert!(status.contains(&format!("cloud        {}", cloud.name)), "{status}");
     assert!(status.contains("0 running, 0 in all"), "{status}");
     let env = say(&cloud, &["env"]).ok();
-    assert!(env.contains(&format!("DOCKER_HOST='unix://{}/docker.sock'", cloud.run_dir().display())), "{env}");
+    assert!(
+        env.contains(&format!("DOCKER_HOST='unix://{}/docker.sock'", cloud.run_dir().display())),
+        "{env}"
+    );
     assert!(env.contains("KUBECONFIG="), "{env}");
     assert_eq!(say(&cloud, &["doctor"]).ok(), "no leaks, no faults\n");
     let second = say(&cloud, &["up"]).fails();

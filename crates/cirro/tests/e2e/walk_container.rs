@@ -21,7 +21,10 @@ fn an_express_application_is_built_and_run_as_root() {
     let context = context.to_str().expect("a plain path");
 
     let built = cloud.docker(&["build", "-t", "my-express-app", context]).ok();
-    assert!(built.contains("Step 1/") && built.contains("Successfully tagged my-express-app:latest"), "{built}");
+    assert!(
+        built.contains("Step 1/") && built.contains("Successfully tagged my-express-app:latest"),
+        "{built}"
+    );
     let again = cloud.docker(&["build", "-t", "my-express-app", context]).ok();
     assert!(again.contains("Using cache"), "{again}");
     assert!(cloud.docker(&["images"]).ok().contains("my-express-app"));
@@ -77,7 +80,10 @@ fn streams_terminals_and_exit_codes_are_as_with_dockerd_as_root() {
     let mut cloud = Cloud::up();
     cloud.load("busybox");
     assert_eq!(cloud.docker(&["run", "--rm", "busybox", "sh", "-c", "exit 42"]).code, 42);
-    assert_eq!(cloud.docker_with_input(&["run", "--rm", "-i", "busybox", "cat"], b"one\ntwo\n").ok(), "one\ntwo\n");
+    assert_eq!(
+        cloud.docker_with_input(&["run", "--rm", "-i", "busybox", "cat"], b"one\ntwo\n").ok(),
+        "one\ntwo\n"
+    );
     let both = cloud.docker(&["run", "--rm", "busybox", "sh", "-c", "echo out; echo err >&2"]);
     assert_eq!((both.stdout.as_str(), both.stderr.as_str()), ("out\n", "err\n"));
     let missing = cloud.docker(&["run", "--rm", "busybox", "no-such-program"]);
@@ -93,7 +99,18 @@ fn streams_terminals_and_exit_codes_are_as_with_dockerd_as_root() {
     assert!(said.stdout.contains("/dev/pts/0"), "{}", said.stdout);
     assert_eq!(said.code, 3);
 
-    cloud.docker(&["run", "-d", "--name", "loop", "busybox", "sh", "-c", "i=0; while [ $i -lt 5 ]; do echo line $i; i=$((i+1)); sleep 0.2; done"]).ok();
+    cloud
+        .docker(&[
+            "run",
+            "-d",
+            "--name",
+            "loop",
+            "busybox",
+            "sh",
+            "-c",
+            "i=0; while [ $i -lt 5 ]; do echo line $i; i=$((i+1)); sleep 0.2; done",
+        ])
+        .ok();
     let followed = cloud.docker(&["logs", "-f", "loop"]).ok();
     assert_eq!(followed, "line 0\nline 1\nline 2\nline 3\nline 4\n");
     assert_eq!(cloud.docker(&["wait", "loop"]).ok(), "0\n");
@@ -102,5 +119,8 @@ fn streams_terminals_and_exit_codes_are_as_with_dockerd_as_root() {
 
 /// A TCP port that is free now.
 pub(crate) fn free_port() -> u16 {
-    std::net::TcpListener::bind("0.0.0.0:0").and_then(|listener| listener.local_addr()).expect("a free port").port()
+    std::net::TcpListener::bind("0.0.0.0:0")
+        .and_then(|listener| listener.local_addr())
+        .expect("a free port")
+        .port()
 }

@@ -53,7 +53,8 @@ impl Cloud {
         let mut rows = Vec::new();
         for (pid, role) in self.processes()? {
             let text = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup"))?;
-            let pss = text.lines().find_map(|line| line.strip_prefix("Pss:")).context("Pss in smaps_rollup")?;
+            let pss =
+                text.lines().find_map(|line| line.strip_prefix("Pss:")).context("Pss in smaps_rollup")?;
             rows.push((role, pss.trim().trim_end_matches("kB").trim().parse()?));
         }
         rows.push(("all processes".into(), rows.iter().map(|(_, kilobytes)| kilobytes).sum()));
@@ -76,11 +77,17 @@ impl Cloud {
         let run_dir = self.run_dir().to_string_lossy().into_owned();
         let mut found = Vec::new();
         for entry in std::fs::read_dir("/proc")?.flatten() {
-            let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else { continue };
+            let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else {
+                continue;
+            };
             let Ok(line) = std::fs::read(format!("/proc/{pid}/cmdline")) else { continue };
-            let words: Vec<String> =
-                line.split(|byte| *byte == 0).map(|word| String::from_utf8_lossy(word).into_owned()).collect();
-            let role = ["supervisor", "guardian", "up"].into_iter().find(|role| words.iter().any(|word| word == role));
+            let words: Vec<String> = line
+                .split(|byte| *byte == 0)
+                .map(|word| String::from_utf8_lossy(word).into_owned())
+                .collect();
+            let role = ["supervisor", "guardian", "up"]
+                .into_iter()
+                .find(|role| words.iter().any(|word| word == role));
             if let Some(role) = role.filter(|_| words.iter().any(|word| word.starts_with(&run_dir))) {
                 found.push((pid, if role == "up" { "daemon".into() } else { role.to_owned() }));
             }
@@ -95,7 +102,11 @@ impl Cloud {
     fn command(&self, subcommand: &str) -> Command {
         let mut command = Command::new(&self.binary);
         command.arg(subcommand);
-        command.arg("--data-dir").arg(self.directory.path().join("data")).arg("--run-dir").arg(self.run_dir());
+        command
+            .arg("--data-dir")
+            .arg(self.directory.path().join("data"))
+            .arg("--run-dir")
+            .arg(self.run_dir());
         command
     }
 }

@@ -22,14 +22,31 @@ pub(crate) struct Dockerd {
 impl Dockerd {
     /// Starts it and waits until it answers.
     pub(crate) fn start() -> anyhow::Result<Self> {
-        let version = said(Command::new("dockerd").arg("--version")).context("Debian's docker.io is needed as the peer")?;
-        let version = version.trim().trim_start_matches("Docker version ").split(',').next().unwrap_or_default().to_owned();
+        let version = said(Command::new("dockerd").arg("--version"))
+            .context("Debian's docker.io is needed as the peer")?;
+        let version = version
+            .trim()
+            .trim_start_matches("Docker version ")
+            .split(',')
+            .next()
+            .unwrap_or_default()
+            .to_owned();
         let directory = tempfile::tempdir()?;
         let path = |name: &str| directory.path().join(name);
         said(Command::new("ip").args(["netns", "add", NAMESPACE]))?;
         let host = format!("unix://{}", path("docker.sock").display());
         let child = Command::new("ip")
-            .args(["netns", "exec", NAMESPACE, "dockerd", "--bridge=none", "--iptables=false", "--log-level=error", "-H", &host])
+            .args([
+                "netns",
+                "exec",
+                NAMESPACE,
+                "dockerd",
+                "--bridge=none",
+                "--iptables=false",
+                "--log-level=error",
+                "-H",
+                &host,
+            ])
             .arg("--data-root")
             .arg(path("data"))
             .arg("--exec-root")

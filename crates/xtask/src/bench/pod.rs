@@ -43,9 +43,12 @@ impl Client {
         ] {
             let template = format!("jsonpath={{.{path}}}");
             let encoded = said(
-                Command::new("kubectl").args(["config", "view", "--raw", "-o", &template]).env("KUBECONFIG", cloud.kubeconfig()),
+                Command::new("kubectl")
+                    .args(["config", "view", "--raw", "-o", &template])
+                    .env("KUBECONFIG", cloud.kubeconfig()),
             )?;
-            let decoded = Command::new("base64").arg("-d").stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
+            let decoded =
+                Command::new("base64").arg("-d").stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
             std::io::Write::write_all(&mut decoded.stdin.as_ref().context("stdin")?, encoded.as_bytes())?;
             std::fs::write(credentials.path().join(name), decoded.wait_with_output()?.stdout)?;
         }
@@ -61,12 +64,20 @@ impl Client {
             "containers":[{{"name":"c","image":"busybox","imagePullPolicy":"IfNotPresent","command":["sleep","1000"]}}]}}}}"#
         );
         let begun = Instant::now();
-        said(self.curl().args(["-H", "content-type: application/json", "-d", &pod, "-o", "/dev/null"]).arg(&self.pods))?;
+        said(
+            self.curl()
+                .args(["-H", "content-type: application/json", "-d", &pod, "-o", "/dev/null"])
+                .arg(&self.pods),
+        )?;
         let running = lines.any(|line| line.is_ok_and(|line| line.contains(r#""phase":"Running""#)));
         let time = begun.elapsed();
         end(&mut watch);
         ensure!(running, "pod {name} did not run");
-        said(self.curl().args(["-X", "DELETE", "-o", "/dev/null"]).arg(format!("{}/{name}?gracePeriodSeconds=0", self.pods)))?;
+        said(
+            self.curl()
+                .args(["-X", "DELETE", "-o", "/dev/null"])
+                .arg(format!("{}/{name}?gracePeriodSeconds=0", self.pods)),
+        )?;
         Ok(time)
     }
 
