@@ -73,6 +73,11 @@ impl Index {
         (self.records.len() + self.damaged.len()) as u64
     }
 
+    /// Bytes of keys and values.
+    pub(crate) fn stored_bytes(&self) -> u64 {
+        self.records.values().map(|record| (record.key.len() + record.value.len()) as u64).sum()
+    }
+
     /// Keys of damaged records.
     pub(crate) fn damaged(&self) -> impl Iterator<Item = &Arc<str>> {
         self.damaged.iter()

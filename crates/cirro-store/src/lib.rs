@@ -14,16 +14,19 @@ use std::sync::Arc;
 use bytes::Bytes;
 use tokio::sync::mpsc;
 
+mod embedded;
 mod index;
 mod limits;
 mod memory;
 mod node_db;
+mod object_file;
 mod plan;
 mod record;
 mod redb_file;
 mod shared;
 mod watchers;
 
+pub use embedded::EmbeddedStore;
 pub use limits::{MAX_KEY_BYTES, MAX_NODE_VALUE_BYTES, MAX_OPERATIONS, MAX_VALUE_BYTES};
 pub use memory::{MemoryNodeDb, MemoryObjectStore};
 pub use node_db::RedbNodeDb;

@@ -1,6 +1,8 @@
-//! How a record lies on disk: a CRC-32C over key and body, the body's format, the body.
+//! How a record lies on disk: a CRC-32C over key, format and body, one over the key alone, the
+//! body's format, the body.
 //!
-//! The key is part of the sum, so that a value under a wrong key is found out as well.
+//! The key is part of the sum, so that a value under a wrong key is found out. Its own sum tells
+//! whether the key that a damaged record was found under is the one that it was written under.
 
 use std::sync::Arc;
 
@@ -9,7 +11,7 @@ use bytes::Bytes;
 use crate::{Record, StoreError};
 
 const FORMAT: u8 = 1;
-const HEAD: usize = 5;
+const HEAD: usize = 9;
 const OBJECT_HEAD: usize = 24;
 
 /// Frames a body that is stored under `key`.
@@ -27,10 +29,15 @@ pub(crate) fn unseal<'a>(key: &str, frame: &'a [u8]) -> Result<&'a [u8], StoreEr
     if checksum(key, rest) != u32::from_le_bytes(*sum) {
         return Err(damaged());
     }
-    match rest.split_first() {
-        Some((&FORMAT, body)) => Ok(body),
+    match rest.get(HEAD - 5..) {
+        Some([FORMAT, body @ ..]) => Ok(body),
         _ => Err(damaged()),
     }
+}
+
+/// Whether a damaged frame that was found under `key` was written under it.
+pub(crate) fn was_under(key: &str, frame: &[u8]) -> bool {
+    frame.get(4..8) == Some(&checksum(key, b"").to_le_bytes())
 }
 
 /// Frames an object's record.
@@ -58,6 +65,7 @@ pub(crate) fn unseal_object(key: &str, frame: &[u8]) -> Result<Record, StoreErro
 fn seal_parts(key: &str, parts: &[&[u8]]) -> Vec<u8> {
     let mut frame = Vec::with_capacity(HEAD + parts.iter().map(|part| part.len()).sum::<usize>());
     frame.extend_from_slice(&[0; 4]);
+    frame.extend_from_slice(&checksum(key, b"").to_le_bytes());
     frame.push(FORMAT);
     for part in parts {
         frame.extend_from_slice(part);
@@ -104,5 +112,6 @@ mod tests {
         for length in 0..frame.len() {
             assert!(unseal("k", &frame[..length]).is_err());
         }
+        assert!(was_under("k", &frame) && !was_under("l", &frame) && !was_under("k", b""));
     }
 }
