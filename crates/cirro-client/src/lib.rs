@@ -6,10 +6,12 @@
 //! A reconciler takes a key, looks at its caches, makes one safe step, and says when to come again.
 
 mod cache;
+mod events;
 mod object;
 mod queue;
 
 pub use cache::Cache;
+pub use events::{EventRecorder, Severity, seconds};
 pub use object::{
     controller_uid, key_of, labels, matches_labels, name, namespace, namespaced_name, text, uid,
 };

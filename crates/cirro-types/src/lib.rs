@@ -6,9 +6,11 @@ pub mod digest;
 pub mod image;
 pub mod kinds;
 pub mod mac;
+pub mod quantity;
 pub mod reference;
 
 pub use digest::Digest;
 pub use image::{ContainerConfig, HistoryEntry, ImageConfig, RootFs};
 pub use mac::MacAddress;
+pub use quantity::Quantity;
 pub use reference::ImageReference;
