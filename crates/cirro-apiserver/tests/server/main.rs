@@ -1,3 +1,0 @@
-//! The server as a whole, over a store in memory.
-
-mod client;

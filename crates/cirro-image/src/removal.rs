@@ -1,0 +1,214 @@
+//! Takes names, images and layers away, by docker's rules and in docker's words.
+//!
+//! Source: moby, `daemon/images/image_delete.go`. Layers go when no image, container root, build or
+//! work in progress needs them; the build cache keeps its layers until a prune.
+
+use std::collections::HashSet;
+use std::time::Duration;
+
+use cirro_types::{Digest, ImageReference};
+
+use crate::error::ImageError;
+use crate::images::{find_id, tags_of};
+use crate::library::{Inner, Library, State, Temporary};
+use crate::records::Batch;
+
+/// How long a layer that a build made or found is kept for the build's next step.
+const FRESH: Duration = Duration::from_secs(600);
+
+/// What was taken away by a removal.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Removed {
+    /// A name.
+    Untagged(String),
+    /// An image or layer.
+    Deleted(Digest),
+}
+
+/// Tells the container that uses an image: its id, after `running ` when it runs.
+type InUse<'a> = &'a dyn Fn(&Digest) -> Option<String>;
+
+/// What a removal does, decided before anything is changed.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Plan {
+    untag: Vec<ImageReference>,
+    delete: Vec<Digest>,
+}
+
+/// Whether the build cache holds its layers.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Cache {
+    Keep,
+    Drop,
+}
+
+impl Library {
+    /// Removes a name, or an image by id; layers nobody needs go too.
+    ///
+    /// `in_use` tells the id of a container that uses an image, after `running ` when the container runs: only
+    /// such a use cannot be forced. Layers under a container's root stay in any case.
+    pub fn remove(
+        &self,
+        name: &str,
+        force: bool,
+        in_use: &dyn Fn(&Digest) -> Option<String>,
+    ) -> Result<Vec<Removed>, ImageError> {
+        let mut state = self.inner.state();
+        let plan = plan_removal(&state, name, force, in_use)?;
+        let (removed, _, discarded) = self.inner.apply(&mut state, plan, Cache::Keep)?;
+        drop(state);
+        drop(discarded);
+        Ok(removed)
+    }
+
+    /// Removes images without a name (`all`: without a user) and unreferenced layers, those of the build cache
+    /// included; returns the bytes given back.
+    pub fn prune(
+        &self,
+        all: bool,
+        in_use: &dyn Fn(&Digest) -> Option<String>,
+    ) -> Result<(Vec<Removed>, u64), ImageError> {
+        let mut state = self.inner.state();
+        let mut plan = Plan::default();
+        for id in state.images.keys() {
+            let tags = tags_of(&state, id);
+            if (all || tags.is_empty()) && in_use(id).is_none() {
+                plan.untag.extend(tags);
+                plan.delete.push(*id);
+            }
+        }
+        let (removed, bytes, discarded) = self.inner.apply(&mut state, plan, Cache::Drop)?;
+        drop(state);
+        drop(discarded);
+        Ok((removed, bytes))
+    }
+}
+
+impl Inner {
+    /// Carries a plan out: records first, then memory; the directories go when the result's last part is dropped.
+    fn apply(
+        &self,
+        state: &mut State,
+        plan: Plan,
+        cache: Cache,
+    ) -> Result<(Vec<Removed>, u64, Vec<Temporary>), ImageError> {
+        let layers = self.unneeded(state, &plan.delete, cache)?;
+        let mut batch = Batch::default();
+        plan.untag.iter().for_each(|tag| batch.delete_tag(tag));
+        plan.delete.iter().for_each(|id| batch.delete_image(id));
+        layers.iter().for_each(|diff_id| batch.delete_layer(diff_id));
+        let gone: HashSet<_> = layers.iter().collect();
+        for (key, diff_id) in self.records.cache()? {
+            if gone.contains(&diff_id) || !state.layers.contains_key(&diff_id) {
+                batch.delete_cached(&key);
+            }
+        }
+        if !batch.is_empty() {
+            self.records.write(&batch)?;
+        }
+        let mut removed = Vec::new();
+        for tag in plan.untag {
+            state.tags.remove(&tag);
+            removed.push(Removed::Untagged(tag.familiar()));
+        }
+        for id in plan.delete {
+            state.images.remove(&id);
+            removed.push(Removed::Deleted(id));
+        }
+        let (mut bytes, mut discarded) = (0, Vec::new());
+        for diff_id in layers {
+            bytes += state.layers.remove(&diff_id).map_or(0, |layer| layer.record.size);
+            state.fresh.remove(&diff_id);
+            discarded.extend(self.discard(&self.layer_dir(&diff_id)));
+            removed.push(Removed::Deleted(diff_id));
+        }
+        Ok((removed, bytes, discarded))
+    }
+
+    /// Lists the layers that nothing needs once these images are gone.
+    fn unneeded(
+        &self,
+        state: &mut State,
+        images: &[Digest],
+        cache: Cache,
+    ) -> Result<Vec<Digest>, ImageError> {
+        let mut needed: HashSet<Digest> = state.pins.keys().copied().collect();
+        for (id, known) in &state.images {
+            if !images.contains(id) {
+                needed.extend(&known.config.rootfs.diff_ids);
+            }
+        }
+        needed.extend(state.roots.values().flat_map(|root| &root.layers));
+        needed.extend(state.scratch.values().flatten());
+        // While any build is at work, what it has so far must wait for its other stages.
+        let building = !state.scratch.is_empty();
+        state.fresh.retain(|_, since| building || since.elapsed() < FRESH);
+        needed.extend(state.fresh.keys());
+        if cache == Cache::Keep {
+            needed.extend(self.records.cache()?.into_iter().map(|(_, diff_id)| diff_id));
+        }
+        let mut unneeded: Vec<_> =
+            state.layers.keys().filter(|diff_id| !needed.contains(diff_id)).copied().collect();
+        unneeded.sort();
+        Ok(unneeded)
+    }
+}
+
+fn plan_removal(state: &State, name: &str, force: bool, in_use: InUse<'_>) -> Result<Plan, ImageError> {
+    let id = find_id(state, name)?;
+    let tags = tags_of(state, &id);
+    if is_id_prefix(&id, name) {
+        if let Some(conflict) = conflict(&id, tags.len() > 1, force, in_use) {
+            return Err(ImageError::InUse(conflict));
+        }
+        return Ok(Plan { untag: tags, delete: vec![id] });
+    }
+    if tags.len() == 1
+        && !force
+        && let Some(user) = in_use(&id)
+    {
+        return Err(ImageError::InUse(format!(
+            "conflict: unable to remove repository reference \"{name}\" (must force) - container {} is using its \
+             referenced image {}",
+            short(&user),
+            id.short()
+        )));
+    }
+    // It was found by this name, so this name is one of its tags.
+    let named: Vec<_> = name.parse().into_iter().collect();
+    let last = tags.len() == 1;
+    // Docker leaves an image that a running container uses behind without a name.
+    let delete = if last && conflict(&id, false, force, in_use).is_none() { vec![id] } else { Vec::new() };
+    Ok(Plan { untag: named, delete })
+}
+
+/// Says why an image cannot be deleted, if so.
+fn conflict(id: &Digest, several_names: bool, force: bool, in_use: InUse<'_>) -> Option<String> {
+    let refuse =
+        |how: &str, why: String| Some(format!("conflict: unable to delete {} ({how}) - {why}", id.short()));
+    let user = in_use(id);
+    if let Some(user) = &user
+        && user.starts_with(RUNNING)
+    {
+        let why = format!("image is being used by running container {}", short(user));
+        return refuse("cannot be forced", why);
+    }
+    if force {
+        return None;
+    }
+    if several_names {
+        return refuse("must be forced", "image is referenced in multiple repositories".into());
+    }
+    let user = user?;
+    refuse("must be forced", format!("image is being used by stopped container {}", short(&user)))
+}
+
+const RUNNING: &str = "running ";
+
+fn short(user: &str) -> String {
+    user.trim_start_matches(RUNNING).chars().take(12).collect()
+}
+
+fn is_id_prefix(id: &Digest, name: &str) -> bool {
+    id.hex().starts_with(name.strip_prefix("sha256:").unwrap_or(name))
+}

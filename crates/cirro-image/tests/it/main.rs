@@ -1,0 +1,5 @@
+//! The library from outside: archives in, trees and archives out.
+
+mod archive;
+mod load;
+mod save;
