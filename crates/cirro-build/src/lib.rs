@@ -1,12 +1,49 @@
 //! Dockerfile -> steps with content keys -> image.
+//!
+//! The builder reads a Dockerfile and a context, runs steps through [`StepRunner`], and puts layers and the image into
+//! a [`BuildLibrary`]; it mounts nothing and knows no container. Each step that makes a layer has a key over all that
+//! decides its result (layers below, instruction after expansion, files by content, variables), so a step is done once
+//! per key, whichever Dockerfile asks.
+//!
+//! - `dockerfile` text to instructions; `expand` variables; `ignore` and `pattern` wildcards
+//! - `plan` the graph of stages; `build` the stages side by side; `stage` one stage; `state` and `metadata` its image
+//! - `transfer` `COPY` and `ADD`; `tree` what they walk and write; `archive` tar; `context` the build context
+//! - `union` layer directories as one tree, where every path is resolved and confined
+//! - `scratch` working layers that are given back whatever happens
+//!
+//! docs/compatibility-dockerfile.md says what of the Dockerfile language is there.
+#![forbid(unsafe_code)]
+
+mod accounts;
+mod archive;
+mod build;
+mod context;
+mod dockerfile;
+mod error;
+mod expand;
+mod ignore;
+mod key;
+mod metadata;
+mod pattern;
+mod plan;
+mod scratch;
+mod stage;
+mod state;
+mod transfer;
+mod tree;
+mod union;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::Arc;
 
-use cirro_seams::build::{BuildLibrary, StepRunner};
 use cirro_types::{Digest, ImageReference};
-use tokio::sync::mpsc;
+
+pub use build::build;
+pub use context::unpack_context;
+pub use error::BuildError;
+
+#[cfg(doc)]
+use cirro_seams::build::{BuildLibrary, StepRunner};
 
 /// What is built, and how.
 #[derive(Debug, Clone, Default)]
@@ -36,54 +73,11 @@ pub struct BuildRequest {
 /// What a build tells as it goes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum BuildEvent {
-    /// A line for the person who waits, in the classic builder's style (`Step 1/5 : FROM node:latest`).
+    /// A line for the person who waits, in the classic builder's style and with its line end
+    /// (`Step 1/5 : FROM node:latest\n`).
     Line(String),
     /// Output of a step.
     Output(bytes::Bytes),
     /// The image id.
     Image(Digest),
-}
-
-/// Why a build failed: instruction, line, exit code.
-#[derive(Debug, thiserror::Error)]
-pub enum BuildError {
-    /// The Dockerfile is wrong.
-    #[error("dockerfile parse error on line {line}: {message}")]
-    Parse {
-        /// Line, from 1.
-        line: usize,
-        /// What is wrong.
-        message: String,
-    },
-    /// A `RUN` failed; docker's text.
-    #[error("The command '{command}' returned a non-zero code: {code}")]
-    Command {
-        /// The command.
-        command: String,
-        /// Its exit code.
-        code: i32,
-    },
-    /// A step failed.
-    #[error("line {line}: {message}")]
-    Step {
-        /// Line, from 1.
-        line: usize,
-        /// What is wrong.
-        message: String,
-    },
-}
-
-/// Unpacks a build context (tar, gzip, zstd... as the classic endpoint gets it) below `dir`, hostile entries refused.
-pub fn unpack_context(tar: &mut dyn std::io::Read, dir: &std::path::Path) -> Result<(), BuildError> {
-    todo!()
-}
-
-/// Builds an image. Dropping the future stops the build and leaves nothing.
-pub async fn build(
-    request: BuildRequest,
-    library: Arc<dyn BuildLibrary>,
-    runner: Arc<dyn StepRunner>,
-    events: mpsc::Sender<BuildEvent>,
-) -> Result<Digest, BuildError> {
-    todo!()
 }

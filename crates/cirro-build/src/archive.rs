@@ -1,0 +1,321 @@
+//! Tar archives unpacked into a union: build contexts, and local archives that `ADD` names.
+//!
+//! An archive is hostile until shown otherwise: names with `..` and devices are refused, links are made but only
+//! ever followed inside the root (see [`crate::union`]), and entries, bytes and extension headers are bounded.
+
+use std::cell::Cell;
+use std::ffi::{OsStr, OsString};
+use std::io::{self, Read};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Component, Path, PathBuf};
+use std::rc::Rc;
+
+use tar::EntryType;
+
+use crate::error::Refusal;
+use crate::tree::{Cancel, Changes, Writer};
+use crate::union::{Attributes, Cursor, Existing, Last, Union, Walked};
+
+const MAX_ENTRIES: usize = 2_000_000;
+/// Bytes of an archive, unpacked.
+const MAX_BYTES: u64 = 64 << 30;
+/// Bytes between two entries' contents: padding, headers, long names, PAX records. The tar library reads
+/// those into memory, whatever their size.
+const MAX_HEADER_BYTES: u64 = 1 << 20;
+const MAX_PATH_BYTES: usize = 4096;
+/// Bytes of window that a zstd stream may ask for, as a power of two: the format's recommended limit.
+const ZSTD_WINDOW_LOG: u32 = 27;
+const BLOCK: usize = 512;
+
+/// Whose the unpacked files are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Ownership {
+    /// Root's, whatever the archive says.
+    Root,
+    /// As the archive says.
+    Archive,
+}
+
+/// How and where an archive is unpacked.
+pub(crate) struct Unpacker<'a> {
+    pub(crate) union: &'a Union,
+    /// Directory in the union, without symbolic links.
+    pub(crate) base: PathBuf,
+    pub(crate) ownership: Ownership,
+    pub(crate) changes: &'a Changes,
+    pub(crate) cancel: &'a Cancel,
+}
+
+/// What a stream starts as.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Form {
+    Gzip,
+    Zstd,
+    Bzip2,
+    Xz,
+    Plain,
+}
+
+/// Why a stream cannot be looked into.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum OpenError {
+    /// Its compression is not one of ours.
+    #[error("{0} archives are not supported")]
+    Unsupported(&'static str),
+    /// It cannot be read or decompressed.
+    #[error("read the archive: {0}")]
+    Unreadable(#[from] io::Error),
+}
+
+impl From<OpenError> for Refusal {
+    fn from(error: OpenError) -> Self {
+        Self::new(error.to_string())
+    }
+}
+
+/// A stream, decompressed, and the first block of what is in it.
+pub(crate) struct Opened<'r> {
+    pub(crate) head: Vec<u8>,
+    rest: Box<dyn Read + 'r>,
+}
+
+impl<'r> Opened<'r> {
+    /// Decompresses `reader` and reads its first block.
+    ///
+    pub(crate) fn new(mut reader: impl Read + 'r) -> Result<Self, OpenError> {
+        let magic = head(&mut reader)?;
+        let form = Form::of(&magic);
+        let raw = io::Cursor::new(magic).chain(reader);
+        let mut rest: Box<dyn Read + 'r> = match form {
+            Form::Plain => Box::new(raw),
+            Form::Gzip => Box::new(flate2::read::MultiGzDecoder::new(raw)),
+            Form::Zstd => {
+                let mut decoder = zstd::stream::read::Decoder::new(raw)?;
+                decoder.window_log_max(ZSTD_WINDOW_LOG)?;
+                Box::new(decoder)
+            }
+            Form::Bzip2 => return Err(OpenError::Unsupported("bzip2")),
+            Form::Xz => return Err(OpenError::Unsupported("xz")),
+        };
+        let head = head(&mut rest)?;
+        Ok(Self { head, rest })
+    }
+
+    /// Says whether it is a tar archive: its first block is a header with the right sum, or the end mark.
+    pub(crate) fn is_tar(&self) -> bool {
+        let Ok(block) = <&[u8; BLOCK]>::try_from(self.head.as_slice()) else { return false };
+        if block.iter().all(|byte| *byte == 0) {
+            return true;
+        }
+        let header = tar::Header::from_byte_slice(block);
+        let sum: u32 = block.iter().map(|byte| u32::from(*byte)).sum();
+        let own: u32 = block[148..156].iter().map(|byte| u32::from(*byte)).sum();
+        header.cksum().is_ok_and(|want| want == sum - own + 8 * u32::from(b' '))
+    }
+
+    /// Returns the whole stream.
+    pub(crate) fn into_reader(self) -> impl Read + 'r {
+        io::Cursor::new(self.head).chain(self.rest)
+    }
+}
+
+impl Form {
+    fn of(magic: &[u8]) -> Self {
+        match magic {
+            [0x1f, 0x8b, ..] => Self::Gzip,
+            [0x28, 0xb5, 0x2f, 0xfd, ..] => Self::Zstd,
+            [b'B', b'Z', b'h', ..] => Self::Bzip2,
+            [0xfd, b'7', b'z', b'X', b'Z', 0, ..] => Self::Xz,
+            _ => Self::Plain,
+        }
+    }
+}
+
+fn head(reader: &mut impl Read) -> io::Result<Vec<u8>> {
+    let mut head = Vec::new();
+    reader.by_ref().take(BLOCK as u64).read_to_end(&mut head)?;
+    Ok(head)
+}
+
+impl Unpacker<'_> {
+    /// Unpacks an archive.
+    pub(crate) fn unpack(&self, archive: Opened<'_>) -> Result<(), Refusal> {
+        let budget = Rc::new(Cell::new(MAX_HEADER_BYTES));
+        let reader = Bounded { inner: archive.into_reader(), left: MAX_BYTES, budget: budget.clone() };
+        let mut archive = tar::Archive::new(reader);
+        let failed = |error: io::Error| Refusal::new(format!("read the archive: {error}"));
+        let mut progress = Progress::default();
+        let mut count = 0;
+        let mut entries = archive.entries().map_err(failed)?;
+        loop {
+            budget.set(MAX_HEADER_BYTES);
+            let Some(entry) = entries.next() else { break };
+            let mut entry = entry.map_err(failed)?;
+            budget.set(u64::MAX);
+            self.cancel.check()?;
+            count += 1;
+            if count > MAX_ENTRIES {
+                return Err(Refusal::new(format!("the archive has more than {MAX_ENTRIES} entries")));
+            }
+            self.entry(&mut entry, &mut progress)?;
+            // What is left of the content must not count as headers.
+            io::copy(&mut entry, &mut io::sink()).map_err(failed)?;
+        }
+        // Last: what was unpacked into them has changed their times.
+        for (path, attributes) in progress.directories {
+            if let Walked::Directory(mut cursor) =
+                self.union.walk(&path, Last::Keep).map_err(Refusal::at(&path))?
+            {
+                cursor.set_attributes(&attributes).map_err(Refusal::at(path))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn entry<R: Read>(&self, entry: &mut tar::Entry<'_, R>, progress: &mut Progress) -> Result<(), Refusal> {
+        let kind = entry.header().entry_type();
+        if matches!(kind, EntryType::XGlobalHeader) {
+            return Ok(());
+        }
+        let names = names(&entry.path_bytes())?;
+        let shown = names.iter().collect::<PathBuf>();
+        let attributes = self.attributes(entry.header()).map_err(Refusal::at(&shown))?;
+        let Some((name, parents)) = names.split_last() else {
+            // The archive's own root: a directory that is there already.
+            return Ok(());
+        };
+        let mut writer = Writer { cursor: self.parent(parents, progress)? };
+        match kind {
+            EntryType::Directory => {
+                writer.cursor.make_directory(name, Existing::Replace).map_err(Refusal::at(&shown))?;
+                progress.directories.push((writer.cursor.path(), attributes));
+                Ok(())
+            }
+            EntryType::Regular | EntryType::Continuous | EntryType::GNUSparse => {
+                writer.write_file(name, &attributes, |file| io::copy(entry, file).map(drop))
+            }
+            EntryType::Symlink => {
+                progress.parent = None;
+                let target = link_name(entry, &shown)?;
+                let made = writer.cursor.make_link(name, OsStr::from_bytes(&target), &attributes);
+                made.map_err(Refusal::at(shown))
+            }
+            EntryType::Link => {
+                let target = link_name(entry, &shown)?;
+                self.hard_link(writer.cursor, name, &self::names(&target)?, &shown)
+            }
+            EntryType::Char | EntryType::Block => {
+                Err(Refusal::new(format!("{}: a device in an archive is not supported", shown.display())))
+            }
+            EntryType::Fifo => {
+                let made = writer.cursor.make_node(name, rustix::fs::FileType::Fifo, &attributes);
+                made.map_err(Refusal::at(shown))
+            }
+            other => Err(Refusal::new(format!(
+                "{}: archive entry of type {:?} is not supported",
+                shown.display(),
+                char::from(other.as_byte())
+            ))),
+        }
+    }
+
+    fn attributes(&self, header: &tar::Header) -> io::Result<Attributes> {
+        let mut attributes = Attributes::new(header.mode()? & 0o7777);
+        attributes.modified =
+            header.mtime().ok().and_then(|time| i64::try_from(time).ok()).map(|time| (time, 0));
+        if self.ownership == Ownership::Archive {
+            let number = |id: u64| u32::try_from(id).map_err(|_| io::Error::other("owner out of range"));
+            (attributes.uid, attributes.gid) = (number(header.uid()?)?, number(header.gid()?)?);
+        }
+        Ok(self.changes.apply(attributes))
+    }
+
+    /// Goes to the directory that an entry is in; makes it if the archive has not done so.
+    fn parent(&self, parents: &[OsString], progress: &mut Progress) -> Result<Cursor, Refusal> {
+        if let Some((last, cursor)) = &progress.parent
+            && last == parents
+        {
+            return Ok(cursor.clone());
+        }
+        let path: PathBuf = self.base.iter().chain(parents.iter().map(OsString::as_os_str)).collect();
+        let cursor = self.union.make_directories(&path, &self.changes.parent()).map_err(Refusal::at(path))?;
+        progress.parent = Some((parents.to_vec(), cursor.clone()));
+        Ok(cursor)
+    }
+
+    fn hard_link(
+        &self,
+        mut at: Cursor,
+        name: &OsStr,
+        target: &[OsString],
+        shown: &Path,
+    ) -> Result<(), Refusal> {
+        let path: PathBuf = self.base.iter().chain(target.iter().map(OsString::as_os_str)).collect();
+        match self.union.walk(&path, Last::Keep).map_err(Refusal::at(&path))? {
+            Walked::Other(_, file) => at.make_hard_link(name, &file).map_err(Refusal::at(shown)),
+            Walked::Directory(_) | Walked::Missing(..) => Err(Refusal::new(format!(
+                "{}: hard link to {}, which is not a file of the archive",
+                shown.display(),
+                path.display()
+            ))),
+        }
+    }
+}
+
+/// What an unpacking remembers from entry to entry.
+#[derive(Default)]
+struct Progress {
+    directories: Vec<(PathBuf, Attributes)>,
+    /// The last entry's parent: archives come directory by directory. No directory is ever removed, so it stays
+    /// valid; only a new link may lead its name elsewhere.
+    parent: Option<(Vec<OsString>, Cursor)>,
+}
+
+fn link_name<R: Read>(entry: &tar::Entry<'_, R>, shown: &Path) -> Result<Vec<u8>, Refusal> {
+    match entry.link_name_bytes() {
+        Some(target) if !target.is_empty() && target.len() < MAX_PATH_BYTES => Ok(target.into_owned()),
+        _ => Err(Refusal::new(format!("{}: link without a target, or with too long a one", shown.display()))),
+    }
+}
+
+/// Splits an entry's name; a leading slash goes, `..` is refused.
+fn names(path: &[u8]) -> Result<Vec<OsString>, Refusal> {
+    let shown = || String::from_utf8_lossy(&path[..path.len().min(80)]).into_owned();
+    if path.len() > MAX_PATH_BYTES || path.contains(&0) {
+        return Err(Refusal::new(format!("{}: invalid name in the archive", shown())));
+    }
+    let mut names = Vec::new();
+    for component in Path::new(OsStr::from_bytes(path)).components() {
+        match component {
+            Component::Normal(name) => names.push(name.to_owned()),
+            Component::ParentDir => {
+                return Err(Refusal::new(format!("{}: entry leaves the archive's root", shown())));
+            }
+            Component::RootDir | Component::CurDir | Component::Prefix(_) => {}
+        }
+    }
+    Ok(names)
+}
+
+/// Ends with an error when more than `left` bytes, or more than `budget` since it was last set, are read.
+struct Bounded<R> {
+    inner: R,
+    left: u64,
+    budget: Rc<Cell<u64>>,
+}
+
+impl<R: Read> Read for Bounded<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let length = self.inner.read(buffer)? as u64;
+        let budget = self.budget.get();
+        if length > budget {
+            return Err(io::Error::other(format!("headers of more than {MAX_HEADER_BYTES} bytes")));
+        }
+        if length > self.left {
+            return Err(io::Error::other(format!("more than {MAX_BYTES} bytes")));
+        }
+        self.budget.set(if budget == u64::MAX { budget } else { budget - length });
+        self.left -= length;
+        Ok(length as usize)
+    }
+}

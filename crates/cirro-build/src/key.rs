@@ -1,0 +1,64 @@
+//! Content keys: a digest over everything that decides what a step makes.
+//!
+//! Every field is written with its length before it, so that no two different inputs give the same bytes.
+
+use std::io::Read;
+
+use cirro_types::Digest;
+use sha2::{Digest as _, Sha256};
+
+/// Changes when what a step does with the same input changes, so that old layers are not taken for it.
+const VERSION: &[u8] = b"cirro-build 1";
+
+/// A key being computed.
+#[derive(Debug, Clone)]
+pub(crate) struct Key(Sha256);
+
+impl Key {
+    /// Starts the key of a step of this kind.
+    pub(crate) fn new(kind: &str) -> Self {
+        let mut key = Self(Sha256::new());
+        key.field(VERSION);
+        key.field(kind.as_bytes());
+        key
+    }
+
+    /// Adds a field.
+    pub(crate) fn field(&mut self, bytes: &[u8]) {
+        self.0.update((bytes.len() as u64).to_le_bytes());
+        self.0.update(bytes);
+    }
+
+    /// Adds a number.
+    pub(crate) fn number(&mut self, number: u64) {
+        self.field(&number.to_le_bytes());
+    }
+
+    /// Adds a list.
+    pub(crate) fn list<T: AsRef<[u8]>>(&mut self, items: impl IntoIterator<Item = T>) {
+        let items: Vec<T> = items.into_iter().collect();
+        self.number(items.len() as u64);
+        items.iter().for_each(|item| self.field(item.as_ref()));
+    }
+
+    /// Adds the digest of what `reader` gives.
+    pub(crate) fn content(&mut self, mut reader: impl Read) -> std::io::Result<()> {
+        let mut content = Sha256::new();
+        let mut buffer = vec![0; 128 << 10];
+        loop {
+            match reader.read(&mut buffer) {
+                Ok(0) => break,
+                Ok(length) => content.update(&buffer[..length]),
+                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        self.field(&content.finalize());
+        Ok(())
+    }
+
+    /// Ends the key.
+    pub(crate) fn finish(self) -> Digest {
+        Digest::from_bytes(self.0.finalize().into())
+    }
+}

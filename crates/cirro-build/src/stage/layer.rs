@@ -1,0 +1,252 @@
+//! The instructions that make a layer out of files: `COPY`, `ADD` and `WORKDIR`.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use cirro_types::Digest;
+
+use super::Work;
+use crate::accounts::{self, Owner};
+use crate::dockerfile::{self, Instruction, TransferSource};
+use crate::error::Refusal;
+use crate::expand::Expander;
+use crate::key::Key;
+use crate::scratch::Scratch;
+use crate::transfer::{Source, Transfer, Wanted};
+use crate::tree::{Cancel, Changes};
+use crate::union::{Last, Union, Walked};
+
+impl Work {
+    /// `COPY` and `ADD`.
+    pub(super) async fn transfer(
+        &mut self,
+        instruction: &Instruction,
+        files: &dockerfile::Transfer,
+        unpack: bool,
+    ) -> Result<(), Refusal> {
+        let mut transfer = self.wanted(files, unpack)?;
+        let chown = instruction.flag("chown").map(|text| self.expand(text)).transpose()?;
+        let chmod = instruction.flag("chmod").map(|text| self.expand(text)).transpose()?;
+        let created_by =
+            created_by(&instruction.keyword, &transfer, chown.as_deref(), chmod.as_deref(), files);
+        let from = match instruction.flag("from") {
+            Some(text) => Some(Scratch::open(&self.shared.library, &self.layers_of(text).await?).await?),
+            None => None,
+        };
+        transfer.chown = chown.is_some();
+        transfer.changes = Changes {
+            owner: match &chown {
+                Some(text) => Some(self.owner(text).await?),
+                // What comes from the host belongs to root; what comes from an image keeps its owner.
+                None => from.is_none().then_some(Owner::default()),
+            },
+            mode: chmod.as_deref().map(mode).transpose()?,
+            modified: self.shared.epoch,
+        };
+        let source = match &from {
+            Some(scratch) => Source { root: open_lower(scratch)?, ignore: None },
+            None => Source { root: self.shared.context.clone(), ignore: Some(self.shared.ignore.clone()) },
+        };
+        let key = self.key(if unpack { "ADD" } else { "COPY" });
+        let made = self.write_transfer(transfer, source, key).await;
+        if let Some(scratch) = from {
+            scratch.discard().await?;
+        }
+        self.state.add_layer(made?, created_by);
+        Ok(())
+    }
+
+    async fn write_transfer(&self, transfer: Transfer, source: Source, key: Key) -> Result<Digest, Refusal> {
+        let (transfer, source) = (Arc::new(transfer), Arc::new(source));
+        let (picking, reading) = (transfer.clone(), source.clone());
+        let (picked, key) = blocking(move |cancel| {
+            let mut key = key;
+            let picked = picking.pick(&reading, &cancel)?;
+            picking.key(&reading, &picked, &cancel, &mut key)?;
+            Ok((picked, key.finish()))
+        })
+        .await?;
+        if let Some(layer) = self.cached(key).await {
+            return Ok(layer);
+        }
+        let scratch = self.open().await?;
+        let writing = scratch.clone();
+        blocking(move |cancel| {
+            let into = Union::open(writing.layer()).map_err(Refusal::at(&writing.layer().upper))?;
+            transfer.write(&source, &picked, &into, &cancel)
+        })
+        .await?;
+        self.commit(&scratch, key).await
+    }
+
+    /// `WORKDIR`: makes the directory, as the stage's user, if it is not there.
+    pub(super) async fn workdir(&mut self, path: &str) -> Result<(), Refusal> {
+        let absolute = self.state.absolute(&self.expand(path)?);
+        let shown = absolute.to_string_lossy().into_owned();
+        let created_by = format!("WORKDIR {shown}");
+        let user = self.state.config.config.user.clone();
+        let mut key = self.key("WORKDIR");
+        key.list([shown.as_str(), &user]);
+        key.number(self.shared.epoch.map_or(0, i64::cast_unsigned));
+        let key = key.finish();
+        self.state.config.config.working_dir = shown;
+        if let Some(layer) = self.cached(key).await {
+            self.state.add_layer(layer, created_by);
+            return Ok(());
+        }
+        let scratch = self.open().await?;
+        let (writing, epoch) = (scratch.clone(), self.shared.epoch);
+        let made = blocking(move |_| make_workdir(&writing, &absolute, &user, epoch)).await?;
+        if made {
+            let layer = self.commit(&scratch, key).await?;
+            self.state.add_layer(layer, created_by);
+        } else {
+            scratch.discard().await?;
+            self.state.add_metadata(created_by);
+        }
+        Ok(())
+    }
+
+    /// Starts the key of a step of this stage: what is below it decides as much as the step.
+    pub(super) fn key(&self, kind: &str) -> Key {
+        let mut key = Key::new(kind);
+        key.list(self.state.layers().iter().map(|layer| layer.to_string()));
+        key
+    }
+
+    /// Looks for the layer that an earlier build noted under a key, and says so if there is one.
+    pub(super) async fn cached(&self, key: Digest) -> Option<Digest> {
+        if self.shared.request.no_cache {
+            return None;
+        }
+        let layer = self.shared.library.cached(key).await?;
+        self.line(" ---> Using cache\n".into()).await;
+        Some(layer)
+    }
+
+    /// Makes a layer of the scratch space and notes it under the key.
+    pub(super) async fn commit(&self, scratch: &Scratch, key: Digest) -> Result<Digest, Refusal> {
+        let layer = scratch.commit().await?;
+        self.shared.library.remember(key, layer).await;
+        Ok(layer)
+    }
+
+    fn wanted(&self, files: &dockerfile::Transfer, unpack: bool) -> Result<Transfer, Refusal> {
+        let lookup = |name: &str| self.state.variable(name);
+        let expander = Expander { escape: self.shared.escape, lookup: &lookup };
+        let mut wanted = Vec::new();
+        for source in &files.sources {
+            wanted.push(match source {
+                TransferSource::Path(path) => Wanted::Path(local(expander.word(path)?, unpack)?),
+                TransferSource::Document(document) => Wanted::Document {
+                    name: document.name.clone(),
+                    content: match document.expand {
+                        true => expander.document(&document.content)?,
+                        false => document.content.clone(),
+                    },
+                },
+            });
+        }
+        let destination = expander.word(&files.destination)?;
+        Ok(Transfer {
+            wanted,
+            into_directory: destination.is_empty() || destination == "." || destination.ends_with('/'),
+            destination: self.state.absolute(&destination),
+            unpack,
+            changes: Changes::default(),
+            chown: false,
+        })
+    }
+
+    /// Resolves a `--chown`; only names need a look at the image.
+    async fn owner(&self, text: &str) -> Result<Owner, Refusal> {
+        if let Some(owner) = accounts::by_number(text) {
+            return Ok(owner);
+        }
+        let scratch = self.open().await?;
+        let (reading, text) = (scratch.clone(), text.to_owned());
+        let owner = blocking(move |_| accounts::resolve(&open_lower(&reading)?, &text)).await?;
+        scratch.discard().await?;
+        Ok(owner)
+    }
+}
+
+fn open_lower(scratch: &Scratch) -> Result<Union, Refusal> {
+    Union::read_only(&scratch.layer().lower).map_err(Refusal::at(&scratch.layer().upper))
+}
+
+fn make_workdir(scratch: &Scratch, path: &Path, user: &str, epoch: Option<i64>) -> Result<bool, Refusal> {
+    let union = Union::open(scratch.layer()).map_err(Refusal::at(path))?;
+    match union.walk(path, Last::Follow).map_err(Refusal::at(path))? {
+        Walked::Directory(_) => return Ok(false),
+        Walked::Other(..) => {
+            return Err(Refusal::new(format!("Cannot mkdir: {} is not a directory", path.display())));
+        }
+        Walked::Missing(..) => {}
+    }
+    let owner = if user.is_empty() { Owner::default() } else { accounts::resolve(&union, user)? };
+    let changes = Changes { owner: Some(owner), mode: None, modified: epoch };
+    union.make_directories(path, &changes.parent()).map_err(Refusal::at(path))?;
+    Ok(true)
+}
+
+/// Refuses sources that would have to be fetched.
+fn local(path: String, unpack: bool) -> Result<String, Refusal> {
+    let remote =
+        ["http://", "https://", "git://", "ssh://", "git@"].iter().any(|scheme| path.starts_with(scheme));
+    match (remote, unpack) {
+        (true, true) => {
+            Err(Refusal::new(format!("{path}: fetching a URL or git repository is not supported")))
+        }
+        (true, false) => Err(Refusal::new("source can't be a URL for COPY")),
+        (false, _) => Ok(path),
+    }
+}
+
+fn mode(text: &str) -> Result<u32, Refusal> {
+    u32::from_str_radix(text, 8).ok().filter(|mode| *mode <= 0o7777).ok_or_else(|| {
+        Refusal::new(format!(
+            "invalid chmod parameter: '{text}'. it should be octal string and between 0 and 07777"
+        ))
+    })
+}
+
+fn created_by(
+    keyword: &str,
+    transfer: &Transfer,
+    chown: Option<&str>,
+    chmod: Option<&str>,
+    files: &dockerfile::Transfer,
+) -> String {
+    let mut text = keyword.to_owned();
+    for (flag, value) in [("chown", chown), ("chmod", chmod)] {
+        if let Some(value) = value {
+            text.push_str(&format!(" --{flag}={value}"));
+        }
+    }
+    for wanted in &transfer.wanted {
+        match wanted {
+            Wanted::Path(path) => text.push_str(&format!(" {path}")),
+            Wanted::Document { name, .. } => text.push_str(&format!(" <<{name}")),
+        }
+    }
+    format!("{text} {} # buildkit", files.destination)
+}
+
+/// Runs file work on a blocking thread; it stops soon after nobody waits for it any more.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce(Cancel) -> Result<T, Refusal> + Send + 'static,
+) -> Result<T, Refusal> {
+    struct CancelOnDrop(Cancel);
+    impl Drop for CancelOnDrop {
+        fn drop(&mut self) {
+            self.0.set();
+        }
+    }
+    let guard = CancelOnDrop(Cancel::default());
+    let cancel = guard.0.clone();
+    match tokio::task::spawn_blocking(move || work(cancel)).await {
+        Ok(done) => done,
+        Err(error) => Err(Refusal::new(format!("file work ended early: {error}"))),
+    }
+}

@@ -1,0 +1,148 @@
+//! `RUN`: a command in a container over the stage's layers.
+
+use std::sync::Arc;
+
+use cirro_seams::build::Step;
+use cirro_seams::node::Output;
+use cirro_types::Digest;
+use tokio::sync::mpsc;
+
+use super::Work;
+use crate::dockerfile::{Command, HereDocument, Instruction};
+use crate::error::Refusal;
+use crate::metadata;
+use crate::plan::PROXY_ARGS;
+use crate::scratch::Scratch;
+use crate::{BuildError, BuildEvent};
+
+/// Pieces of output between the runner and whoever listens.
+const OUTPUT_PIECES: usize = 64;
+
+impl Work {
+    /// Runs a command and makes a layer of what it changed.
+    pub(super) async fn run_command(
+        &mut self,
+        instruction: &Instruction,
+        command: &Command,
+        documents: &[HereDocument],
+    ) -> Result<(), BuildError> {
+        let failed = |refusal: Refusal| Refusal::new(format!("RUN failed: {refusal}")).on(instruction.line);
+        let command = with_documents(command, documents).map_err(failed)?;
+        let args = metadata::arguments(&self.state, &command);
+        let network = self.network(instruction).map_err(failed)?;
+        let created_by = self.run_created_by(&args);
+        let key = self.run_key(&args, &network);
+        let layer = match self.cached(key).await {
+            Some(layer) => layer,
+            None => {
+                let scratch = self.open().await.map_err(|fault| failed(fault.into()))?;
+                let code = self.run_step(&scratch, args.clone(), network).await.map_err(failed)?;
+                if code != 0 {
+                    // A failure to clean up is the library's to mend; the command's is what must be told.
+                    let _ = scratch.discard().await;
+                    return Err(BuildError::Command { command: args.join(" "), code });
+                }
+                self.commit(&scratch, key).await.map_err(failed)?
+            }
+        };
+        self.state.add_layer(layer, created_by);
+        Ok(())
+    }
+
+    async fn run_step(
+        &self,
+        scratch: &Arc<Scratch>,
+        args: Vec<String>,
+        network: String,
+    ) -> Result<i32, Refusal> {
+        let request = &self.shared.request;
+        let step = Step {
+            layer: scratch.layer().clone(),
+            args,
+            env: self.environment(),
+            working_dir: self.state.working_directory().to_owned(),
+            user: self.state.config.config.user.clone(),
+            network,
+            extra_hosts: request.extra_hosts.clone(),
+            memory: request.memory,
+        };
+        let name = Digest::of(scratch.layer().key.as_bytes()).short();
+        self.line(format!(" ---> Running in {name}\n")).await;
+        let (sender, mut receiver) = mpsc::channel(OUTPUT_PIECES);
+        let forward = async {
+            while let Some(Output::Stdout(bytes) | Output::Stderr(bytes)) = receiver.recv().await {
+                self.event(BuildEvent::Output(bytes)).await;
+            }
+        };
+        let (code, ()) = tokio::join!(self.shared.runner.run(step, sender), forward);
+        let code = code?;
+        self.line(format!(" ---> Removed intermediate container {name}\n")).await;
+        Ok(code)
+    }
+
+    /// Returns the environment: `ENV`, declared `ARG`s, and the proxies of the build.
+    fn environment(&self) -> Vec<String> {
+        let mut env = self.state.run_env();
+        for name in PROXY_ARGS {
+            let given = self.shared.request.build_args.get(name).cloned().flatten();
+            if let Some(value) = given
+                && self.state.variable(name).is_none()
+            {
+                env.push(format!("{name}={value}"));
+            }
+        }
+        env
+    }
+
+    fn network(&self, instruction: &Instruction) -> Result<String, Refusal> {
+        match instruction.flag("network").unwrap_or(&self.shared.request.network) {
+            "" | "default" | "bridge" => Ok("default".into()),
+            network @ ("none" | "host") => Ok(network.into()),
+            other => Err(Refusal::new(format!("network {other}: not supported"))),
+        }
+    }
+
+    fn run_key(&self, args: &[String], network: &str) -> Digest {
+        let mut key = self.key("RUN");
+        key.list(args);
+        // Not the proxies: they do not change what is built.
+        key.list(self.state.run_env());
+        key.list([self.state.working_directory(), &self.state.config.config.user, network]);
+        key.list(&self.shared.request.extra_hosts);
+        key.finish()
+    }
+
+    fn run_created_by(&self, args: &[String]) -> String {
+        let pairs = self.state.arg_pairs();
+        let mut words = vec!["RUN".to_owned()];
+        if !pairs.is_empty() {
+            words.push(format!("|{}", pairs.len()));
+            words.extend(pairs);
+        }
+        words.extend(args.iter().cloned());
+        words.push("# buildkit".into());
+        words.join(" ")
+    }
+}
+
+/// Puts here-documents back where the shell reads them.
+///
+/// A line that is nothing but one document is the script itself; else the shell gets line and documents together.
+fn with_documents(command: &Command, documents: &[HereDocument]) -> Result<Command, Refusal> {
+    let (Command::Shell(line), [first, ..]) = (command, documents) else {
+        return Ok(command.clone());
+    };
+    let alone = documents.len() == 1 && line.starts_with("<<") && !line.contains(char::is_whitespace);
+    if alone && first.content.starts_with("#!") {
+        return Err(Refusal::new("a here-document with an interpreter of its own (#!) is not supported"));
+    }
+    if alone {
+        return Ok(Command::Shell(first.content.clone()));
+    }
+    let mut script = line.clone();
+    for document in documents {
+        script.push_str(&format!("\n{}{}", document.content, document.name));
+    }
+    script.push('\n');
+    Ok(Command::Shell(script))
+}

@@ -1,0 +1,342 @@
+//! `COPY` and `ADD`: which sources are meant, their content key, and how they come into a layer.
+//!
+//! All of it blocks. A transfer is made in two passes over the same [`Source`]: [`Transfer::key`] reads everything
+//! that decides the result, and [`Transfer::write`] writes it when no layer is known under that key.
+
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::FileType;
+
+use crate::archive::{OpenError, Opened, Ownership, Unpacker};
+use crate::error::Refusal;
+use crate::ignore::Ignore;
+use crate::key::Key;
+use crate::pattern::{Pattern, Wildcards, has_wildcards};
+use crate::tree::{Cancel, Changes, Hasher, Receiver, Traversal, Writer, base_name};
+use crate::union::{Attributes, Last, Union, Walked};
+
+const MAX_MATCHES: usize = 1 << 20;
+
+/// Where sources are taken from.
+#[derive(Debug, Clone)]
+pub(crate) struct Source {
+    pub(crate) root: Union,
+    /// The rules of the build context; other sources have none.
+    pub(crate) ignore: Option<std::sync::Arc<Ignore>>,
+}
+
+/// One source as it is written, expanded.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Wanted {
+    /// A path or pattern.
+    Path(String),
+    /// A here-document: the name it gets in a directory, and its content.
+    Document { name: String, content: String },
+}
+
+/// A `COPY` or `ADD` with everything expanded.
+#[derive(Debug, Clone)]
+pub(crate) struct Transfer {
+    pub(crate) wanted: Vec<Wanted>,
+    /// Absolute path in the image.
+    pub(crate) destination: PathBuf,
+    /// Whether the destination was written as a directory, with a slash at its end.
+    pub(crate) into_directory: bool,
+    /// Whether local archives are unpacked.
+    pub(crate) unpack: bool,
+    pub(crate) changes: Changes,
+    /// Whether the owner was asked for; else what is in an archive keeps its own.
+    pub(crate) chown: bool,
+}
+
+/// A source that was found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Picked {
+    /// Path from the source's root as it was written or matched.
+    path: String,
+    found: Found,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Found {
+    Directory,
+    File,
+    Archive,
+    Document(String),
+}
+
+impl Transfer {
+    /// Finds the sources.
+    ///
+    /// # Errors
+    /// If a path is not there or ignored, or a pattern matches nothing.
+    pub(crate) fn pick(&self, source: &Source, cancel: &Cancel) -> Result<Vec<Picked>, Refusal> {
+        let mut picked = Vec::new();
+        for wanted in &self.wanted {
+            match wanted {
+                Wanted::Document { name, content } => {
+                    picked.push(Picked { path: name.clone(), found: Found::Document(content.clone()) })
+                }
+                Wanted::Path(path) => self.pick_path(source, path, cancel, &mut picked)?,
+            }
+        }
+        if picked.is_empty() {
+            return Err(Refusal::new("no source files were specified"));
+        }
+        if picked.len() > 1 && !self.into_directory {
+            return Err(Refusal::new(
+                "When using COPY with more than one source file, the destination must be a directory and end with a /",
+            ));
+        }
+        Ok(picked)
+    }
+
+    fn pick_path(
+        &self,
+        source: &Source,
+        path: &str,
+        cancel: &Cancel,
+        picked: &mut Vec<Picked>,
+    ) -> Result<(), Refusal> {
+        let components = components(path);
+        if !has_wildcards(path) {
+            let path = components.join("/");
+            let found = self.find(source, &path)?.ok_or_else(|| match source.ignore {
+                Some(_) => Refusal::new(format!(
+                    "file not found in build context or excluded by .dockerignore: stat {path}: file does not exist"
+                )),
+                None => Refusal::new(format!("stat {path}: file does not exist")),
+            })?;
+            picked.push(Picked { path, found });
+            return Ok(());
+        }
+        let mut matches = Vec::new();
+        glob(source, String::new(), &components, cancel, &mut matches)?;
+        for path in matches {
+            if let Some(found) = self.find(source, &path)? {
+                picked.push(Picked { path, found });
+            }
+        }
+        Ok(())
+    }
+
+    /// Looks at one source; `None` if it is missing or ignored.
+    fn find(&self, source: &Source, path: &str) -> Result<Option<Found>, Refusal> {
+        let walked = match source.root.walk(Path::new(path), Last::Follow) {
+            Ok(walked) => walked,
+            Err(error) if error.kind() == std::io::ErrorKind::NotADirectory => return Ok(None),
+            Err(error) => return Err(Refusal::at(path)(error)),
+        };
+        let ignored = |real: &Path| {
+            let real = real.to_string_lossy();
+            let ignores = |path: &str| {
+                !path.is_empty() && source.ignore.as_ref().is_some_and(|ignore| ignore.ignores(path))
+            };
+            // A link does not bring an ignored file back.
+            ignores(path) || ignores(real.trim_start_matches('/'))
+        };
+        match walked {
+            // An ignored directory may hold exceptions; the traversal finds them.
+            Walked::Directory(cursor) => {
+                let exceptions = source.ignore.as_ref().is_some_and(|ignore| ignore.has_exceptions());
+                Ok((exceptions || !ignored(&cursor.path())).then_some(Found::Directory))
+            }
+            Walked::Other(cursor, entry) => {
+                if ignored(&cursor.path().join(base_name(path))) {
+                    return Ok(None);
+                }
+                if !self.unpack || entry.kind() != FileType::RegularFile {
+                    return Ok(Some(Found::File));
+                }
+                let file = entry.open().map_err(Refusal::at(path))?;
+                // What looks compressed and is not, is a file like any other.
+                let is_tar = match Opened::new(file) {
+                    Ok(opened) => opened.is_tar() && opened.head.iter().any(|byte| *byte != 0),
+                    Err(error @ OpenError::Unsupported(_)) => {
+                        return Err(Refusal::new(format!("{path}: {error}")));
+                    }
+                    Err(OpenError::Unreadable(_)) => false,
+                };
+                Ok(Some(if is_tar { Found::Archive } else { Found::File }))
+            }
+            Walked::Missing(..) => Ok(None),
+        }
+    }
+
+    /// Adds to the key everything that decides what [`Self::write`] writes.
+    pub(crate) fn key(
+        &self,
+        source: &Source,
+        picked: &[Picked],
+        cancel: &Cancel,
+        key: &mut Key,
+    ) -> Result<(), Refusal> {
+        key.field(self.destination.as_os_str().as_bytes());
+        key.number(self.into_directory.into());
+        key.number(self.changes.modified.map_or(0, i64::cast_unsigned));
+        let parent = self.changes.parent();
+        key.list([parent.uid.to_le_bytes(), parent.gid.to_le_bytes()]);
+        for one in picked {
+            let name = base_name(&one.path);
+            key.field(name.as_bytes());
+            let mut hasher = Hasher { key: &mut *key };
+            match &one.found {
+                Found::Document(content) => {
+                    hasher.key.field(b"document");
+                    hasher.key.number(self.document_attributes().mode.into());
+                    hasher.key.field(content.as_bytes());
+                }
+                Found::Archive => {
+                    hasher.key.field(b"archive");
+                    hasher.key.number(self.changes.mode.map_or(u64::MAX, u64::from));
+                    hasher.key.number(self.chown.into());
+                    self.hand_over(source, one, &name, cancel, &mut hasher)?;
+                }
+                Found::Directory | Found::File => {
+                    hasher.key.field(b"tree");
+                    self.hand_over(source, one, &name, cancel, &mut hasher)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes the sources into `into`.
+    pub(crate) fn write(
+        &self,
+        source: &Source,
+        picked: &[Picked],
+        into: &Union,
+        cancel: &Cancel,
+    ) -> Result<(), Refusal> {
+        for one in picked {
+            match &one.found {
+                Found::Directory => {
+                    let cursor = self.directory(into, &self.destination)?;
+                    self.hand_over(source, one, OsStr::new(""), cancel, &mut Writer { cursor })?;
+                }
+                Found::Archive => self.unpack(source, one, into, cancel)?,
+                Found::File => {
+                    let (cursor, name) = self.place(into, &one.path)?;
+                    self.hand_over(source, one, &name, cancel, &mut Writer { cursor })?;
+                }
+                Found::Document(content) => {
+                    let (cursor, name) = self.place(into, &one.path)?;
+                    let attributes = self.document_attributes();
+                    Writer { cursor }.write_bytes(&name, &attributes, content.as_bytes())?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Gives a source to a receiver: a directory's contents, or the file under the name `name`.
+    fn hand_over(
+        &self,
+        source: &Source,
+        one: &Picked,
+        name: &OsStr,
+        cancel: &Cancel,
+        receiver: &mut dyn Receiver,
+    ) -> Result<(), Refusal> {
+        let traversal = Traversal { ignore: source.ignore.as_deref(), changes: &self.changes, cancel };
+        let path = Path::new(&one.path);
+        match source.root.walk(path, Last::Follow).map_err(Refusal::at(path))? {
+            Walked::Directory(mut cursor) => traversal.contents(&mut cursor, &one.path, receiver),
+            Walked::Other(_, entry) => traversal.entry(&entry, name, &one.path, receiver),
+            Walked::Missing(..) => Err(Refusal::new(format!("stat {}: file does not exist", one.path))),
+        }
+    }
+
+    fn unpack(&self, source: &Source, one: &Picked, into: &Union, cancel: &Cancel) -> Result<(), Refusal> {
+        let path = Path::new(&one.path);
+        let Walked::Other(_, entry) = source.root.walk(path, Last::Follow).map_err(Refusal::at(path))? else {
+            return Err(Refusal::new(format!("stat {}: file does not exist", one.path)));
+        };
+        let base = self.directory(into, &self.destination)?.path();
+        let owner = self.changes.owner.filter(|_| self.chown);
+        let changes = Changes { owner, ..self.changes.clone() };
+        let unpacker =
+            Unpacker { union: into, base, ownership: Ownership::Archive, changes: &changes, cancel };
+        let opened = Opened::new(entry.open().map_err(Refusal::at(path))?)?;
+        unpacker.unpack(opened).map_err(|refusal| Refusal::new(format!("{}: {refusal}", one.path)))
+    }
+
+    /// Decides where a single file goes: into the destination if that is a directory, else in its place.
+    fn place(
+        &self,
+        into: &Union,
+        source: &str,
+    ) -> Result<(crate::union::Cursor, std::ffi::OsString), Refusal> {
+        let destination = &self.destination;
+        let is_directory = self.into_directory
+            || matches!(
+                into.walk(destination, Last::Follow).map_err(Refusal::at(destination))?,
+                Walked::Directory(_)
+            );
+        match (is_directory, destination.parent(), destination.file_name()) {
+            (false, Some(parent), Some(name)) => Ok((self.directory(into, parent)?, name.to_owned())),
+            _ => Ok((self.directory(into, destination)?, base_name(source))),
+        }
+    }
+
+    fn directory(&self, into: &Union, path: &Path) -> Result<crate::union::Cursor, Refusal> {
+        into.make_directories(path, &self.changes.parent()).map_err(|error| match error.kind() {
+            std::io::ErrorKind::NotADirectory => {
+                Refusal::new(format!("cannot copy to non-directory: {}", path.display()))
+            }
+            _ => Refusal::at(path)(error),
+        })
+    }
+
+    fn document_attributes(&self) -> Attributes {
+        self.changes.apply(Attributes::new(0o644))
+    }
+}
+
+/// Splits a source path; it is taken from the source's root, which `..` does not leave.
+fn components(path: &str) -> Vec<&str> {
+    let mut components = Vec::new();
+    for part in path.split('/') {
+        match part {
+            "" | "." => {}
+            ".." => drop(components.pop()),
+            part => components.push(part),
+        }
+    }
+    components
+}
+
+/// Finds the paths that match a pattern, component by component.
+fn glob(
+    source: &Source,
+    base: String,
+    components: &[&str],
+    cancel: &Cancel,
+    matches: &mut Vec<String>,
+) -> Result<(), Refusal> {
+    cancel.check()?;
+    let Some((component, rest)) = components.split_first() else {
+        if matches.len() == MAX_MATCHES {
+            return Err(Refusal::new(format!("more than {MAX_MATCHES} sources match")));
+        }
+        matches.push(base);
+        return Ok(());
+    };
+    let below = |name: &str| if base.is_empty() { name.to_owned() } else { format!("{base}/{name}") };
+    if !has_wildcards(component) {
+        return glob(source, below(component), rest, cancel, matches);
+    }
+    let pattern = Pattern::parse(component, Wildcards::Path)
+        .map_err(|_| Refusal::new(format!("syntax error in pattern {component}")))?;
+    let names = match source.root.walk(Path::new(&base), Last::Follow) {
+        Ok(Walked::Directory(cursor)) => cursor.names().map_err(Refusal::at(&base))?,
+        _ => return Ok(()),
+    };
+    for name in names.iter().filter_map(|name| name.to_str()).filter(|name| pattern.matches(name)) {
+        glob(source, below(name), rest, cancel, matches)?;
+    }
+    Ok(())
+}

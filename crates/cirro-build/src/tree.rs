@@ -1,0 +1,337 @@
+//! Trees: one traversal of what `COPY` and `ADD` take, and the two that receive it.
+//!
+//! [`Traversal`] walks a source and hands entries to a [`Receiver`]: [`Hasher`] makes the content key of them,
+//! [`Writer`] the new layer. Both see the same entries with the same attributes, so a key cannot miss what is written.
+
+use std::ffi::{OsStr, OsString};
+use std::io::Write;
+use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use rustix::fs::FileType;
+use rustix::io::Errno;
+
+use crate::accounts::Owner;
+use crate::error::Refusal;
+use crate::ignore::Ignore;
+use crate::key::Key;
+use crate::union::{Attributes, Child, Cursor, Entry, Existing};
+
+/// Tells blocking work that nobody waits for it any more.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Cancel(Arc<AtomicBool>);
+
+impl Cancel {
+    /// Stops the work.
+    pub(crate) fn set(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+
+    /// Fails once the work is stopped.
+    pub(crate) fn check(&self) -> Result<(), Refusal> {
+        if self.0.load(Ordering::Relaxed) { Err(Refusal::new("the build was cancelled")) } else { Ok(()) }
+    }
+}
+
+/// What `--chown`, `--chmod` and `SOURCE_DATE_EPOCH` change about what is copied.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Changes {
+    pub(crate) owner: Option<Owner>,
+    pub(crate) mode: Option<u32>,
+    /// Seconds since 1970.
+    pub(crate) modified: Option<i64>,
+}
+
+impl Changes {
+    /// Changes the attributes of something that is copied.
+    pub(crate) fn apply(&self, mut attributes: Attributes) -> Attributes {
+        if let Some(mode) = self.mode {
+            attributes.mode = mode;
+        }
+        self.apply_to_parent(&mut attributes);
+        attributes
+    }
+
+    /// Returns the attributes of a directory that is made on the way to the destination.
+    pub(crate) fn parent(&self) -> Attributes {
+        let mut attributes = Attributes::new(0o755);
+        self.apply_to_parent(&mut attributes);
+        attributes
+    }
+
+    fn apply_to_parent(&self, attributes: &mut Attributes) {
+        if let Some(owner) = self.owner {
+            (attributes.uid, attributes.gid) = (owner.uid, owner.gid);
+        }
+        if let Some(modified) = self.modified {
+            attributes.modified = Some((modified, 0));
+        }
+    }
+}
+
+/// Takes the entries of a tree in order.
+pub(crate) trait Receiver {
+    /// Goes into a directory.
+    fn enter(&mut self, name: &OsStr, attributes: &Attributes) -> Result<(), Refusal>;
+    /// Leaves the directory that was entered last.
+    fn leave(&mut self, attributes: &Attributes) -> Result<(), Refusal>;
+    /// Takes a file.
+    fn file(&mut self, name: &OsStr, attributes: &Attributes, content: std::fs::File) -> Result<(), Refusal>;
+    /// Takes a symbolic link.
+    fn link(&mut self, name: &OsStr, attributes: &Attributes, target: &OsStr) -> Result<(), Refusal>;
+    /// Takes a pipe, socket or device.
+    fn node(&mut self, name: &OsStr, attributes: &Attributes, kind: FileType) -> Result<(), Refusal>;
+}
+
+/// A walk through a source tree.
+pub(crate) struct Traversal<'a> {
+    /// Rules over paths from the source's root, if it is the build context.
+    pub(crate) ignore: Option<&'a Ignore>,
+    pub(crate) changes: &'a Changes,
+    pub(crate) cancel: &'a Cancel,
+}
+
+impl Traversal<'_> {
+    /// Says whether `path`, from the source's root, is left out.
+    pub(crate) fn ignores(&self, path: &str) -> bool {
+        self.ignore.is_some_and(|ignore| !path.is_empty() && ignore.ignores(path))
+    }
+
+    /// Hands over what is in the directory of `source`, whose path from the root is `path`.
+    pub(crate) fn contents(
+        &self,
+        source: &mut Cursor,
+        path: &str,
+        receiver: &mut dyn Receiver,
+    ) -> Result<(), Refusal> {
+        for name in source.names().map_err(Refusal::at(path))? {
+            self.cancel.check()?;
+            let path = join(path, &name);
+            match source.look(&name).map_err(Refusal::at(&path))? {
+                Some(Child::Directory(level)) => {
+                    source.enter(level).map_err(Refusal::at(&path))?;
+                    if self.keeps_directory(source, &path)? {
+                        self.directory(source, &name, &path, receiver)?;
+                    }
+                    source.leave();
+                }
+                Some(Child::Other(entry)) if !self.ignores(&path) => {
+                    self.entry(&entry, &name, &path, receiver)?;
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Hands over one thing that is not a directory, under the name `name`.
+    pub(crate) fn entry(
+        &self,
+        entry: &Entry,
+        name: &OsStr,
+        path: &str,
+        receiver: &mut dyn Receiver,
+    ) -> Result<(), Refusal> {
+        let attributes = self.changes.apply(entry.attributes().map_err(Refusal::at(path))?);
+        match entry.kind() {
+            FileType::RegularFile => {
+                receiver.file(name, &attributes, entry.open().map_err(Refusal::at(path))?)
+            }
+            FileType::Symlink => {
+                receiver.link(name, &attributes, &entry.target().map_err(Refusal::at(path))?)
+            }
+            kind => receiver.node(name, &attributes, kind),
+        }
+    }
+
+    fn directory(
+        &self,
+        source: &mut Cursor,
+        name: &OsStr,
+        path: &str,
+        receiver: &mut dyn Receiver,
+    ) -> Result<(), Refusal> {
+        let attributes = self.changes.apply(source.attributes().map_err(Refusal::at(path))?);
+        receiver.enter(name, &attributes)?;
+        self.contents(source, path, receiver)?;
+        receiver.leave(&attributes)
+    }
+
+    /// Says whether a directory is copied: it is not ignored, or an exception brings something in it back.
+    fn keeps_directory(&self, directory: &mut Cursor, path: &str) -> Result<bool, Refusal> {
+        if !self.ignores(path) {
+            return Ok(true);
+        }
+        if !self.ignore.is_some_and(Ignore::has_exceptions) {
+            return Ok(false);
+        }
+        for name in directory.names().map_err(Refusal::at(path))? {
+            self.cancel.check()?;
+            let path = join(path, &name);
+            let kept = match directory.look(&name).map_err(Refusal::at(&path))? {
+                Some(Child::Directory(level)) => {
+                    directory.enter(level).map_err(Refusal::at(&path))?;
+                    let kept = self.keeps_directory(directory, &path)?;
+                    directory.leave();
+                    kept
+                }
+                Some(Child::Other(_)) => !self.ignores(&path),
+                None => false,
+            };
+            if kept {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+}
+
+/// Joins a path from a source's root with a name; what is not UTF-8 is replaced, patterns see no bytes.
+fn join(path: &str, name: &OsStr) -> String {
+    let name = name.to_string_lossy();
+    if path.is_empty() { name.into_owned() } else { format!("{path}/{name}") }
+}
+
+/// Computes the content key of a tree. Times are no part of it.
+pub(crate) struct Hasher<'a> {
+    pub(crate) key: &'a mut Key,
+}
+
+impl Hasher<'_> {
+    fn header(&mut self, kind: &str, name: &OsStr, attributes: &Attributes) {
+        self.key.field(kind.as_bytes());
+        self.key.field(name.as_bytes());
+        self.attributes(attributes);
+    }
+
+    fn attributes(&mut self, attributes: &Attributes) {
+        for number in [attributes.mode, attributes.uid, attributes.gid] {
+            self.key.number(number.into());
+        }
+        self.key.list(attributes.extended.iter().flat_map(|(name, value)| [name.as_bytes(), value]));
+    }
+}
+
+impl Receiver for Hasher<'_> {
+    fn enter(&mut self, name: &OsStr, attributes: &Attributes) -> Result<(), Refusal> {
+        self.header("directory", name, attributes);
+        Ok(())
+    }
+
+    fn leave(&mut self, _: &Attributes) -> Result<(), Refusal> {
+        self.key.field(b"leave");
+        Ok(())
+    }
+
+    fn file(&mut self, name: &OsStr, attributes: &Attributes, content: std::fs::File) -> Result<(), Refusal> {
+        self.header("file", name, attributes);
+        self.key.content(content).map_err(Refusal::at(name))
+    }
+
+    fn link(&mut self, name: &OsStr, attributes: &Attributes, target: &OsStr) -> Result<(), Refusal> {
+        self.header("link", name, attributes);
+        self.key.field(target.as_bytes());
+        Ok(())
+    }
+
+    fn node(&mut self, name: &OsStr, attributes: &Attributes, kind: FileType) -> Result<(), Refusal> {
+        self.header("node", name, attributes);
+        self.key.number(kind.as_raw_mode().into());
+        self.key.number(attributes.device);
+        Ok(())
+    }
+}
+
+/// Writes a tree below a cursor.
+pub(crate) struct Writer {
+    pub(crate) cursor: Cursor,
+}
+
+impl Writer {
+    fn path(&self, name: &OsStr) -> PathBuf {
+        self.cursor.path().join(name)
+    }
+
+    /// Names the destination when something of the other sort is in the way, as BuildKit words it.
+    fn blocked(&self, name: &OsStr) -> impl FnOnce(std::io::Error) -> Refusal + use<> {
+        let path = self.path(name);
+        move |error| match error.raw_os_error().map(Errno::from_raw_os_error) {
+            Some(Errno::ISDIR) => {
+                Refusal::new(format!("cannot replace to directory {} with file", path.display()))
+            }
+            Some(Errno::NOTDIR) => Refusal::new(format!("cannot copy to non-directory: {}", path.display())),
+            _ => Refusal::at(path)(error),
+        }
+    }
+
+    /// Makes a file with what `content` gives.
+    pub(crate) fn write_file(
+        &mut self,
+        name: &OsStr,
+        attributes: &Attributes,
+        fill: impl FnOnce(&mut std::fs::File) -> std::io::Result<()>,
+    ) -> Result<(), Refusal> {
+        let mut file = self.cursor.make_file(name).map_err(self.blocked(name))?;
+        fill(&mut file).and_then(|()| attributes.apply(&file)).map_err(Refusal::at(self.path(name)))
+    }
+
+    /// Makes a file with these bytes.
+    pub(crate) fn write_bytes(
+        &mut self,
+        name: &OsStr,
+        attributes: &Attributes,
+        bytes: &[u8],
+    ) -> Result<(), Refusal> {
+        self.write_file(name, attributes, |file| file.write_all(bytes))
+    }
+}
+
+impl Receiver for Writer {
+    fn enter(&mut self, name: &OsStr, _: &Attributes) -> Result<(), Refusal> {
+        let blocked = self.blocked(name);
+        self.cursor.make_directory(name, Existing::Keep).map(drop).map_err(blocked)
+    }
+
+    fn leave(&mut self, attributes: &Attributes) -> Result<(), Refusal> {
+        // Only now: what was written into the directory has changed its time.
+        let path = self.cursor.path();
+        self.cursor.set_attributes(attributes).map_err(Refusal::at(path))?;
+        self.cursor.leave();
+        Ok(())
+    }
+
+    fn file(
+        &mut self,
+        name: &OsStr,
+        attributes: &Attributes,
+        mut content: std::fs::File,
+    ) -> Result<(), Refusal> {
+        self.write_file(name, attributes, |file| copy_content(&mut content, file))
+    }
+
+    fn link(&mut self, name: &OsStr, attributes: &Attributes, target: &OsStr) -> Result<(), Refusal> {
+        let blocked = self.blocked(name);
+        self.cursor.make_link(name, target, attributes).map_err(blocked)
+    }
+
+    fn node(&mut self, name: &OsStr, attributes: &Attributes, kind: FileType) -> Result<(), Refusal> {
+        let blocked = self.blocked(name);
+        self.cursor.make_node(name, kind, attributes).map_err(blocked)
+    }
+}
+
+/// Copies a file's content: shares its blocks where the file system can, else copies inside of the kernel.
+fn copy_content(from: &mut std::fs::File, to: &mut std::fs::File) -> std::io::Result<()> {
+    if rustix::fs::ioctl_ficlone(&*to, &*from).is_ok() {
+        return Ok(());
+    }
+    // The standard library tries copy_file_range first, and falls back to reading and writing.
+    std::io::copy(from, to).map(drop)
+}
+
+/// Returns the last component of a path as it was written; a source `.` or `/` has none.
+pub(crate) fn base_name(path: &str) -> OsString {
+    std::path::Path::new(path).file_name().map(OsStr::to_owned).unwrap_or_default()
+}
