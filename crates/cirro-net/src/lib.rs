@@ -1,255 +1,46 @@
 //! VPCs, subnets, ports, IPAM, firewall, service proxy, DNS, DHCP: three nouns, `plan` and `apply` apart.
+//!
+//! ```text
+//! call ─▶ worker ─▶ records (a copy) ─▶ plan ─▶ apply ─▶ records kept, DNS and DHCP told
+//! ```
+//!
+//! One thread owns the records and the kernel's state; calls are sent to it and answered when the kernel
+//! agrees. A change is made on a copy of the records, written down, planned whole (a pure function) and
+//! applied as the difference to the last plan; if that fails, the old plan is applied again and the old
+//! records are written back. After a crash the records are planned and applied to what the kernel holds.
+//!
+//! | module | |
+//! | --- | --- |
+//! | `model`, `error` | what callers see |
+//! | `state` | the records; `tenants`, `ipam`, `hostports`, `ranges`: who gets what |
+//! | `plan` | records to links, routes, sysctls and nftables tables |
+//! | `apply`, `nft` | tables and links to the kernel |
+//! | `worker`, `network` | the thread and the handle to it |
+//! | `dns`, `dhcp` | answer the workloads |
+//! | `leaks` | finds and removes by name |
 
-use std::net::Ipv4Addr;
-use std::os::fd::OwnedFd;
-use std::path::PathBuf;
-use std::sync::Arc;
+#![forbid(unsafe_code)]
 
-use cirro_seams::network::{NameRecord, PortPublish, ServicePort};
-use cirro_types::MacAddress;
-use cirro_types::kinds::SecurityGroupSpec;
-use ipnet::Ipv4Net;
-use serde::{Deserialize, Serialize};
+mod apply;
+mod dhcp;
+mod dns;
+mod error;
+mod hostports;
+mod ipam;
+mod leaks;
+mod model;
+mod names;
+mod network;
+mod nft;
+mod plan;
+mod ports;
+mod ranges;
+mod state;
+mod tenants;
+mod worker;
 
-/// Ranges and names of one cloud's network.
-#[derive(Debug, Clone)]
-pub struct NetworkOptions {
-    /// Cloud name: prefixes links, namespaces, bridges and nftables tables. At most 8 characters are used in link names.
-    pub name: String,
-    /// Namespace files live in `<run-dir>/netns`.
-    pub run_dir: PathBuf,
-    /// Pool that docker networks take /16 subnets from; the first free one is used.
-    pub docker_subnets: Vec<Ipv4Net>,
-    /// This node's pod range.
-    pub pod_cidr: Ipv4Net,
-    /// Range of service addresses.
-    pub service_cidr: Ipv4Net,
-    /// Address of the cluster's DNS in the service range.
-    pub dns_address: Ipv4Addr,
-    /// Pool that the transit /31s between tenants' VPCs and the host come from (`100.64.0.0/16`).
-    pub transit_cidr: Ipv4Net,
-}
-
-/// Names a subnet.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum SubnetId {
-    /// A docker network, by id.
-    Docker(String),
-    /// The node's pod range in the built-in VPC `cluster`.
-    Pods,
-    /// A tenant's subnet.
-    Tenant {
-        /// Namespace of the object.
-        namespace: String,
-        /// Name of the object.
-        name: String,
-    },
-}
-
-/// A docker network (a subnet of the built-in VPC `engine` with a Linux bridge behind it).
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct DockerNetwork {
-    /// 64 hexadecimal digits.
-    pub id: String,
-    /// Its name; `bridge` is the default one.
-    pub name: String,
-    /// Name of its Linux bridge.
-    pub bridge: String,
-    /// Its range.
-    pub subnet: Ipv4Net,
-    /// Its gateway, the bridge's address.
-    pub gateway: Ipv4Addr,
-    /// Whether nothing is routed out of it.
-    pub internal: bool,
-    /// RFC 3339.
-    pub created_at: String,
-    /// Labels.
-    pub labels: std::collections::BTreeMap<String, String>,
-    /// Driver options.
-    pub options: std::collections::BTreeMap<String, String>,
-}
-
-/// A docker network to make.
-#[derive(Debug, Clone, Default)]
-pub struct CreateDockerNetwork {
-    /// Its name.
-    pub name: String,
-    /// A range of the caller's; from the pool when absent.
-    pub subnet: Option<Ipv4Net>,
-    /// A gateway of the caller's; the first address when absent.
-    pub gateway: Option<Ipv4Addr>,
-    /// Whether nothing is routed out of it.
-    pub internal: bool,
-    /// Labels.
-    pub labels: std::collections::BTreeMap<String, String>,
-    /// Driver options.
-    pub options: std::collections::BTreeMap<String, String>,
-}
-
-/// Where the workload's end of a port goes.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub enum PortTarget {
-    /// A network namespace file, as `eth0` (or the name given): address, routes and `lo` are set up there.
-    Namespace {
-        /// The file.
-        path: PathBuf,
-        /// Name of the link inside.
-        interface: String,
-    },
-    /// A tap for a machine, see [`Network::open_tap`]; it gets its address by our DHCP.
-    Tap,
-}
-
-/// A port to make.
-#[derive(Debug, Clone)]
-pub struct CreatePort {
-    /// Unique id: a container's, pod's or instance's.
-    pub id: String,
-    /// Its subnet.
-    pub subnet: SubnetId,
-    /// Its workload's end.
-    pub target: PortTarget,
-    /// A fixed address.
-    pub address: Option<Ipv4Addr>,
-    /// Names under which neighbours on the subnet find it (short names; the FQDN of tenants' subnets is added).
-    pub names: Vec<String>,
-    /// Tenants: names of security groups in the subnet's namespace. None: nothing is let in but replies... and
-    /// what comes from the port's own subnet is refused too.
-    pub groups: Vec<String>,
-    /// Ports published on the host.
-    pub publish: Vec<PortPublish>,
-}
-
-/// A port.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Port {
-    /// Its id.
-    pub id: String,
-    /// Its subnet.
-    pub subnet: SubnetId,
-    /// Its address.
-    pub address: Ipv4Addr,
-    /// Prefix length of its subnet.
-    pub prefix: u8,
-    /// Its gateway, if its subnet has one.
-    pub gateway: Option<Ipv4Addr>,
-    /// Its MAC address.
-    pub mac: MacAddress,
-    /// Name server to write to its resolv.conf; `None`: take the host's (docker's default bridge).
-    pub dns: Option<Ipv4Addr>,
-    /// Search domains for its resolv.conf.
-    pub dns_search: Vec<String>,
-    /// Published ports as bound, ephemeral ones filled in.
-    pub publish: Vec<PortPublish>,
-}
-
-/// Why the network refused.
-#[derive(Debug, Clone, thiserror::Error)]
-pub enum NetError {
-    /// There is no such network, subnet or port.
-    #[error("{0}")]
-    NotFound(String),
-    /// A range, address, name or host port is taken; names the holder.
-    #[error("{0}")]
-    Conflict(String),
-    /// The request makes no sense.
-    #[error("{0}")]
-    Invalid(String),
-    /// The pool is empty.
-    #[error("{0}")]
-    Exhausted(String),
-    /// The kernel or `nft` failed.
-    #[error("{0}")]
-    Kernel(String),
-}
-
-/// The network of one host. Cheap to clone; every call returns when the kernel agrees.
-#[derive(Clone)]
-pub struct Network {}
-
-impl Network {
-    /// Brings the host to what the records say (also after a crash), starts DNS and DHCP.
-    /// The default docker network `bridge` is made when it is missing.
-    pub async fn start(options: NetworkOptions, db: Arc<dyn cirro_store::NodeDb>) -> Result<Self, NetError> {
-        todo!()
-    }
-    /// Makes a network namespace and returns its file; `lo` is up.
-    pub async fn create_namespace(&self, id: &str) -> Result<PathBuf, NetError> {
-        todo!()
-    }
-    /// Removes a network namespace; no error when there is none.
-    pub async fn delete_namespace(&self, id: &str) -> Result<(), NetError> {
-        todo!()
-    }
-    /// Makes a port; the same request again gives the same port.
-    pub async fn create_port(&self, request: CreatePort) -> Result<Port, NetError> {
-        todo!()
-    }
-    /// Removes a port, gives its address back; no error when there is none.
-    pub async fn delete_port(&self, id: &str) -> Result<(), NetError> {
-        todo!()
-    }
-    /// Returns a port.
-    pub fn port(&self, id: &str) -> Option<Port> {
-        todo!()
-    }
-    /// Lists every port.
-    pub fn ports(&self) -> Vec<Port> {
-        todo!()
-    }
-    /// Opens the tap of a port (`IFF_TAP|IFF_NO_PI|IFF_VNET_HDR`) for QEMU: the descriptor and the MTU.
-    pub async fn open_tap(&self, id: &str) -> Result<(OwnedFd, u32), NetError> {
-        todo!()
-    }
-    /// Lists docker networks.
-    pub fn docker_networks(&self) -> Vec<DockerNetwork> {
-        todo!()
-    }
-    /// Makes a docker network.
-    pub async fn create_docker_network(
-        &self,
-        request: CreateDockerNetwork,
-    ) -> Result<DockerNetwork, NetError> {
-        todo!()
-    }
-    /// Removes a docker network; refused while it has ports.
-    pub async fn delete_docker_network(&self, id: &str) -> Result<(), NetError> {
-        todo!()
-    }
-    /// Makes tenants' VPCs, subnets and groups agree, whole. What still has ports stays until they go.
-    pub async fn set_tenants(&self, tenants: Tenants) -> Result<(), NetError> {
-        todo!()
-    }
-    /// Makes the service proxy agree, whole.
-    pub async fn set_services(&self, services: Vec<ServicePort>) -> Result<(), NetError> {
-        todo!()
-    }
-    /// Makes the cluster's DNS agree, whole.
-    pub fn set_names(&self, names: Vec<NameRecord>) {
-        todo!()
-    }
-    /// Ends DNS and DHCP; the kernel's state stays, workloads go on.
-    pub async fn stop(&self) {
-        todo!()
-    }
-    /// Removes everything of this cloud from the kernel: links, namespaces, tables. After all workloads ended.
-    pub async fn tear_down(&self) -> Result<(), NetError> {
-        todo!()
-    }
-    /// Finds what belongs to this cloud by name but to none of its records; for `cirro doctor`.
-    pub async fn leaks(&self) -> Result<Vec<String>, NetError> {
-        todo!()
-    }
-}
-
-/// The tenants' networks: ((namespace, name), spec).
-#[derive(Debug, Clone, Default, PartialEq)]
-pub struct Tenants {
-    /// VPCs.
-    pub vpcs: Vec<((String, String), Ipv4Net)>,
-    /// Subnets: VPC name and range.
-    pub subnets: Vec<((String, String), (String, Ipv4Net))>,
-    /// Security groups.
-    pub groups: Vec<((String, String), SecurityGroupSpec)>,
-}
+pub use error::NetError;
+pub use model::{
+    CreateDockerNetwork, CreatePort, DockerNetwork, NetworkOptions, Port, PortTarget, SubnetId, Tenants,
+};
+pub use network::Network;

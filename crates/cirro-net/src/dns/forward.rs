@@ -1,0 +1,166 @@
+//! Asks the host's resolvers for what is not ours.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::PathBuf;
+use std::sync::Mutex;
+use std::time::Duration;
+
+use hickory_proto::op::{Message, Query, ResponseCode};
+use hickory_proto::rr::RecordType;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpStream, UdpSocket};
+use tokio::sync::Semaphore;
+use tokio::time::{Instant, timeout};
+
+/// Resolvers that are tried in turn, as resolv.conf(5) has it.
+const MAX_SERVERS: usize = 3;
+/// How long each may take.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// Questions on their way at one time; more are refused at once.
+const MAX_FLYING: usize = 256;
+/// Answers that are kept.
+const MAX_KEPT: usize = 1024;
+/// How long an answer is kept at most.
+const MAX_AGE: Duration = Duration::from_secs(300);
+/// How long it is kept that there is none.
+const NEGATIVE_AGE: Duration = Duration::from_secs(5);
+
+/// A name and type.
+type Key = (String, RecordType);
+
+/// The way outside.
+#[derive(Debug)]
+pub(super) struct Forwarder {
+    resolv_conf: PathBuf,
+    flying: Semaphore,
+    kept: Mutex<HashMap<Key, (Instant, Instant, Message)>>,
+}
+
+impl Forwarder {
+    /// Asks the servers of `/etc/resolv.conf`, read anew for each question that is not kept.
+    pub(super) fn new() -> Self {
+        Self {
+            resolv_conf: "/etc/resolv.conf".into(),
+            flying: Semaphore::new(MAX_FLYING),
+            kept: Mutex::default(),
+        }
+    }
+
+    /// Returns the outside's answer; `None` if nobody answered. `own` are servers that would ask us again.
+    pub(super) async fn ask(&self, question: &Query, own: &[Ipv4Addr]) -> Option<Message> {
+        let key = (question.name().to_ascii().to_ascii_lowercase(), question.query_type());
+        if let Some(kept) = self.kept(&key) {
+            return Some(kept);
+        }
+        let _flying = self.flying.try_acquire().ok()?;
+        let text = tokio::fs::read_to_string(&self.resolv_conf).await.unwrap_or_default();
+        for server in servers(&text, own) {
+            let Ok(Ok(answer)) = timeout(PATIENCE, exchange(server, question)).await else { continue };
+            if matches!(answer.metadata.response_code, ResponseCode::NoError | ResponseCode::NXDomain) {
+                self.keep(key, &answer);
+                return Some(answer);
+            }
+        }
+        None
+    }
+
+    fn kept(&self, key: &Key) -> Option<Message> {
+        let kept = self.kept.lock().expect("nothing panics with the lock");
+        let (since, until, answer) = kept.get(key)?;
+        let now = Instant::now();
+        if now >= *until {
+            return None;
+        }
+        let age = u32::try_from((now - *since).as_secs()).unwrap_or(u32::MAX);
+        let mut answer = answer.clone();
+        for record in answer.answers.iter_mut().chain(&mut answer.authorities) {
+            record.decrement_ttl(age);
+        }
+        Some(answer)
+    }
+
+    fn keep(&self, key: Key, answer: &Message) {
+        let shortest = answer.answers.iter().map(|record| record.ttl).min();
+        let age = shortest.map_or(NEGATIVE_AGE, |seconds| Duration::from_secs(seconds.into()).min(MAX_AGE));
+        let now = Instant::now();
+        let mut kept = self.kept.lock().expect("nothing panics with the lock");
+        if kept.len() >= MAX_KEPT {
+            kept.retain(|_, (_, until, _)| now < *until);
+        }
+        if kept.len() >= MAX_KEPT {
+            kept.clear();
+        }
+        kept.insert(key, (now, now + age, answer.clone()));
+    }
+}
+
+/// Reads the servers of a resolv.conf.
+fn servers(text: &str, own: &[Ipv4Addr]) -> Vec<SocketAddr> {
+    text.lines()
+        .filter_map(|line| line.trim().strip_prefix("nameserver"))
+        .filter(|rest| rest.starts_with([' ', '\t']))
+        .filter_map(|rest| rest.split_whitespace().next()?.parse::<IpAddr>().ok())
+        .filter(|address| !matches!(address, IpAddr::V4(address) if own.contains(address)))
+        .map(|address| SocketAddr::new(address, 53))
+        .take(MAX_SERVERS)
+        .collect()
+}
+
+async fn exchange(server: SocketAddr, question: &Query) -> std::io::Result<Message> {
+    let mut request = Message::query();
+    request.metadata.recursion_desired = true;
+    request.add_query(question.clone());
+    let bytes = request.to_vec().map_err(std::io::Error::other)?;
+    let any: IpAddr =
+        if server.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+    let socket = UdpSocket::bind((any, 0)).await?;
+    socket.connect(server).await?;
+    socket.send(&bytes).await?;
+    let mut buffer = vec![0; 4096];
+    loop {
+        let length = socket.recv(&mut buffer).await?;
+        let Ok(answer) = Message::from_vec(&buffer[..length]) else { continue };
+        if !belongs(&request, &answer) {
+            continue;
+        }
+        if answer.metadata.truncation {
+            return exchange_by_stream(server, &request, &bytes).await;
+        }
+        return Ok(answer);
+    }
+}
+
+async fn exchange_by_stream(server: SocketAddr, request: &Message, bytes: &[u8]) -> std::io::Result<Message> {
+    let mut stream = TcpStream::connect(server).await?;
+    let length = u16::try_from(bytes.len()).map_err(std::io::Error::other)?;
+    stream.write_all(&[&length.to_be_bytes(), bytes].concat()).await?;
+    let length = stream.read_u16().await?;
+    let mut buffer = vec![0; length.into()];
+    stream.read_exact(&mut buffer).await?;
+    let answer = Message::from_vec(&buffer).map_err(std::io::Error::other)?;
+    if belongs(request, &answer) {
+        Ok(answer)
+    } else {
+        Err(std::io::Error::other("answer to another question"))
+    }
+}
+
+fn belongs(request: &Message, answer: &Message) -> bool {
+    answer.metadata.id == request.metadata.id && answer.queries == request.queries
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn servers_are_read_and_our_own_left_out() {
+        let text = "# x\nsearch a b\nnameserver 10.0.0.1\nnameserver\t172.18.0.1 # c\nnameserver ::1\n\
+                    nameservers 9.9.9.9\nnameserver 1.1.1.1\nnameserver 1.0.0.1\n";
+        let found = servers(text, &[Ipv4Addr::new(172, 18, 0, 1)]);
+        let expected: Vec<SocketAddr> =
+            ["10.0.0.1:53", "[::1]:53", "1.1.1.1:53"].map(|text| text.parse().unwrap()).into();
+        assert_eq!(found, expected);
+    }
+}

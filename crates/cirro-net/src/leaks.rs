@@ -1,0 +1,92 @@
+//! Finds and removes what belongs to a cloud by name.
+
+use std::process::Command;
+
+use cirro_sys::netlink::Netlink;
+use cirro_sys::netns::{Netns, unpin};
+
+use crate::apply::{delete_link, run_nft};
+use crate::error::NetError;
+use crate::model::PortTarget;
+use crate::names;
+use crate::nft::Table;
+use crate::plan::{Context, Plan};
+use crate::state::State;
+
+/// Lists links, namespaces and tables of this cloud that the plan does not know.
+pub(crate) fn find(context: &Context, plan: &Plan, state: &State) -> Result<Vec<String>, NetError> {
+    let mut leaks = Vec::new();
+    for link in own_links(context)? {
+        if !plan.host.links.contains_key(&link) {
+            leaks.push(format!("link {link}"));
+        }
+    }
+    let used: Vec<_> = state
+        .ports
+        .values()
+        .filter_map(|record| match &record.target {
+            PortTarget::Namespace { path, .. } => Some(path.clone()),
+            PortTarget::Tap => None,
+        })
+        .collect();
+    for file in namespace_files(context)? {
+        let path = context.netns_dir().join(&file);
+        if !plan.vpcs.contains_key(&file) && !used.contains(&path) {
+            leaks.push(format!("network namespace {}", path.display()));
+        }
+    }
+    Ok(leaks)
+}
+
+/// Removes every link, namespace and table of this cloud.
+pub(crate) fn remove_all(context: &Context) -> Result<(), NetError> {
+    if table_exists(context)? {
+        run_nft(&Table::new("inet", &context.prefix).remove())?;
+    }
+    for file in namespace_files(context)? {
+        let path = context.netns_dir().join(&file);
+        remove_taps(&path);
+        unpin(&path).map_err(|error| NetError::kernel(format!("remove namespace {file}"), error))?;
+    }
+    let mut netlink = Netlink::open().map_err(|error| NetError::kernel("open netlink", error))?;
+    for link in own_links(context)? {
+        delete_link(&mut netlink, &link)?;
+    }
+    Ok(())
+}
+
+/// A persistent tap would go with its namespace, but that goes in its own time.
+fn remove_taps(path: &std::path::Path) {
+    let Ok(netns) = Netns::open(path) else { return };
+    let _ = netns.run(|| {
+        let Ok(mut netlink) = Netlink::open() else { return };
+        for link in netlink.links().unwrap_or_default().iter().filter(|link| link.kind == "tun") {
+            let _ = netlink.delete_link(link.index);
+        }
+    });
+}
+
+fn own_links(context: &Context) -> Result<Vec<String>, NetError> {
+    let failed = |error| NetError::kernel("read links", error);
+    let links = Netlink::open().and_then(|mut netlink| netlink.links()).map_err(failed)?;
+    Ok(links.into_iter().map(|link| link.name).filter(|name| names::owns(&context.prefix, name)).collect())
+}
+
+fn namespace_files(context: &Context) -> Result<Vec<String>, NetError> {
+    let failed = |error| NetError::kernel("read the directory of namespaces", error);
+    let entries = match std::fs::read_dir(context.netns_dir()) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries.map_err(failed)?,
+    };
+    let names = entries.map(|entry| entry.map(|entry| entry.file_name().to_string_lossy().into_owned()));
+    names.collect::<Result<_, _>>().map_err(failed)
+}
+
+fn table_exists(context: &Context) -> Result<bool, NetError> {
+    let output = Command::new("nft")
+        .args(["list", "tables", "inet"])
+        .output()
+        .map_err(|error| NetError::kernel("run nft", error))?;
+    let wanted = format!("table inet {}", context.prefix);
+    Ok(String::from_utf8_lossy(&output.stdout).lines().any(|line| line.trim() == wanted))
+}

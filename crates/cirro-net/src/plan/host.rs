@@ -1,0 +1,280 @@
+//! The host's namespace: docker's bridges, pods, ways out of tenants' VPCs.
+//!
+//! Rules judge only what enters or leaves by our own links. Accepting in our table is no more than not
+//! dropping: a host firewall's drop stays a drop.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr};
+
+use cirro_seams::network::PortPublish;
+use cirro_types::MacAddress;
+use ipnet::Ipv4Net;
+
+use super::services::ServiceMaps;
+use super::{Context, GATEWAY_MAC, HOST_MTU, LinkKind, LinkPlan, NetnsPlan, PeerPlan, RoutePlan, VPC_MTU};
+use crate::model::{DockerNetwork, PortTarget, SubnetId};
+use crate::names;
+use crate::nft::Table;
+use crate::state::{PortRecord, State, VpcRecord};
+
+const EVERYWHERE: Ipv4Net = Ipv4Net::new_assert(Ipv4Addr::UNSPECIFIED, 0);
+
+/// Plans the host's namespace.
+pub(crate) fn plan(context: &Context, state: &State, services: &ServiceMaps) -> NetnsPlan {
+    let mut plan = NetnsPlan::default();
+    // A published port may be asked for on any link of the host, also on one that comes later.
+    plan.sysctls.insert("ipv4/ip_forward".into(), "1".into());
+    add_gateway(context, &mut plan);
+    for network in state.networks.values() {
+        plan.links.insert(network.bridge.clone(), bridge_link(network));
+    }
+    for record in state.ports.values() {
+        add_port(context, state, record, &mut plan);
+    }
+    for vpc in state.vpcs.values() {
+        plan.links.insert(vpc.link.clone(), transit_link(context, vpc));
+    }
+    plan.tables.insert("inet", table(context, state, services));
+    plan
+}
+
+/// One link holds the host's addresses for pods. Whatever of the pods' and services' ranges is nobody's is
+/// routed there, to be rejected: it must not leave by the default route, and shows other clouds who holds the range.
+fn add_gateway(context: &Context, plan: &mut NetnsPlan) {
+    let name = names::gateway(&context.prefix);
+    let mut link = LinkPlan::new(LinkKind::Dummy, GATEWAY_MAC, HOST_MTU);
+    let gateway = context.pod_gateway();
+    link.addresses.insert(Ipv4Net::from(gateway));
+    link.addresses.insert(Ipv4Net::from(context.options.dns_address));
+    link.sysctls.insert("ipv6/conf/*/disable_ipv6", "1");
+    plan.links.insert(name.clone(), link);
+    for range in [context.options.pod_cidr, context.options.service_cidr] {
+        plan.routes.insert(range.trunc(), RoutePlan::Link(name.clone(), Some(gateway)));
+    }
+}
+
+fn bridge_link(network: &DockerNetwork) -> LinkPlan {
+    let [_, b, c, d, e, f, ..] = names::hash(&network.id).to_be_bytes();
+    let mut link = LinkPlan::new(LinkKind::Bridge, MacAddress([0x02, b, c, d, e, f]), HOST_MTU);
+    let address = Ipv4Net::new(network.gateway, network.subnet.prefix_len()).expect("a prefix of a range");
+    link.addresses.insert(address);
+    // Replies to connections from 127.0.0.1 come back here; `guard` drops what is not such a reply.
+    link.sysctls.insert("ipv4/conf/*/route_localnet", "1");
+    link.sysctls.insert("ipv6/conf/*/disable_ipv6", "1");
+    link
+}
+
+fn add_port(context: &Context, state: &State, record: &PortRecord, plan: &mut NetnsPlan) {
+    let PortTarget::Namespace { path, interface } = &record.target else { return };
+    let port = &record.port;
+    let mut peer = PeerPlan {
+        namespace: path.clone(),
+        inode: record.namespace_inode,
+        name: interface.clone(),
+        mac: port.mac,
+        address: Ipv4Net::new(port.address, port.prefix).expect("a prefix of a range"),
+        gateway: port.gateway,
+        gateway_mac: None,
+        routes: BTreeSet::from([EVERYWHERE]),
+    };
+    match &port.subnet {
+        SubnetId::Docker(id) => {
+            let Some(network) = state.networks.get(id) else { return };
+            let mut link = LinkPlan::new(LinkKind::Veth(Some(Box::new(peer))), GATEWAY_MAC, HOST_MTU);
+            // Its own address: a bridge must not see one address on several of its ports.
+            link.mac = MacAddress([0x02, 0x63, port.mac.0[2], port.mac.0[3], port.mac.0[4], port.mac.0[5]]);
+            link.master = Some(network.bridge.clone());
+            link.sysctls.insert("ipv6/conf/*/disable_ipv6", "1");
+            plan.links.insert(record.link.clone(), link);
+        }
+        SubnetId::Pods => {
+            // Nobody is a neighbour: every packet goes to the host, which needs no ARP then.
+            peer.address = Ipv4Net::from(port.address);
+            peer.gateway = Some(context.pod_gateway());
+            peer.gateway_mac = Some(GATEWAY_MAC);
+            let mut link = LinkPlan::new(LinkKind::Veth(Some(Box::new(peer))), GATEWAY_MAC, HOST_MTU);
+            link.sysctls.insert("ipv4/conf/*/route_localnet", "1");
+            link.sysctls.insert("ipv6/conf/*/disable_ipv6", "1");
+            link.neighbours.insert(port.address, port.mac);
+            plan.links.insert(record.link.clone(), link);
+            let route = RoutePlan::Link(record.link.clone(), Some(context.pod_gateway()));
+            plan.routes.insert(Ipv4Net::from(port.address), route);
+        }
+        SubnetId::Tenant { .. } => {}
+    }
+}
+
+fn transit_link(context: &Context, vpc: &VpcRecord) -> LinkPlan {
+    let peer = PeerPlan {
+        namespace: context.netns_dir().join(&vpc.file),
+        inode: context.vpc_inodes.get(&vpc.file).copied().unwrap_or(0),
+        name: super::vpc::OUTSIDE.into(),
+        mac: super::mac_of(vpc.own_address()),
+        address: Ipv4Net::new(vpc.own_address(), 31).expect("31 is a prefix"),
+        gateway: Some(vpc.host_address()),
+        gateway_mac: None,
+        routes: BTreeSet::from([EVERYWHERE]),
+    };
+    let mac = super::mac_of(vpc.host_address());
+    let mut link = LinkPlan::new(LinkKind::Veth(Some(Box::new(peer))), mac, VPC_MTU);
+    link.addresses.insert(Ipv4Net::new(vpc.host_address(), 31).expect("31 is a prefix"));
+    link.sysctls.insert("ipv4/conf/*/route_localnet", "1");
+    link.sysctls.insert("ipv6/conf/*/disable_ipv6", "1");
+    link
+}
+
+fn table(context: &Context, state: &State, services: &ServiceMaps) -> Table {
+    let mut table = Table::new("inet", &context.prefix);
+    add_published(state, services, &mut table);
+    services.add_to(&mut table);
+    add_translation(context, state, &mut table);
+    add_filters(context, state, &mut table);
+    table
+}
+
+fn add_published(state: &State, services: &ServiceMaps, table: &mut Table) {
+    let (mut anywhere, mut somewhere) = (BTreeMap::new(), BTreeMap::new());
+    let mut hairpin = services.backends.clone();
+    for record in state.ports.values() {
+        for publish in &record.port.publish {
+            let Some(host_port) = publish.host_port else { continue };
+            let protocol = publish.protocol.as_str();
+            let target = match state.vpc_of(&record.port.subnet) {
+                // Its VPC's own table takes it from there.
+                Some((_, vpc)) => format!("{} . {host_port}", vpc.own_address()),
+                None => format!("{} . {}", record.port.address, publish.port),
+            };
+            match host_address(publish) {
+                Some(address) => somewhere.insert(format!("{address} . {protocol} . {host_port}"), target),
+                None => anywhere.insert(format!("{protocol} . {host_port}"), target),
+            };
+            hairpin.insert(format!("{0} . {0}", record.port.address));
+        }
+    }
+    table.map("published", "type inet_proto . inet_service : ipv4_addr . inet_service", anywhere);
+    let kind = "type ipv4_addr . inet_proto . inet_service : ipv4_addr . inet_service";
+    table.map("published_at", kind, somewhere);
+    table.set("hairpin", "type ipv4_addr . ipv4_addr", hairpin);
+}
+
+/// Returns the one host address that a port is published at; `None`: at every one.
+pub(crate) fn host_address(publish: &PortPublish) -> Option<Ipv4Addr> {
+    match publish.host_address {
+        Some(IpAddr::V4(address)) if !address.is_unspecified() => Some(address),
+        _ => None,
+    }
+}
+
+fn add_translation(context: &Context, state: &State, table: &mut Table) {
+    let prefix = &context.prefix;
+    let (gateway, services) = (context.pod_gateway(), context.options.service_cidr.trunc());
+    let mut local = vec![format!("ip daddr {{ {gateway}, {} }} return", context.options.dns_address)];
+    let resolvers: Vec<String> = user_networks(state).map(|network| network.gateway.to_string()).collect();
+    if !resolvers.is_empty() {
+        local.push(format!(
+            "ip daddr {{ {} }} meta l4proto {{ tcp, udp }} th dport 53 return",
+            resolvers.join(", ")
+        ));
+    }
+    local.push("dnat ip to ip daddr . meta l4proto . th dport map @published_at".into());
+    local.push("dnat ip to meta l4proto . th dport map @published".into());
+    local.push("meta l4proto . th dport vmap @node_ports".into());
+    table.chain("local", None, local);
+    let to_service = format!("ip daddr {services} ip daddr . meta l4proto . th dport vmap @services");
+    let hook = "type nat hook prerouting priority -100; policy accept;";
+    // Tenants see published ports, as anybody outside does, but not the cluster's services.
+    let from_outside = format!("iifname != \"{prefix}-t*\" {to_service}");
+    table.chain("nat_prerouting", Some(hook), [from_outside, "fib daddr type local goto local".into()]);
+    let hook = "type nat hook output priority -100; policy accept;";
+    table.chain("nat_output", Some(hook), [to_service, "fib daddr type local goto local".into()]);
+    let hook = "type nat hook postrouting priority 100; policy accept;";
+    table.chain("nat_postrouting", Some(hook), postrouting(context, state));
+}
+
+fn postrouting(context: &Context, state: &State) -> Vec<String> {
+    let prefix = &context.prefix;
+    let gateway = context.pod_gateway();
+    let mut rules = vec![
+        // Pods' links have no address to masquerade with.
+        format!("oifname \"{prefix}-p*\" ct status dnat ip saddr . ip daddr @hairpin snat ip to {gateway}"),
+        format!("oifname \"{prefix}-p*\" ip saddr 127.0.0.0/8 snat ip to {gateway}"),
+        "ip saddr 127.0.0.0/8 oifname != \"lo\" ct status dnat masquerade".into(),
+        format!("iifname \"{prefix}-t*\" masquerade"),
+        format!("iifname \"{prefix}-p*\" oifname != \"{prefix}-*\" oifname != \"{prefix}0\" masquerade"),
+    ];
+    for network in state.networks.values() {
+        let (bridge, range) = (&network.bridge, network.subnet.trunc());
+        rules.push(format!("iifname \"{bridge}\" oifname \"{bridge}\" ct status dnat masquerade"));
+        if !network.internal {
+            rules.push(format!("ip saddr {range} oifname != \"{bridge}\" masquerade"));
+        }
+    }
+    rules
+}
+
+fn add_filters(context: &Context, state: &State, table: &mut Table) {
+    let prefix = &context.prefix;
+    let services = context.options.service_cidr.trunc();
+    let hook = "type filter hook prerouting priority -300; policy accept;";
+    let guard = [
+        format!("iifname \"{prefix}-*\" ip daddr 127.0.0.0/8 drop"),
+        format!("iifname \"{prefix}0\" ip daddr 127.0.0.0/8 drop"),
+        // A pod's only route back is its own address.
+        format!("iifname \"{prefix}-p*\" fib saddr . iif oif missing drop"),
+    ];
+    table.chain("guard", Some(hook), guard);
+    let hook = "type filter hook input priority 0; policy accept;";
+    let own = format!("{{ {}, {} }}", context.pod_gateway(), context.options.dns_address);
+    let input = [
+        format!("iifname \"{prefix}-t*\" ct state established,related accept"),
+        format!("iifname \"{prefix}-t*\" drop"),
+        format!("ip daddr {own} iifname != \"lo\" iifname != \"{prefix}-*\" iifname != \"{prefix}0\" drop"),
+    ];
+    table.chain("input", Some(hook), input);
+    let hook = "type filter hook output priority 0; policy accept;";
+    let output = [
+        format!("oifname \"{prefix}-gw\" ip daddr {services} reject"),
+        format!("oifname \"{prefix}-gw\" reject with icmpx host-unreachable"),
+    ];
+    table.chain("output", Some(hook), output);
+    let hook = "type filter hook forward priority 0; policy accept;";
+    let forward = ["iifname", "oifname"].into_iter().flat_map(|side| {
+        [format!("{side} \"{prefix}-*\" goto ours"), format!("{side} \"{prefix}0\" goto ours")]
+    });
+    table.chain("forward", Some(hook), forward);
+    table.chain("ours", None, forward_ours(context, state));
+}
+
+fn forward_ours(context: &Context, state: &State) -> Vec<String> {
+    let prefix = &context.prefix;
+    let services = context.options.service_cidr.trunc();
+    let mut rules = vec![
+        "ct state established,related accept".into(),
+        // Nobody's service or pod address; also a service without backends.
+        format!("oifname \"{prefix}-gw\" ip daddr {services} reject"),
+        format!("oifname \"{prefix}-gw\" reject with icmpx host-unreachable"),
+        // Forged VXLAN would enter other VPCs.
+        format!("iifname \"{prefix}-t*\" udp dport {{ 4789, 8472 }} drop"),
+        format!("oifname \"{prefix}-t*\" ct status dnat accept"),
+        format!("oifname \"{prefix}-t*\" drop"),
+        format!("iifname \"{prefix}-t*\" ct status dnat accept"),
+        format!("iifname \"{prefix}-t*\" oifname \"{prefix}-*\" drop"),
+        format!("iifname \"{prefix}-t*\" oifname \"{prefix}0\" drop"),
+    ];
+    for network in state.networks.values() {
+        let bridge = &network.bridge;
+        rules.push(format!("iifname \"{bridge}\" oifname \"{bridge}\" accept"));
+        if network.internal {
+            rules.push(format!("iifname \"{bridge}\" drop"));
+        } else {
+            rules.push(format!("oifname \"{bridge}\" ct status dnat accept"));
+        }
+        rules.push(format!("oifname \"{bridge}\" drop"));
+    }
+    rules
+}
+
+/// Lists the docker networks whose gateway answers DNS: all but the default one.
+pub(crate) fn user_networks(state: &State) -> impl Iterator<Item = &DockerNetwork> {
+    state.networks.values().map(AsRef::as_ref).filter(|network| network.name != "bridge")
+}
