@@ -205,6 +205,9 @@ fn ensure_link(
         let master = netlink.index(master).map_err(failed)?;
         netlink.set_master(index, master).map_err(failed)?;
     }
+    if old.is_some_and(|old| old.hairpin) != link.hairpin {
+        netlink.set_hairpin(index, link.hairpin).map_err(failed)?;
+    }
     for (key, value) in &link.sysctls {
         if old.is_none_or(|old| old.sysctls.get(key) != Some(value)) {
             write_sysctl(&key.replace('*', name), value)?;
@@ -240,7 +243,6 @@ fn create_link(netlink: &mut Netlink, name: &str, link: &LinkPlan) -> Result<(),
     match &link.kind {
         LinkKind::Loopback => Ok(()),
         LinkKind::Bridge => add(NewLink::Bridge),
-        LinkKind::Dummy => add(NewLink::Dummy),
         LinkKind::Tap => cirro_sys::tap::open(name, true).map(drop).map_err(failed),
         LinkKind::Veth(None) => unreachable!("plans know the other end of their pairs"),
         LinkKind::Veth(Some(peer)) => {
@@ -340,7 +342,6 @@ pub(crate) fn observe(owns: impl Fn(&str) -> bool) -> Result<NetnsPlan, NetError
     for link in links.iter().filter(|link| owns(&link.name)) {
         let kind = match link.kind.as_str() {
             "bridge" => LinkKind::Bridge,
-            "dummy" => LinkKind::Dummy,
             "tun" => LinkKind::Tap,
             "veth" => LinkKind::Veth(None),
             _ if link.name == "lo" => LinkKind::Loopback,

@@ -57,6 +57,8 @@ pub(crate) struct LinkPlan {
     pub(crate) mtu: u32,
     /// The bridge that it is a port of.
     pub(crate) master: Option<String>,
+    /// Whether that bridge may send frames back by it.
+    pub(crate) hairpin: bool,
     /// Its addresses.
     pub(crate) addresses: BTreeSet<Ipv4Net>,
     /// Its own sysctls: `ipv4/conf/*/forwarding`, with its name for the star.
@@ -72,8 +74,6 @@ pub(crate) enum LinkKind {
     Loopback,
     /// A bridge.
     Bridge,
-    /// Swallows everything.
-    Dummy,
     /// A machine's.
     Tap,
     /// A pair; the other end is not known when the link was found in the kernel.
@@ -173,6 +173,7 @@ impl LinkPlan {
             mac,
             mtu,
             master: None,
+            hairpin: false,
             addresses: BTreeSet::new(),
             sysctls: BTreeMap::new(),
             neighbours: BTreeMap::new(),
@@ -221,13 +222,12 @@ impl fmt::Display for LinkPlan {
         let kind = match &self.kind {
             LinkKind::Loopback => "loopback",
             LinkKind::Bridge => "bridge",
-            LinkKind::Dummy => "dummy",
             LinkKind::Tap => "tap",
             LinkKind::Veth(_) => "veth",
         };
         write!(f, " {kind} mac {} mtu {}", self.mac, self.mtu)?;
         if let Some(master) = &self.master {
-            write!(f, " port of {master}")?;
+            write!(f, " port of {master}{}", if self.hairpin { " hairpin" } else { "" })?;
         }
         writeln!(f)?;
         for address in &self.addresses {

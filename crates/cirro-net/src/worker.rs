@@ -93,7 +93,12 @@ impl Worker {
         self.applied.host = apply::observe(|link| names::owns(&prefix, link))?;
         self.ensure_vpc_namespaces(&self.state.clone())?;
         let failures = self.apply(&self.state.clone())?;
+        let ports: BTreeSet<&str> = self.state.ports.values().map(|record| record.link.as_str()).collect();
         for (link, error) in failures {
+            // Without a workload's link the rest goes on; without one of our own nothing does.
+            if !ports.contains(link.as_str()) {
+                return Err(error);
+            }
             warn!(link, %error, "a port is not as it should be");
             self.broken.insert(link);
         }

@@ -13,7 +13,8 @@ use netlink_packet_core::{
 };
 use netlink_packet_route::address::{AddressAttribute, AddressMessage};
 use netlink_packet_route::link::{
-    InfoBridge, InfoData, InfoKind, InfoVeth, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
+    InfoBridge, InfoBridgePort, InfoData, InfoKind, InfoPortData, InfoPortKind, InfoVeth, LinkAttribute,
+    LinkFlags, LinkInfo, LinkMessage,
 };
 use netlink_packet_route::neighbour::{
     NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState,
@@ -68,8 +69,6 @@ pub struct VethPeer<'a> {
 pub enum NewLink<'a> {
     /// A bridge without spanning tree.
     Bridge,
-    /// A link that swallows everything.
-    Dummy,
     /// A pair.
     Veth(VethPeer<'a>),
 }
@@ -148,7 +147,6 @@ impl Netlink {
         message.attributes.push(LinkAttribute::Mtu(mtu));
         message.attributes.extend(master.map(LinkAttribute::Controller));
         let info = match kind {
-            NewLink::Dummy => vec![LinkInfo::Kind(InfoKind::Dummy)],
             NewLink::Bridge => vec![
                 LinkInfo::Kind(InfoKind::Bridge),
                 LinkInfo::Data(InfoData::Bridge(vec![InfoBridge::ForwardDelay(0)])),
@@ -189,6 +187,17 @@ impl Netlink {
         message.header.index = index;
         message.attributes.push(LinkAttribute::Controller(master));
         self.set(message)
+    }
+
+    /// Lets a bridge send frames back out of the port that they came in by.
+    pub fn set_hairpin(&mut self, index: u32, on: bool) -> io::Result<()> {
+        let mut message = LinkMessage::default();
+        message.header.index = index;
+        message.attributes.push(LinkAttribute::LinkInfo(vec![
+            LinkInfo::PortKind(InfoPortKind::Bridge),
+            LinkInfo::PortData(InfoPortData::BridgePort(vec![InfoBridgePort::HairpinMode(on)])),
+        ]));
+        self.request(RouteNetlinkMessage::NewLink(message), NLM_F_ACK).map(|_| ())
     }
 
     fn set(&mut self, message: LinkMessage) -> io::Result<()> {

@@ -40,9 +40,10 @@ pub(crate) fn plan(context: &Context, state: &State, services: &ServiceMaps) -> 
 
 /// One link holds the host's addresses for pods. Whatever of the pods' and services' ranges is nobody's is
 /// routed there, to be rejected: it must not leave by the default route, and shows other clouds who holds the range.
+/// (A bridge without ports: not every kernel has dummy links.)
 fn add_gateway(context: &Context, plan: &mut NetnsPlan) {
     let name = names::gateway(&context.prefix);
-    let mut link = LinkPlan::new(LinkKind::Dummy, GATEWAY_MAC, HOST_MTU);
+    let mut link = LinkPlan::new(LinkKind::Bridge, GATEWAY_MAC, HOST_MTU);
     let gateway = context.pod_gateway();
     link.addresses.insert(Ipv4Net::from(gateway));
     link.addresses.insert(Ipv4Net::from(context.options.dns_address));
@@ -84,6 +85,8 @@ fn add_port(context: &Context, state: &State, record: &PortRecord, plan: &mut Ne
             // Its own address: a bridge must not see one address on several of its ports.
             link.mac = MacAddress([0x02, 0x63, port.mac.0[2], port.mac.0[3], port.mac.0[4], port.mac.0[5]]);
             link.master = Some(network.bridge.clone());
+            // Where br_netfilter is on, a workload's way to its own published port is bridged.
+            link.hairpin = !port.publish.is_empty();
             link.sysctls.insert("ipv6/conf/*/disable_ipv6", "1");
             plan.links.insert(record.link.clone(), link);
         }
@@ -197,6 +200,8 @@ fn postrouting(context: &Context, state: &State) -> Vec<String> {
     let mut rules = vec![
         // Pods' links have no address to masquerade with.
         format!("oifname \"{prefix}-p*\" ct status dnat ip saddr . ip daddr @hairpin snat ip to {gateway}"),
+        // By addresses, not links: on a bridge with br_netfilter there is no link to come in by.
+        "ct status dnat ip saddr . ip daddr @hairpin masquerade".into(),
         format!("oifname \"{prefix}-p*\" ip saddr 127.0.0.0/8 snat ip to {gateway}"),
         "ip saddr 127.0.0.0/8 oifname != \"lo\" ct status dnat masquerade".into(),
         format!("iifname \"{prefix}-t*\" masquerade"),
