@@ -1,5 +1,6 @@
 //! Unpacked layers: each once, whoever brings it and however many do at the same time.
 
+use std::collections::hash_map::Entry;
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -99,19 +100,10 @@ impl Library {
         let mut pins = Pins::new(&self.inner);
         let mut state = self.inner.state();
         let diff_id = unpacked.diff_id;
-        if !state.layers.contains_key(&diff_id) {
-            let target = self.inner.layer_dir(&diff_id);
-            match fs::rename(temporary.path(), &target) {
-                Ok(()) => {}
-                Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty => {
-                    // A removal did not get it out of the way.
-                    drop(self.inner.discard(&target));
-                    fs::rename(temporary.path(), &target).context(|| format!("take layer {diff_id} in"))?;
-                }
-                Err(error) => return Err(error).context(|| format!("take layer {diff_id} in")),
-            }
+        if let Entry::Vacant(vacant) = state.layers.entry(diff_id) {
+            self.inner.place(temporary.path(), &diff_id)?;
             let record = LayerRecord::new(unpacked, &self.inner.boot);
-            state.layers.insert(diff_id, KnownLayer { record, recorded: false });
+            vacant.insert(KnownLayer { record, recorded: false });
         }
         pins.add(&mut state, diff_id);
         drop(state);
@@ -133,6 +125,20 @@ impl Drop for Arriving<'_> {
 }
 
 impl Inner {
+    /// Moves a layer to its place.
+    fn place(&self, from: &Path, diff_id: &Digest) -> Result<(), ImageError> {
+        let at = || format!("take layer {diff_id} in");
+        let to = self.layer_dir(diff_id);
+        match fs::rename(from, &to) {
+            Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty => {
+                // An earlier removal did not get it out of the way.
+                drop(self.discard(&to));
+                fs::rename(from, &to).context(at)
+            }
+            other => other.context(at),
+        }
+    }
+
     /// Lists the directories of layers, the top one first, down to one that hides all below it.
     pub(crate) fn lower(&self, state: &State, diff_ids: &[Digest]) -> Result<Vec<PathBuf>, ImageError> {
         let mut dirs: Vec<PathBuf> = Vec::with_capacity(diff_ids.len());

@@ -1,4 +1,23 @@
-//! The image library: blobs, layers, images and their names. Blocking; callers use `spawn_blocking`.
+//! The image library of one host: layers, images, their names, and the writable roots over them.
+//!
+//! Blocking; callers use `spawn_blocking`.
+//!
+//! ## Theory of operation
+//! ```text
+//! load, import ─▶ unpack ─▶ layers/<diff id>/{diff,recipe} ─▶ lower directories of containers
+//! open_layer ─▶ (someone fills it) ─▶ commit_layer ─┘   └─▶ save: tree + recipe = the same tar again
+//! ```
+//! A layer is unpacked once and shared by every image that has it; what is built becomes a layer by a
+//! rename. The tar that a digest speaks of is not kept but made again from the tree and its recipe. An image
+//! is its configuration document, byte for byte, and the names that point to it.
+//!
+//! | file | what |
+//! | --- | --- |
+//! | `library`, `records` | state, crash recovery, what is noted where |
+//! | `layers`, `images`, `removal`, `roots` | the nouns and what is done with them |
+//! | `load`, `save`, `compression`, `tarball` | archives in and out |
+//! | `unpack`, `confine`, `xattr` | from hostile tar to tree |
+//! | `canonical`, `recipe` | from tree to tar |
 
 mod canonical;
 mod compression;

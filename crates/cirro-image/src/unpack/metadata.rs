@@ -75,7 +75,7 @@ fn portable(member: &Member) -> impl Iterator<Item = (&[u8], &[u8])> {
 
 fn timestamps(time: Time) -> Timestamps {
     Timestamps {
-        last_access: Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT.into() },
+        last_access: Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT },
         last_modification: Timespec { tv_sec: time.seconds, tv_nsec: time.nanoseconds.into() },
     }
 }
