@@ -14,7 +14,11 @@ use std::sync::Arc;
 use bytes::Bytes;
 use tokio::sync::mpsc;
 
+#[cfg(test)]
+mod crash_tests;
 mod embedded;
+#[cfg(test)]
+mod fault;
 mod index;
 mod limits;
 mod memory;

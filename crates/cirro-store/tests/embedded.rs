@@ -87,3 +87,80 @@ async fn a_sparse_file_is_made_smaller_at_the_start() {
     assert_eq!(store.get("/11").await.unwrap().unwrap().value, value);
     assert_eq!(store.list("", None, 0, 0).await.unwrap().total, 1);
 }
+
+/// The child of [`what_was_acknowledged_survives_a_kill`]: writes and says so until it is killed.
+#[test]
+#[ignore = "is started by another test"]
+fn child_that_writes_for_ever() {
+    use std::io::Write;
+    let path = std::env::var_os("CIRRO_STORE_TEST_PATH").expect("the parent names the file");
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    let store = EmbeddedStore::open(path).unwrap();
+    for number in 0.. {
+        let operation = put(&format!("/{}", number % 50), number.to_string());
+        let revision = runtime.block_on(store.commit(vec![], vec![operation])).unwrap();
+        std::io::stderr().write_all(format!("committed {number} {revision}\n").as_bytes()).unwrap();
+    }
+}
+
+#[tokio::test]
+async fn what_was_acknowledged_survives_a_kill() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("objects.redb");
+    let mut expected = 0;
+    for round in 1..=3 {
+        let (number, revision) = write_until_killed(&path, round * 20);
+        let store = EmbeddedStore::open(&path).unwrap();
+        assert!(store.revision() >= revision && store.revision() > expected);
+        let record = store.get(&format!("/{}", number % 50)).await.unwrap().unwrap();
+        assert!(record.revision >= revision);
+        if record.revision == revision {
+            assert_eq!(record.value, number.to_string().as_bytes());
+        }
+        expected = store.revision();
+    }
+}
+
+/// Kills the child after so many commits; returns the last that it acknowledged, and its revision.
+fn write_until_killed(path: &std::path::Path, commits: usize) -> (u64, u64) {
+    use std::io::BufRead;
+    let mut child = std::process::Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "child_that_writes_for_ever", "--ignored", "--nocapture"])
+        .env("CIRRO_STORE_TEST_PATH", path)
+        .stdout(std::process::Stdio::null())
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = std::io::BufReader::new(child.stderr.take().unwrap()).lines();
+    let committed = |line: String| -> Option<(u64, u64)> {
+        let (number, revision) = line.strip_prefix("committed ")?.split_once(' ')?;
+        Some((number.parse().ok()?, revision.parse().ok()?))
+    };
+    let mut last = lines.by_ref().map_while(Result::ok).filter_map(committed).take(commits).last();
+    child.kill().unwrap();
+    child.wait().unwrap();
+    // What it said before it died counts as well; the last line may be cut short.
+    last = lines.map_while(Result::ok).filter_map(committed).last().or(last);
+    last.expect("the child commits")
+}
+
+/// `cargo test -p cirro-store --release -- --ignored --nocapture a_hundred_thousand`
+#[tokio::test]
+#[ignore = "a measurement"]
+async fn a_hundred_thousand_objects_open_quickly() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("objects.redb");
+    let store = EmbeddedStore::open(&path).unwrap();
+    let value = Bytes::from(vec![7; 1000]);
+    for thousand in 0..1000 {
+        let puts = (0..100).map(|number| put(&format!("/registry/pods/{thousand}/{number}"), value.clone()));
+        store.commit(vec![], puts.collect()).await.unwrap();
+    }
+    drop(store);
+    let start = std::time::Instant::now();
+    let store = EmbeddedStore::open(&path).unwrap();
+    eprintln!("opened in {:?}", start.elapsed());
+    let start = std::time::Instant::now();
+    assert_eq!(store.list("/registry/", None, 500, 0).await.unwrap().total, 100_000);
+    eprintln!("a page of 500 in {:?}", start.elapsed());
+}
