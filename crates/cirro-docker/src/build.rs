@@ -1,0 +1,291 @@
+//! `POST /build`: the classic builder's endpoint. A tar of the context goes in, JSON lines come out.
+
+use std::collections::BTreeMap;
+
+use axum::Json;
+use axum::body::Body;
+use axum::extract::State;
+use axum::response::Response;
+use bytes::Bytes;
+use cirro_build::{BuildEvent, BuildRequest};
+use cirro_types::ImageReference;
+use futures_util::{Stream, StreamExt};
+use http::Request;
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+
+use crate::Face;
+use crate::body::{self, Upload};
+use crate::containers::create::check_platform;
+use crate::containers::fields::is_zero;
+use crate::error::ApiError;
+use crate::line_stream;
+use crate::query::Params;
+
+const DOCKERFILE: &str = "Dockerfile";
+/// What a quiet build keeps of its output for the case that it fails.
+const QUIET_BYTES: usize = 64 << 10;
+
+/// Parameters of dockerd's that are refused when they are set to anything but nothing.
+const REFUSED: &[&str] = &[
+    "remote",
+    "pull",
+    "memswap",
+    "cpushares",
+    "cpuperiod",
+    "cpuquota",
+    "cpusetcpus",
+    "cpusetmems",
+    "cgroupparent",
+    "shmsize",
+    "ulimits",
+    "squash",
+    "securityopt",
+    "outputs",
+    "session",
+];
+
+/// Builds an image. When the client leaves, the build stops.
+pub(crate) async fn build(
+    State(face): State<Face>,
+    params: Params,
+    request: Request<Body>,
+) -> Result<Response, ApiError> {
+    // Taken first, so that a refusal still reads what the client sends.
+    let Upload { bytes, broken } = body::upload(request.into_body());
+    let request = build_request(&params)?;
+    let names = request.tags.clone();
+    let events = tokio::select! {
+        events = face.engine.build_image(bytes, request) => events?,
+        error = broken.wait() => return Err(error),
+    };
+    let mut report = Report { quiet: params.flag("q"), ..Report::new(names) };
+    let lines = line_stream::received(events).flat_map(move |event| told(report.tell(event)));
+    Ok(line_stream::json_lines(&face, lines))
+}
+
+fn told(lines: Vec<Bytes>) -> impl Stream<Item = Bytes> {
+    futures_util::stream::iter(lines)
+}
+
+/// Reads the query.
+fn build_request(params: &Params) -> Result<BuildRequest, ApiError> {
+    if params.text("version").is_some_and(|version| version != "1") {
+        return Err(ApiError::not_supported("BuildKit (version=2 of the builder)"));
+    }
+    check_platform(params.text("platform"))?;
+    for name in REFUSED {
+        if params.all(name).any(is_set) {
+            return Err(ApiError::not_supported(format!("the build option {name}")));
+        }
+    }
+    let tags = params.all("t").filter(|tag| !tag.is_empty()).map(parse_tag).collect::<Result<_, _>>()?;
+    Ok(BuildRequest {
+        dockerfile: params.text("dockerfile").unwrap_or(DOCKERFILE).to_owned(),
+        tags,
+        build_args: json_param::<BTreeMap<String, Option<String>>>(params, "buildargs")?,
+        labels: json_param(params, "labels")?,
+        target: params.text("target").map(str::to_owned),
+        no_cache: params.flag("nocache"),
+        network: network(params.text("networkmode"))?,
+        extra_hosts: params.text("extrahosts").map(extra_hosts).unwrap_or_default(),
+        memory: params.number("memory")?.filter(|memory: &i64| *memory != 0),
+        ..BuildRequest::default()
+    })
+}
+
+/// Returns whether a parameter says more than nothing.
+fn is_set(value: &str) -> bool {
+    match value {
+        "" | "0" | "false" => false,
+        value => serde_json::from_str::<Value>(value).map_or(true, |value| !is_zero(&value)),
+    }
+}
+
+fn parse_tag(tag: &str) -> Result<ImageReference, ApiError> {
+    let invalid = || {
+        ApiError::invalid(format!(
+            "invalid argument \"{tag}\" for \"-t, --tag\" flag: invalid reference format"
+        ))
+    };
+    tag.parse().ok().filter(|tag: &ImageReference| tag.digest.is_none()).ok_or_else(invalid)
+}
+
+fn json_param<T: DeserializeOwned + Default>(params: &Params, name: &str) -> Result<T, ApiError> {
+    match params.text(name).filter(|text| *text != "null") {
+        None => Ok(T::default()),
+        Some(text) => serde_json::from_str(text)
+            .map_err(|error| ApiError::invalid(format!("invalid value for {name}: {error}"))),
+    }
+}
+
+fn network(mode: Option<&str>) -> Result<String, ApiError> {
+    match mode {
+        None | Some("default" | "bridge") => Ok("default".to_owned()),
+        Some(mode @ ("none" | "host")) => Ok(mode.to_owned()),
+        Some(mode) => Err(ApiError::not_supported(format!("building on the network {mode}"))),
+    }
+}
+
+/// The CLI joins them with commas; a list in JSON is understood too.
+fn extra_hosts(text: &str) -> Vec<String> {
+    serde_json::from_str(text).unwrap_or_else(|_| text.split(',').map(str::to_owned).collect())
+}
+
+/// Turns the builder's events into the lines that a client gets.
+struct Report {
+    names: Vec<ImageReference>,
+    quiet: bool,
+    /// Output of a quiet build, told when it fails.
+    held: Vec<u8>,
+}
+
+impl Report {
+    fn new(names: Vec<ImageReference>) -> Self {
+        Self { names, quiet: false, held: Vec::new() }
+    }
+
+    fn tell(&mut self, event: Result<BuildEvent, String>) -> Vec<Bytes> {
+        match event {
+            Ok(BuildEvent::Line(text)) => {
+                self.output(format!("{}\n", text.trim_end_matches('\n')).as_bytes())
+            }
+            Ok(BuildEvent::Output(bytes)) => self.output(&bytes),
+            Ok(BuildEvent::Image(id)) if self.quiet => vec![stream(&format!("{id}\n"))],
+            Ok(BuildEvent::Image(id)) => {
+                let built = stream(&format!("Successfully built {}\n", id.short()));
+                let tagged = self
+                    .names
+                    .iter()
+                    .map(|name| stream(&format!("Successfully tagged {}\n", name.familiar())));
+                let aux = line_stream::line(&json!({ "aux": { "ID": id.to_string() } }));
+                [aux, built].into_iter().chain(tagged).collect()
+            }
+            Err(message) => {
+                let held = std::mem::take(&mut self.held);
+                let mut lines = Vec::new();
+                if !held.is_empty() {
+                    lines.push(stream(&String::from_utf8_lossy(&held)));
+                }
+                lines.push(line_stream::error_line(&message));
+                lines
+            }
+        }
+    }
+
+    fn output(&mut self, bytes: &[u8]) -> Vec<Bytes> {
+        if !self.quiet {
+            return vec![stream(&String::from_utf8_lossy(bytes))];
+        }
+        self.held.extend_from_slice(bytes);
+        let surplus = self.held.len().saturating_sub(QUIET_BYTES);
+        self.held.drain(..surplus);
+        Vec::new()
+    }
+}
+
+fn stream(text: &str) -> Bytes {
+    line_stream::line(&json!({ "stream": text }))
+}
+
+/// `POST /build/prune`: the cache is layers of the library, and an image prune gives them back.
+pub(crate) async fn prune(State(face): State<Face>, params: Params) -> Result<Json<Value>, ApiError> {
+    if params.text("filters").is_some_and(|filters| filters != "{}") {
+        return Err(ApiError::not_supported("filters of a build cache prune"));
+    }
+    let (_, reclaimed) = face.engine.prune_images(false).await?;
+    Ok(Json(json!({ "CachesDeleted": [], "SpaceReclaimed": reclaimed })))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use cirro_types::Digest;
+
+    fn params(query: &[(&str, &str)]) -> Params {
+        Params(query.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect())
+    }
+
+    #[test]
+    fn the_clis_query_is_understood() {
+        let request = build_request(&params(&[
+            ("buildargs", r#"{"A":"b","HTTP_PROXY":null}"#),
+            ("cachefrom", "[]"),
+            ("cgroupparent", ""),
+            ("cpuperiod", "0"),
+            ("cpuquota", "0"),
+            ("cpusetcpus", ""),
+            ("cpusetmems", ""),
+            ("cpushares", "0"),
+            ("dockerfile", "Dockerfile"),
+            ("labels", r#"{"tier":"front"}"#),
+            ("memory", "0"),
+            ("memswap", "0"),
+            ("networkmode", "default"),
+            ("rm", "1"),
+            ("shmsize", "0"),
+            ("t", "my-express-app"),
+            ("t", "me/app:v2"),
+            ("target", ""),
+            ("ulimits", "null"),
+            ("version", "1"),
+        ]))
+        .unwrap();
+        assert_eq!(request.tags.len(), 2);
+        assert_eq!(request.build_args["A"].as_deref(), Some("b"));
+        assert_eq!(request.build_args["HTTP_PROXY"], None);
+        assert_eq!(request.labels["tier"], "front");
+        assert_eq!((request.target, request.memory, request.network.as_str()), (None, None, "default"));
+    }
+
+    #[test]
+    fn what_the_builder_cannot_do_is_refused() {
+        for (name, value, status) in [
+            ("version", "2", 501),
+            ("remote", "https://example.org/x.git", 501),
+            ("pull", "1", 501),
+            ("cpushares", "5", 501),
+            ("ulimits", r#"[{"Name":"nofile"}]"#, 501),
+            ("squash", "1", 501),
+            ("networkmode", "front", 501),
+            ("platform", "linux/s390x", 501),
+            ("t", "UPPER", 400),
+            ("buildargs", "x", 400),
+        ] {
+            assert_eq!(
+                build_request(&params(&[(name, value)])).unwrap_err().status,
+                status,
+                "{name}={value}"
+            );
+        }
+    }
+
+    fn text(lines: Vec<Bytes>) -> String {
+        lines.iter().map(|line| String::from_utf8(line.to_vec()).unwrap()).collect()
+    }
+
+    #[test]
+    fn events_become_the_classic_builders_lines() {
+        let mut report = Report::new(vec!["app".parse().unwrap()]);
+        assert_eq!(
+            text(report.tell(Ok(BuildEvent::Line("Step 1/1 : FROM x".into())))),
+            "{\"stream\":\"Step 1/1 : FROM x\\n\"}\r\n"
+        );
+        let id = Digest::of(b"x");
+        let end = text(report.tell(Ok(BuildEvent::Image(id))));
+        assert!(end.starts_with(&format!("{{\"aux\":{{\"ID\":\"{id}\"}}}}\r\n")), "{end}");
+        assert!(end.contains(&format!("Successfully built {}", id.short())), "{end}");
+        assert!(end.contains("Successfully tagged app:latest"), "{end}");
+        assert!(text(report.tell(Err("no".into()))).contains("\"errorDetail\":{\"message\":\"no\"}"));
+    }
+
+    #[test]
+    fn a_quiet_build_tells_its_id_alone_and_its_output_when_it_fails() {
+        let mut report = Report { quiet: true, ..Report::new(Vec::new()) };
+        assert!(report.tell(Ok(BuildEvent::Output(Bytes::from_static(b"making\n")))).is_empty());
+        let id = Digest::of(b"x");
+        assert_eq!(text(report.tell(Ok(BuildEvent::Image(id)))), format!("{{\"stream\":\"{id}\\n\"}}\r\n"));
+        let failure = text(report.tell(Err("no".into())));
+        assert!(failure.contains("making") && failure.contains("\"error\":\"no\""), "{failure}");
+    }
+}

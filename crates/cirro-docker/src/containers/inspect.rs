@@ -1,0 +1,275 @@
+//! `GET /containers/{name}/json`: everything about one container, in dockerd's shape.
+
+use axum::Json;
+use axum::extract::{Path, State};
+use cirro_seams::container::{Container, Phase, RestartPolicy};
+use serde_json::{Map, Value, json};
+
+use super::create::face_document;
+use super::{network, ports, status};
+use crate::Face;
+use crate::error::ApiError;
+use crate::query::Params;
+use crate::time::ZERO_TIME;
+
+/// Answers with the container's document.
+pub(crate) async fn inspect(
+    State(face): State<Face>,
+    Path(name): Path<String>,
+    params: Params,
+) -> Result<Json<Value>, ApiError> {
+    if params.flag("size") {
+        return Err(ApiError::not_supported("the size of a container (size=1)"));
+    }
+    Ok(Json(document(&face.engine.container(&name)?)))
+}
+
+/// Writes the container's document.
+pub(crate) fn document(container: &Container) -> Value {
+    let (path, args) =
+        container.args.split_first().map_or(("", &[][..]), |(path, args)| (path.as_str(), args));
+    json!({
+        "Id": container.id,
+        "Created": container.created_at,
+        "Path": path,
+        "Args": args,
+        "State": state(container),
+        "Image": container.image_id,
+        "ResolvConfPath": "",
+        "HostnamePath": "",
+        "HostsPath": "",
+        "LogPath": if container.spec.log.keep { container.log_path.to_string_lossy() } else { "".into() },
+        "Name": format!("/{}", container.name),
+        "RestartCount": container.restart_count,
+        "Driver": "overlay2",
+        "Platform": "linux",
+        "MountLabel": "",
+        "ProcessLabel": "",
+        "AppArmorProfile": "",
+        "ExecIDs": null,
+        "HostConfig": host_config(container),
+        "GraphDriver": { "Name": "overlay2", "Data": null },
+        "Mounts": mounts(container),
+        "Config": config(container),
+        "NetworkSettings": network_settings(container),
+    })
+}
+
+fn state(container: &Container) -> Value {
+    let moment = |moment: &Option<String>| moment.clone().unwrap_or_else(|| ZERO_TIME.to_owned());
+    let phase = container.phase;
+    json!({
+        "Status": status::state(phase),
+        "Running": matches!(phase, Phase::Running | Phase::Paused | Phase::Restarting),
+        "Paused": phase == Phase::Paused,
+        "Restarting": phase == Phase::Restarting,
+        "OOMKilled": container.oom_killed,
+        "Dead": phase == Phase::Dead,
+        "Pid": container.pid.unwrap_or_default(),
+        "ExitCode": container.exit_code.unwrap_or_default(),
+        "Error": container.error.clone().unwrap_or_default(),
+        "StartedAt": moment(&container.started_at),
+        "FinishedAt": moment(&container.finished_at),
+    })
+}
+
+/// Returns `Config`: what was asked for, with the image's defaults merged.
+fn config(container: &Container) -> Value {
+    let spec = &container.spec;
+    let hostname = spec.hostname.clone().unwrap_or_else(|| container.id.chars().take(12).collect());
+    let mut config = face_document(spec, "Config");
+    let defaults = json!({
+        "AttachStdin": false, "AttachStdout": true, "AttachStderr": true, "Domainname": "", "OnBuild": null,
+        "Entrypoint": spec.entrypoint, "Cmd": spec.command, "Volumes": null,
+    });
+    fill(&mut config, defaults);
+    let merged = json!({
+        "Hostname": hostname,
+        "User": container.user,
+        "Tty": spec.tty,
+        "OpenStdin": spec.open_stdin,
+        "StdinOnce": spec.stdin_once,
+        "Env": container.env,
+        "Image": spec.image,
+        "WorkingDir": container.working_dir,
+        "Labels": container.labels,
+    });
+    overlay(&mut config, merged);
+    // The image's command, when the request had none of its own.
+    if config["Cmd"].is_null() && config["Entrypoint"].is_null() {
+        config.insert("Cmd".into(), json!(container.args));
+    }
+    if !container.exposed_ports.is_empty() {
+        let exposed = container.exposed_ports.iter();
+        let exposed: Map<String, Value> = exposed
+            .map(|(number, protocol)| (format!("{number}/{}", protocol.as_str()), json!({})))
+            .collect();
+        config.insert("ExposedPorts".into(), Value::Object(exposed));
+    }
+    Value::Object(config)
+}
+
+/// Returns `HostConfig`: as it was asked for, with what `update` and defaults changed.
+fn host_config(container: &Container) -> Value {
+    let spec = &container.spec;
+    let mut host = face_document(spec, "HostConfig");
+    fill(&mut host, host_defaults(container));
+    let resources = &spec.resources;
+    let current = json!({
+        "NetworkMode": network::mode_text(&spec.network),
+        "RestartPolicy": restart_policy(spec.restart),
+        "Memory": resources.memory.unwrap_or_default(),
+        "MemorySwap": resources.memory_swap.unwrap_or_default(),
+        "MemoryReservation": resources.memory_reservation.unwrap_or_default(),
+        "NanoCpus": resources.nano_cpus.unwrap_or_default(),
+        "CpuShares": resources.cpu_shares.unwrap_or_default(),
+        "CpuQuota": resources.cpu_quota.unwrap_or_default(),
+        "CpuPeriod": resources.cpu_period.unwrap_or_default(),
+        "CpusetCpus": resources.cpuset_cpus.clone().unwrap_or_default(),
+        "CpusetMems": resources.cpuset_mems.clone().unwrap_or_default(),
+        "PidsLimit": resources.pids,
+        "ShmSize": spec.shm_size.unwrap_or(64 << 20),
+        "LogConfig": log_config(container),
+    });
+    overlay(&mut host, current);
+    Value::Object(host)
+}
+
+/// What clients expect to find even when the request did not have it.
+fn host_defaults(container: &Container) -> Value {
+    let spec = &container.spec;
+    json!({
+        "Binds": null, "ContainerIDFile": "", "PortBindings": ports::bindings(&spec.publish),
+        "AutoRemove": spec.auto_remove, "VolumeDriver": "", "VolumesFrom": null, "ConsoleSize": [0, 0],
+        "CapAdd": spec.cap_add, "CapDrop": spec.cap_drop, "CgroupnsMode": "private", "Dns": spec.dns,
+        "DnsOptions": spec.dns_options, "DnsSearch": spec.dns_search, "ExtraHosts": null, "GroupAdd": null,
+        "IpcMode": "private", "Cgroup": "", "Links": null, "OomScoreAdj": spec.oom_score_adj.unwrap_or_default(),
+        "PidMode": "", "Privileged": spec.privileged, "PublishAllPorts": spec.publish_all,
+        "ReadonlyRootfs": spec.read_only_root, "SecurityOpt": null, "UTSMode": "", "UsernsMode": "",
+        "Runtime": "cirro", "Isolation": "", "CgroupParent": "", "BlkioWeight": 0, "BlkioWeightDevice": [],
+        "BlkioDeviceReadBps": [], "BlkioDeviceWriteBps": [], "BlkioDeviceReadIOps": [],
+        "BlkioDeviceWriteIOps": [], "CpuRealtimePeriod": 0, "CpuRealtimeRuntime": 0, "Devices": [],
+        "DeviceCgroupRules": null, "DeviceRequests": null, "MemorySwappiness": null, "OomKillDisable": null,
+        "Ulimits": [], "CpuCount": 0, "CpuPercent": 0, "IOMaximumIOps": 0, "IOMaximumBandwidth": 0,
+        "MaskedPaths": null, "ReadonlyPaths": null,
+    })
+}
+
+fn restart_policy(policy: RestartPolicy) -> Value {
+    let (name, count) = match policy {
+        RestartPolicy::No => ("no", 0),
+        RestartPolicy::Always => ("always", 0),
+        RestartPolicy::UnlessStopped => ("unless-stopped", 0),
+        RestartPolicy::OnFailure(count) => ("on-failure", count),
+    };
+    json!({ "Name": name, "MaximumRetryCount": count })
+}
+
+fn log_config(container: &Container) -> Value {
+    let asked = face_document(&container.spec, "HostConfig").remove("LogConfig").unwrap_or_default();
+    let options = asked.get("Config").cloned().filter(Value::is_object).unwrap_or_else(|| json!({}));
+    let kind = if container.spec.log.keep { "json-file" } else { "none" };
+    json!({ "Type": kind, "Config": options })
+}
+
+/// Puts members in that are not there yet.
+fn fill(map: &mut Map<String, Value>, members: Value) {
+    let Value::Object(members) = members else { return };
+    for (name, value) in members {
+        map.entry(name).or_insert(value);
+    }
+}
+
+/// Puts members in, over what is there.
+fn overlay(map: &mut Map<String, Value>, members: Value) {
+    let Value::Object(members) = members else { return };
+    map.extend(members);
+}
+
+/// Returns `Mounts`.
+pub(crate) fn mounts(container: &Container) -> Vec<Value> {
+    let mount = |mount: &cirro_seams::container::ResolvedMount| {
+        let mut value = json!({
+            "Type": mount.kind,
+            "Source": mount.source.to_string_lossy(),
+            "Destination": mount.target,
+            "Mode": if mount.read_only { "ro" } else { "" },
+            "RW": !mount.read_only,
+            "Propagation": if mount.kind == "bind" { "rprivate" } else { "" },
+        });
+        if let Some(name) = &mount.name {
+            value["Name"] = json!(name);
+            value["Driver"] = json!("local");
+        }
+        value
+    };
+    container.mounts.iter().map(mount).collect()
+}
+
+fn network_settings(container: &Container) -> Value {
+    let networks = networks(container);
+    let endpoint = container.endpoint.as_ref();
+    // Old members, which dockerd fills for the default bridge only.
+    let on_default = endpoint.filter(|endpoint| endpoint.network == "bridge");
+    json!({
+        "Bridge": "",
+        "SandboxID": endpoint.map_or("", |endpoint| endpoint.id.as_str()),
+        "SandboxKey": "",
+        "Ports": ports::inspect(container),
+        "HairpinMode": false,
+        "LinkLocalIPv6Address": "",
+        "LinkLocalIPv6PrefixLen": 0,
+        "SecondaryIPAddresses": null,
+        "SecondaryIPv6Addresses": null,
+        "EndpointID": on_default.map_or("", |endpoint| endpoint.id.as_str()),
+        "Gateway": on_default.map_or_else(String::new, gateway),
+        "GlobalIPv6Address": "",
+        "GlobalIPv6PrefixLen": 0,
+        "IPAddress": on_default.map_or_else(String::new, |endpoint| endpoint.address.to_string()),
+        "IPPrefixLen": on_default.map_or(0, |endpoint| endpoint.prefix),
+        "IPv6Gateway": "",
+        "MacAddress": on_default.map_or_else(String::new, |endpoint| endpoint.mac.to_string()),
+        "Networks": networks,
+    })
+}
+
+fn gateway(endpoint: &cirro_seams::container::Endpoint) -> String {
+    endpoint.gateway.map_or_else(String::new, |gateway| gateway.to_string())
+}
+
+/// Returns `Networks`: the place on a network while there is one, else the network that was asked for.
+pub(crate) fn networks(container: &Container) -> Value {
+    let spec = &container.spec;
+    let asked = network::mode_text(&spec.network);
+    if asked.starts_with("container:") {
+        return json!({});
+    }
+    let name = container.endpoint.as_ref().map_or(asked, |endpoint| endpoint.network.clone());
+    let short_id: String = container.id.chars().take(12).collect();
+    let mut dns_names = vec![container.name.clone()];
+    dns_names.extend(spec.network_aliases.iter().cloned());
+    dns_names.push(short_id);
+    let endpoint = container.endpoint.as_ref();
+    let named = endpoint.is_some_and(|endpoint| endpoint.network != "bridge");
+    let entry = json!({
+        "IPAMConfig": spec.address.map(|address| json!({ "IPv4Address": address })),
+        "Links": null,
+        "Aliases": if spec.network_aliases.is_empty() { Value::Null } else { json!(spec.network_aliases) },
+        "MacAddress": endpoint.map_or_else(String::new, |endpoint| endpoint.mac.to_string()),
+        "DriverOpts": null,
+        "GwPriority": 0,
+        "NetworkID": endpoint.map_or("", |endpoint| endpoint.network_id.as_str()),
+        "EndpointID": endpoint.map_or("", |endpoint| endpoint.id.as_str()),
+        "Gateway": endpoint.map_or_else(String::new, gateway),
+        "IPAddress": endpoint.map_or_else(String::new, |endpoint| endpoint.address.to_string()),
+        "IPPrefixLen": endpoint.map_or(0, |endpoint| endpoint.prefix),
+        "IPv6Gateway": "",
+        "GlobalIPv6Address": "",
+        "GlobalIPv6PrefixLen": 0,
+        "DNSNames": if named { json!(dns_names) } else { Value::Null },
+    });
+    json!({ name: entry })
+}
+
+#[cfg(test)]
+pub(crate) mod tests;

@@ -1,0 +1,219 @@
+//! Exec: a further command in a running container.
+
+use axum::Json;
+use axum::body::Body;
+use axum::extract::{Path, State};
+use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
+use cirro_engine::{EngineError, Exec};
+use cirro_seams::node::{ExecRequest, Output, Session};
+use http::{Request, StatusCode};
+use serde::Deserialize;
+use serde_json::{Value, json};
+use tokio::sync::{mpsc, oneshot};
+
+use crate::Face;
+use crate::body;
+use crate::containers::fields::is_zero;
+use crate::containers::lifecycle::terminal_size;
+use crate::error::ApiError;
+use crate::frame::Wanted;
+use crate::hijack::detach::DetachKeys;
+use crate::hijack::{Exchange, Hijack};
+use crate::query::Params;
+use crate::version::ApiVersion;
+
+/// A command as docker's clients ask for it.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, rename_all = "PascalCase")]
+struct ExecConfig {
+    user: String,
+    privileged: bool,
+    tty: bool,
+    attach_stdin: bool,
+    attach_stdout: bool,
+    attach_stderr: bool,
+    detach_keys: String,
+    env: Vec<String>,
+    working_dir: String,
+    cmd: Vec<String>,
+}
+
+/// Makes an exec instance; answers with its id.
+pub(crate) async fn create(
+    State(face): State<Face>,
+    Path(name): Path<String>,
+    request: Request<Body>,
+) -> Result<Response, ApiError> {
+    let config: ExecConfig = body::read(request.into_body()).await?;
+    if config.cmd.is_empty() {
+        return Err(ApiError::invalid("No exec command specified"));
+    }
+    DetachKeys::parse(Some(&config.detach_keys))?;
+    let text = |value: String| (!value.is_empty()).then_some(value);
+    let exec = ExecRequest {
+        command: config.cmd,
+        env: config.env,
+        user: text(config.user),
+        working_dir: text(config.working_dir),
+        tty: config.tty,
+        stdin: config.attach_stdin,
+        stdout: config.attach_stdout,
+        stderr: config.attach_stderr,
+        privileged: config.privileged,
+    };
+    let id = face.engine.create_exec(&name, exec).await?;
+    Ok((StatusCode::CREATED, Json(json!({ "Id": id }))).into_response())
+}
+
+/// How an exec is started.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, rename_all = "PascalCase")]
+struct ExecStart {
+    detach: bool,
+    tty: bool,
+    console_size: Value,
+}
+
+/// Starts an exec instance and connects the client with its streams, or lets it run alone.
+pub(crate) async fn start(
+    State(face): State<Face>,
+    Path(id): Path<String>,
+    version: ApiVersion,
+    mut request: Request<Body>,
+) -> Result<Response, ApiError> {
+    let hijack = Hijack::of(&mut request);
+    let options: ExecStart = body::read(request.into_body()).await?;
+    let size = console_size(&options.console_size)?;
+    let exec = face.engine.exec(&id)?;
+    let started = face.engine.start_exec(&id).await;
+    if options.detach {
+        let session = started?;
+        face.lifetime.tasks.spawn(run_alone(face.clone(), session));
+        return Ok(StatusCode::OK.into_response());
+    }
+    let session = match started {
+        Ok(session) => session,
+        Err(error) => failed_start(&face, &id, error)?,
+    };
+    if let Some(size) = size.filter(|_| exec.request.tty) {
+        // The terminal may be gone already; then nobody misses the size.
+        let _ = session.resize.send(size).await;
+    }
+    let tty = exec.request.tty || options.tty;
+    let wanted = Wanted { tty, stdout: exec.request.stdout, stderr: exec.request.stderr };
+    let detach_keys = match tty && exec.request.stdin {
+        true => Some(DetachKeys::parse(None)?),
+        false => None,
+    };
+    let exchange = Exchange { session, wanted, replay: None, detach_keys, await_exit: true };
+    Ok(hijack.answer(&face.lifetime, wanted.content_type(version.minor), Body::empty(), exchange))
+}
+
+/// Reads `[rows, columns]`; returns columns and rows.
+fn console_size(value: &Value) -> Result<Option<(u16, u16)>, ApiError> {
+    if is_zero(value) || *value == json!([0, 0]) {
+        return Ok(None);
+    }
+    let (rows, columns): (u16, u16) = body::decode(value.clone())?;
+    Ok(Some((columns, rows)))
+}
+
+/// A command that could not be started has an exit code (126 or 127), and the client learns the reason from the
+/// stream and the code from the exec, as with dockerd. Everything else is a plain error.
+fn failed_start(face: &Face, id: &str, error: EngineError) -> Result<Session, ApiError> {
+    let code = match face.engine.exec(id) {
+        Ok(Exec { running: false, exit_code: Some(code), .. }) => code,
+        _ => return Err(error.into()),
+    };
+    let (output_sender, output) = mpsc::channel(1);
+    let (resize, _) = mpsc::channel(1);
+    let (exit_sender, exit) = oneshot::channel();
+    let text = Bytes::from(format!("{error}\r\n"));
+    output_sender.try_send(Output::Stdout(text)).expect("the channel is new and has room");
+    exit_sender.send(code).expect("the receiver is in scope");
+    Ok(Session { input: None, output, resize, exit })
+}
+
+/// Reads and throws away what a detached exec writes, so that it never blocks.
+async fn run_alone(face: Face, mut session: Session) {
+    session.input = None;
+    let drained = async { while session.output.recv().await.is_some() {} };
+    let _ = face.lifetime.closing.run_until_cancelled(drained).await;
+}
+
+/// Sets the size of an exec's terminal.
+pub(crate) async fn resize(
+    State(face): State<Face>,
+    Path(id): Path<String>,
+    params: Params,
+) -> Result<StatusCode, ApiError> {
+    let (columns, rows) = terminal_size(&params)?;
+    face.engine.resize_exec(&id, columns, rows).await?;
+    Ok(StatusCode::OK)
+}
+
+/// Answers with an exec's document.
+pub(crate) async fn inspect(
+    State(face): State<Face>,
+    Path(id): Path<String>,
+) -> Result<Json<Value>, ApiError> {
+    Ok(Json(document(&face.engine.exec(&id)?)))
+}
+
+fn document(exec: &Exec) -> Value {
+    let request = &exec.request;
+    let (entrypoint, arguments) =
+        request.command.split_first().map_or(("", &[][..]), |(first, rest)| (first.as_str(), rest));
+    json!({
+        "ID": exec.id,
+        "Running": exec.running,
+        "ExitCode": exec.exit_code,
+        "ProcessConfig": {
+            "tty": request.tty,
+            "entrypoint": entrypoint,
+            "arguments": arguments,
+            "privileged": request.privileged,
+            "user": request.user.clone().unwrap_or_default(),
+        },
+        "OpenStdin": request.stdin,
+        "OpenStdout": request.stdout,
+        "OpenStderr": request.stderr,
+        "CanRemove": false,
+        "ContainerID": exec.container,
+        "DetachKeys": "",
+        "Pid": exec.pid.unwrap_or_default(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_console_size_is_rows_then_columns() {
+        assert_eq!(console_size(&json!([24, 80])), Ok(Some((80, 24))));
+        assert_eq!(console_size(&json!([0, 0])), Ok(None));
+        assert_eq!(console_size(&Value::Null), Ok(None));
+        assert!(console_size(&json!([1])).is_err());
+        assert!(console_size(&json!([70000, 1])).is_err());
+    }
+
+    #[test]
+    fn an_exec_that_has_not_ended_has_no_exit_code() {
+        let request =
+            ExecRequest { command: vec!["sh".into(), "-c".into(), "true".into()], ..ExecRequest::default() };
+        let exec = Exec {
+            id: "a".repeat(64),
+            container: "b".repeat(64),
+            request,
+            running: true,
+            exit_code: None,
+            pid: Some(7),
+        };
+        let document = document(&exec);
+        assert_eq!(document["ExitCode"], Value::Null);
+        assert_eq!(document["ProcessConfig"]["arguments"], json!(["-c", "true"]));
+        assert_eq!(document["Pid"], 7);
+    }
+}

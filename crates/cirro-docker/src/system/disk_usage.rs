@@ -1,0 +1,49 @@
+//! `/system/df`: what takes room.
+
+use axum::Json;
+use axum::extract::State;
+use serde_json::{Map, Value, json};
+
+use crate::containers::{list, listed};
+use crate::error::ApiError;
+use crate::query::Params;
+use crate::version::ApiVersion;
+use crate::{Face, images, volumes};
+
+const KINDS: &[&str] = &["container", "image", "volume", "build-cache"];
+
+/// Answers with images, containers and volumes; `type` chooses among them.
+pub(crate) async fn get(
+    State(face): State<Face>,
+    version: ApiVersion,
+    params: Params,
+) -> Result<Json<Value>, ApiError> {
+    let wanted: Vec<&str> = params.all("type").collect();
+    if let Some(kind) = wanted.iter().find(|kind| !KINDS.contains(kind)) {
+        return Err(ApiError::invalid(format!("unknown object type: {kind}")));
+    }
+    let wants = |kind: &str| wanted.is_empty() || wanted.contains(&kind);
+    let containers = listed(&face.engine);
+    let mut usage = Map::new();
+    if wants("image") {
+        let images = face.engine.images().await?;
+        usage.insert("LayersSize".into(), json!(images::layers_size(&face.engine, &images).await?));
+        let rows = images.iter().map(|image| images::list::summary(image, version, &containers)).collect();
+        usage.insert("Images".into(), Value::Array(rows));
+    }
+    if wants("container") {
+        let images = face.engine.images().await?;
+        let rows = containers.iter().map(|container| list::summary(container, &images)).collect();
+        usage.insert("Containers".into(), Value::Array(rows));
+    }
+    if wants("volume") {
+        let rows = face.engine.volumes();
+        let rows = rows.iter().map(|volume| volumes::with_usage(volume, &containers)).collect();
+        usage.insert("Volumes".into(), Value::Array(rows));
+    }
+    if wants("build-cache") {
+        usage.insert("BuildCache".into(), json!([]));
+        usage.insert("BuilderSize".into(), json!(0));
+    }
+    Ok(Json(Value::Object(usage)))
+}

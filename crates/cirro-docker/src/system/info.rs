@@ -1,0 +1,95 @@
+//! `/info`: what `docker info` shows of the server.
+
+use axum::Json;
+use axum::extract::State;
+use cirro_seams::container::Phase;
+use serde_json::{Value, json};
+
+use crate::Face;
+use crate::containers::listed;
+use crate::error::ApiError;
+
+/// Answers with counts and facts.
+pub(crate) async fn get(State(face): State<Face>) -> Result<Json<Value>, ApiError> {
+    let info = &face.info;
+    let phases: Vec<Phase> = listed(&face.engine).iter().map(|container| container.phase).collect();
+    let count = |wanted: &[Phase]| phases.iter().filter(|phase| wanted.contains(phase)).count();
+    let running = count(&[Phase::Running, Phase::Restarting]);
+    let paused = count(&[Phase::Paused]);
+    let images = face.engine.images().await?.len();
+    Ok(Json(json!({
+        "ID": format!("cirro-{}", info.name),
+        "Name": info.name,
+        "Containers": phases.len(),
+        "ContainersRunning": running,
+        "ContainersPaused": paused,
+        "ContainersStopped": phases.len() - running - paused,
+        "Images": images,
+        "Driver": "overlay2",
+        "DriverStatus": [],
+        "DockerRootDir": info.data_dir,
+        "Plugins": {
+            "Volume": ["local"],
+            "Network": ["bridge", "host", "null"],
+            "Authorization": null,
+            "Log": ["json-file", "none"],
+        },
+        "MemoryLimit": true,
+        "SwapLimit": true,
+        "CpuCfsPeriod": true,
+        "CpuCfsQuota": true,
+        "CPUShares": true,
+        "CPUSet": true,
+        "PidsLimit": true,
+        "OomKillDisable": false,
+        "IPv4Forwarding": true,
+        "Debug": false,
+        "NFd": 0,
+        "NGoroutines": 0,
+        "NEventsListener": 0,
+        "SystemTime": jiff::Timestamp::now().to_string(),
+        "LoggingDriver": "json-file",
+        "CgroupDriver": "cgroupfs",
+        "CgroupVersion": face.host.cgroup_version,
+        "KernelVersion": face.host.kernel_version,
+        "OperatingSystem": face.host.operating_system,
+        "OSVersion": face.host.operating_system_version,
+        "OSType": "linux",
+        "Architecture": std::env::consts::ARCH,
+        "NCPU": face.host.cpus,
+        "MemTotal": face.host.memory_bytes,
+        "IndexServerAddress": "https://index.docker.io/v1/",
+        "RegistryConfig": {
+            "InsecureRegistryCIDRs": ["127.0.0.0/8"],
+            "IndexConfigs": {
+                "docker.io": { "Name": "docker.io", "Mirrors": [], "Secure": true, "Official": true },
+            },
+            "Mirrors": [],
+        },
+        "HttpProxy": "",
+        "HttpsProxy": "",
+        "NoProxy": "",
+        "Labels": [],
+        "ExperimentalBuild": false,
+        "ServerVersion": info.version,
+        "Runtimes": { "cirro": { "path": "cirro" } },
+        "DefaultRuntime": "cirro",
+        "Swarm": {
+            "NodeID": "",
+            "NodeAddr": "",
+            "LocalNodeState": "inactive",
+            "ControlAvailable": false,
+            "Error": "",
+            "RemoteManagers": null,
+        },
+        "LiveRestoreEnabled": true,
+        "Isolation": "",
+        "InitBinary": "",
+        "ContainerdCommit": { "ID": "" },
+        "RuncCommit": { "ID": "" },
+        "InitCommit": { "ID": "" },
+        "SecurityOptions": ["name=seccomp,profile=builtin"],
+        "CDISpecDirs": [],
+        "Warnings": [],
+    })))
+}

@@ -1,0 +1,73 @@
+//! What dockerd has and cirro does not: a clear answer for each, never silence.
+
+use axum::Router;
+use axum::response::{IntoResponse, Response};
+use axum::routing::{any, get};
+use http::StatusCode;
+
+use crate::Face;
+use crate::error::{Answer, ApiError};
+
+/// Endpoints that exist in dockerd and are not there yet: path and the name that the answer gives them.
+///
+/// `docs/compatibility-docker.md` lists the same; a test compares.
+pub(crate) const ENDPOINTS: &[(&str, &str)] = &[
+    ("/auth", "logging in to a registry"),
+    ("/build/cancel", "cancelling a BuildKit build"),
+    ("/commit", "committing a container"),
+    ("/containers/{name}/archive", "copying files into and out of a container"),
+    ("/containers/{name}/attach/ws", "attaching over a websocket"),
+    ("/containers/{name}/changes", "listing the changes of a container's filesystem"),
+    ("/containers/{name}/checkpoints", "checkpointing"),
+    ("/containers/{name}/checkpoints/{checkpoint}", "checkpointing"),
+    ("/containers/{name}/export", "exporting a container"),
+    ("/containers/{name}/stats", "container statistics"),
+    ("/distribution/{*name}", "looking an image up in a registry"),
+    ("/grpc", "BuildKit's session protocol"),
+    ("/images/search", "searching a registry"),
+    ("/networks/{name}/connect", "connecting a container to a second network"),
+    ("/networks/{name}/disconnect", "disconnecting a container from its network"),
+    ("/session", "BuildKit's session protocol"),
+];
+
+/// First path segments that belong to dockerd's swarm mode.
+const SWARM: &[&str] = &["swarm", "nodes", "services", "tasks", "secrets", "configs"];
+
+const NO_SWARM: &str = "This node is not a swarm manager. Use \"docker swarm init\" or \"docker swarm join\" \
+                        to connect this node to swarm and try again.";
+
+/// Returns the routes of everything that is not supported.
+pub(crate) fn routes() -> Router<Face> {
+    let mut router = Router::new();
+    for &(path, what) in ENDPOINTS {
+        router =
+            router.route(path, any(move || async move { ApiError::not_supported(what).into_response() }));
+    }
+    for noun in SWARM {
+        router = router
+            .route(&format!("/{noun}"), any(no_swarm))
+            .route(&format!("/{noun}/{{*rest}}"), any(no_swarm));
+    }
+    router
+        .route("/plugins", get(async || axum::Json(Vec::<()>::new())))
+        .route("/plugins/{*rest}", any(plugin))
+}
+
+async fn no_swarm() -> ApiError {
+    ApiError { status: StatusCode::SERVICE_UNAVAILABLE, message: NO_SWARM.to_owned() }
+}
+
+/// `docker inspect X` asks for a plugin last and wants to hear that there is none.
+async fn plugin(method: http::Method, path: axum::extract::Path<String>) -> Answer {
+    match path.strip_suffix("/json") {
+        Some(name) if method == http::Method::GET => {
+            Err(ApiError::not_found(format!("plugin \"{name}\" not found")))
+        }
+        _ => Err(ApiError::not_supported("managing plugins")),
+    }
+}
+
+/// The answer to every other path, as dockerd's router gives it.
+pub(crate) async fn page_not_found() -> Response {
+    ApiError::not_found("page not found").into_response()
+}
