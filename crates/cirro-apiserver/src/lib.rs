@@ -1,1 +1,28 @@
-//! skeleton
+//! The Kubernetes API machinery: kinds are data, one path for every object.
+//!
+//! ```text
+//! HTTP, TLS ─▶ decode ─▶ kind ─▶ defaults ─▶ validation ─▶ compare-and-put ─▶ event ─▶ watchers
+//!              in-process client ─▶ (the same)
+//! ```
+//! `registry` says what a kind is, `kinds` lists them, `storage` is the path. docs/adding-a-kind.md
+//! and docs/compatibility-kubernetes.md say more.
+
+mod allocate;
+mod auth;
+mod binding;
+mod client;
+mod error;
+mod identity;
+mod json;
+mod kinds;
+mod patch;
+mod record;
+mod registry;
+mod selector;
+mod server;
+mod storage;
+mod table;
+mod validate;
+
+pub use auth::User;
+pub use server::{ApiServer, Options};

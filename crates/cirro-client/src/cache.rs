@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ops::ControlFlow;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -11,7 +12,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
-use crate::object::{controller_uid, namespaced_name};
+use crate::object::{controller_uid, namespaced_name, text};
 
 const FIRST_DELAY: Duration = Duration::from_millis(100);
 const LONGEST_DELAY: Duration = Duration::from_secs(30);
@@ -32,11 +33,14 @@ struct Inner {
     // Also orders changes of `objects` with the calls of handlers.
     handlers: Mutex<Vec<Handler>>,
     synced: watch::Sender<bool>,
+    /// Newest resource version that was taken in.
+    revision: AtomicU64,
 }
 
 #[derive(Default)]
 struct Objects {
     by_key: BTreeMap<Key, Arc<Value>>,
+    /// Uid of an owner to what it owns.
     by_owner: HashMap<String, HashSet<Key>>,
 }
 
@@ -48,6 +52,7 @@ impl Cache {
             objects: RwLock::default(),
             handlers: Mutex::default(),
             synced: watch::Sender::new(false),
+            revision: AtomicU64::new(0),
         };
         let cache = Self { inner: Arc::new(inner) };
         let follower = cache.clone();
@@ -97,6 +102,18 @@ impl Cache {
 
     /// Returns the objects that the object with this uid controls.
     pub fn controlled_by(&self, uid: &str) -> Vec<Arc<Value>> {
+        let mut owned = self.owned_by(uid);
+        owned.retain(|object| controller_uid(object) == Some(uid));
+        owned
+    }
+
+    /// Whether a write that gave this object has come back: what is read now is not older.
+    pub fn has_seen(&self, object: &Value) -> bool {
+        revision(object) <= self.inner.revision.load(Ordering::Acquire)
+    }
+
+    /// Returns the objects that have an owner with this uid.
+    pub fn owned_by(&self, uid: &str) -> Vec<Arc<Value>> {
         self.read(|objects| {
             let keys = objects.by_owner.get(uid).into_iter().flatten();
             let mut found: Vec<_> = keys.filter_map(|key| Some((key, objects.by_key.get(key)?))).collect();
@@ -129,7 +146,7 @@ impl Cache {
     async fn list_and_watch(&self, api: &dyn Api) -> Result<(), ApiError> {
         let list = api.list(&self.inner.resource, None).await?;
         let mut events = api.watch(&self.inner.resource, list.revision).await?;
-        self.replace(list.items);
+        self.replace(list.items, list.revision);
         self.inner.synced.send_replace(true);
         while let Some(event) = events.recv().await {
             if self.take(event).is_break() {
@@ -148,7 +165,7 @@ impl Cache {
         ControlFlow::Continue(())
     }
 
-    fn replace(&self, items: Vec<Arc<Value>>) {
+    fn replace(&self, items: Vec<Arc<Value>>, revision: u64) {
         let new: BTreeMap<Key, Arc<Value>> =
             items.into_iter().map(|object| (namespaced_name(&object), object)).collect();
         let gone: Vec<Key> = self
@@ -158,13 +175,13 @@ impl Cache {
         }
         for (key, object) in new {
             let same = self.read(|objects| {
-                let revision = |object: &Value| object.pointer("/metadata/resourceVersion").cloned();
-                objects.by_key.get(&key).is_some_and(|old| revision(old) == revision(&object))
+                objects.by_key.get(&key).is_some_and(|old| revision_text(old) == revision_text(&object))
             });
             if !same {
                 self.put(key, Some(object));
             }
         }
+        self.inner.revision.fetch_max(revision, Ordering::AcqRel);
     }
 
     fn put(&self, key: Key, new: Option<Arc<Value>>) {
@@ -173,25 +190,40 @@ impl Cache {
             let mut objects = self.inner.objects.write().unwrap_or_else(PoisonError::into_inner);
             objects.put(key, new.clone())
         };
+        if let Some(new) = &new {
+            self.inner.revision.fetch_max(revision(new), Ordering::AcqRel);
+        }
         for handler in handlers.iter() {
             handler(old.as_ref(), new.as_ref());
         }
     }
 }
 
+fn revision_text(object: &Value) -> &str {
+    text(object, "/metadata/resourceVersion")
+}
+
+fn revision(object: &Value) -> u64 {
+    revision_text(object).parse().unwrap_or(0)
+}
+
+fn owners(object: &Value) -> impl Iterator<Item = &str> {
+    let owners = object.pointer("/metadata/ownerReferences").and_then(Value::as_array);
+    owners.into_iter().flatten().filter_map(|owner| owner["uid"].as_str())
+}
+
 impl Objects {
     fn put(&mut self, key: Key, new: Option<Arc<Value>>) -> Option<Arc<Value>> {
         let old = self.by_key.remove(&key);
-        if let Some(owner) = old.as_deref().and_then(controller_uid)
-            && let Some(keys) = self.by_owner.get_mut(owner)
-        {
+        for owner in old.iter().flat_map(|old| owners(old)) {
+            let Some(keys) = self.by_owner.get_mut(owner) else { continue };
             keys.remove(&key);
             if keys.is_empty() {
                 self.by_owner.remove(owner);
             }
         }
         if let Some(new) = new {
-            if let Some(owner) = controller_uid(&new) {
+            for owner in owners(&new) {
                 self.by_owner.entry(owner.to_owned()).or_default().insert(key.clone());
             }
             self.by_key.insert(key, new);

@@ -1,1 +1,59 @@
-//! skeleton
+//! One reconciler per kind: deployments, replica sets, endpoints, garbage, namespaces.
+//!
+//! Each follows the caches of the kinds that it reads, takes one key at a time, compares desired and actual, and
+//! makes one safe step. Decisions of some weight are pure functions (`deployment::plan`).
+
+mod deployment;
+mod endpoints;
+mod garbage;
+mod namespace;
+mod ownership;
+mod pods;
+mod replicaset;
+
+use std::sync::Arc;
+
+use cirro_client::{Cache, EventRecorder};
+use cirro_seams::api::{Api, Resource, ResourceInfo};
+use tokio_util::sync::CancellationToken;
+
+/// What all controllers share.
+struct Context {
+    api: Arc<dyn Api>,
+    stop: CancellationToken,
+    deployments: Cache,
+    replica_sets: Cache,
+    pods: Cache,
+}
+
+impl Context {
+    fn cache(&self, group: &str, plural: &str) -> Cache {
+        Cache::start(self.api.clone(), Resource::new(group, plural), self.stop.clone())
+    }
+
+    fn events(&self, component: &str) -> EventRecorder {
+        EventRecorder::start(self.api.clone(), component, None)
+    }
+}
+
+/// Runs every controller until `stop` is cancelled. `kinds` are those that the API serves.
+pub async fn run(api: Arc<dyn Api>, kinds: Vec<ResourceInfo>, stop: CancellationToken) {
+    let cache = |group, plural| Cache::start(api.clone(), Resource::new(group, plural), stop.clone());
+    let context = Arc::new(Context {
+        deployments: cache("apps", "deployments"),
+        replica_sets: cache("apps", "replicasets"),
+        pods: cache("", "pods"),
+        api: api.clone(),
+        stop: stop.clone(),
+    });
+    for cache in [&context.deployments, &context.replica_sets, &context.pods] {
+        cache.synced().await;
+    }
+    let mut controllers = tokio::task::JoinSet::new();
+    controllers.spawn(deployment::run(context.clone()));
+    controllers.spawn(replicaset::run(context.clone()));
+    controllers.spawn(endpoints::run(context.clone()));
+    controllers.spawn(garbage::run(context.clone(), kinds.clone()));
+    controllers.spawn(namespace::run(context, kinds));
+    while controllers.join_next().await.is_some() {}
+}

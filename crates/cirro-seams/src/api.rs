@@ -50,6 +50,17 @@ pub struct ObjectKey {
     pub name: String,
 }
 
+/// A kind that the API serves.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ResourceInfo {
+    /// Its resource.
+    pub resource: Resource,
+    /// Its kind (`Pod`).
+    pub kind: String,
+    /// Whether its objects are in namespaces.
+    pub namespaced: bool,
+}
+
 /// A refusal by the API: the members of a `Status`.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[error("{message}")]

@@ -1,0 +1,79 @@
+//! Small questions asked of JSON objects, by dotted path.
+
+use serde_json::{Map, Value};
+
+/// Returns the value at a dotted path of members (`spec.template.spec`).
+pub(crate) fn at<'a>(value: &'a Value, path: &str) -> Option<&'a Value> {
+    path.split('.').try_fold(value, |value, member| value.get(member)).filter(|value| !value.is_null())
+}
+
+/// Returns the string at a path; empty when there is none.
+pub(crate) fn text<'a>(value: &'a Value, path: &str) -> &'a str {
+    at(value, path).and_then(Value::as_str).unwrap_or_default()
+}
+
+/// Returns the integer at a path.
+pub(crate) fn number(value: &Value, path: &str) -> Option<i64> {
+    at(value, path).and_then(Value::as_i64)
+}
+
+/// Returns the array at a path; empty when there is none.
+pub(crate) fn array<'a>(value: &'a Value, path: &str) -> &'a [Value] {
+    at(value, path).and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default()
+}
+
+/// Returns the object at a path.
+pub(crate) fn object<'a>(value: &'a Value, path: &str) -> Option<&'a Map<String, Value>> {
+    at(value, path).and_then(Value::as_object)
+}
+
+/// Returns the member of an object, made an empty object when it is absent or something else.
+pub(crate) fn object_mut<'a>(value: &'a mut Value, member: &str) -> &'a mut Map<String, Value> {
+    if !value.is_object() {
+        *value = Value::Object(Map::new());
+    }
+    let object = value.as_object_mut().expect("made an object above");
+    let slot = object.entry(member).or_insert_with(|| Value::Object(Map::new()));
+    if !slot.is_object() {
+        *slot = Value::Object(Map::new());
+    }
+    slot.as_object_mut().expect("made an object above")
+}
+
+/// Returns the elements of an array at a path, for changing.
+pub(crate) fn elements_mut<'a>(value: &'a mut Value, path: &str) -> impl Iterator<Item = &'a mut Value> {
+    let found = path.split('.').try_fold(value, |value, member| value.get_mut(member));
+    found.and_then(Value::as_array_mut).into_iter().flatten()
+}
+
+/// Sets a member of an object unless it has a value.
+pub(crate) fn set_default(object: &mut Value, member: &str, default: impl Into<Value>) {
+    if let Some(object) = object.as_object_mut() {
+        let slot = object.entry(member).or_insert(Value::Null);
+        if slot.is_null() {
+            *slot = default.into();
+        }
+    }
+}
+
+/// Removes members that are null: Go's decoder takes them as absent.
+pub(crate) fn drop_nulls(value: &mut Value) {
+    match value {
+        Value::Object(map) => {
+            map.retain(|_, value| !value.is_null());
+            map.values_mut().for_each(drop_nulls);
+        }
+        Value::Array(items) => items.iter_mut().for_each(drop_nulls),
+        _ => {}
+    }
+}
+
+/// Returns `metadata.name`.
+pub(crate) fn name(value: &Value) -> &str {
+    text(value, "metadata.name")
+}
+
+/// Returns `metadata.namespace`; empty when there is none.
+pub(crate) fn namespace(value: &Value) -> &str {
+    text(value, "metadata.namespace")
+}

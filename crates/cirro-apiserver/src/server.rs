@@ -1,0 +1,126 @@
+//! The API server as a whole: opened over a store, used in process or served over TLS.
+
+use std::net::SocketAddrV4;
+use std::ops::RangeInclusive;
+use std::sync::Arc;
+
+use cirro_seams::api::{Api, ApiError};
+use cirro_store::ObjectStore;
+use ipnet::Ipv4Net;
+use serde_json::{Value, json};
+
+use crate::client::LocalClient;
+use crate::kinds;
+use crate::record::DecodeCache;
+use crate::storage::{Place, Storage};
+
+/// What the server is told by its configuration.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Range of service addresses.
+    pub service_cidr: Ipv4Net,
+    /// Range of node ports.
+    pub node_ports: RangeInclusive<u16>,
+    /// Where pods of this cloud reach the server, for the service `kubernetes`.
+    pub advertise: Option<SocketAddrV4>,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            service_cidr: Ipv4Net::new_assert(std::net::Ipv4Addr::new(10, 96, 0, 0), 16),
+            node_ports: 30000..=32767,
+            advertise: None,
+        }
+    }
+}
+
+/// The API server.
+#[derive(Clone)]
+pub struct ApiServer {
+    pub(crate) storage: Arc<Storage>,
+}
+
+impl ApiServer {
+    /// Opens the API over a store and makes what every cluster has: four namespaces and the service
+    /// `kubernetes`.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub async fn open(store: Arc<dyn ObjectStore>, options: Options) -> Result<Self, ApiError> {
+        let storage = Storage {
+            store,
+            registry: kinds::registry(),
+            decoded: DecodeCache::default(),
+            service_cidr: options.service_cidr,
+            node_ports: options.node_ports.clone(),
+        };
+        let server = Self { storage: Arc::new(storage) };
+        server.bootstrap(&options).await?;
+        Ok(server)
+    }
+
+    /// Returns a client in this process: the same storage path, admission and validation included.
+    ///
+    /// A namespace that is being deleted ends when an `update` takes the finalizers out of its
+    /// `spec`; over HTTP that is its subresource `finalize`.
+    pub fn client(&self) -> Arc<dyn Api> {
+        Arc::new(LocalClient { storage: self.storage.clone() })
+    }
+
+    async fn bootstrap(&self, options: &Options) -> Result<(), ApiError> {
+        for name in ["default", "kube-system", "kube-public", "kube-node-lease"] {
+            self.ensure("", "namespaces", "", json!({"metadata": {"name": name}})).await?;
+        }
+        let first = std::net::Ipv4Addr::from(u32::from(options.service_cidr.network()) + 1);
+        let labels = json!({"component": "apiserver", "provider": "kubernetes"});
+        let target = options.advertise.map_or(6443, |address| address.port());
+        let service = json!({"metadata": {"name": "kubernetes", "labels": labels}, "spec": {
+            "clusterIP": first.to_string(),
+            "ports": [{"name": "https", "port": 443, "targetPort": target}],
+        }});
+        self.ensure("", "services", "default", service).await?;
+        if let Some(address) = options.advertise {
+            self.advertise(address).await?;
+        }
+        Ok(())
+    }
+
+    /// Writes where the service `kubernetes` leads to.
+    async fn advertise(&self, address: SocketAddrV4) -> Result<(), ApiError> {
+        let (ip, port) = (address.ip().to_string(), address.port());
+        let skip = json!({"endpointslice.kubernetes.io/skip-mirror": "true"});
+        let endpoints = json!({"metadata": {"name": "kubernetes", "labels": skip}, "subsets": [
+            {"addresses": [{"ip": ip}], "ports": [{"name": "https", "port": port, "protocol": "TCP"}]}]});
+        let labels = json!({"kubernetes.io/service-name": "kubernetes"});
+        let slice = json!({"metadata": {"name": "kubernetes", "labels": labels}, "addressType": "IPv4",
+            "endpoints": [{"addresses": [ip], "conditions": {"ready": true}}],
+            "ports": [{"name": "https", "port": port, "protocol": "TCP"}]});
+        self.put("", "endpoints", endpoints).await?;
+        self.put("discovery.k8s.io", "endpointslices", slice).await
+    }
+
+    /// Creates an object unless it exists.
+    async fn ensure(
+        &self,
+        group: &str,
+        plural: &str,
+        namespace: &str,
+        object: Value,
+    ) -> Result<(), ApiError> {
+        let kind = self.storage.registry.kind(group, plural).expect("bootstrap knows its kinds");
+        match self.storage.create(kind, namespace, object, false).await {
+            Err(refusal) if !refusal.is_already_exists() => Err(refusal),
+            _ => Ok(()),
+        }
+    }
+
+    /// Creates or replaces an object in the namespace `default`.
+    async fn put(&self, group: &str, plural: &str, object: Value) -> Result<(), ApiError> {
+        self.ensure(group, plural, "default", object.clone()).await?;
+        let kind = self.storage.registry.kind(group, plural).expect("bootstrap knows its kinds");
+        let place = Place { kind, namespace: "default", name: crate::json::name(&object) };
+        let change = |_: &Value| Ok(object.clone());
+        self.storage.modify(place, crate::storage::Target::Object, false, change).await.map(drop)
+    }
+}

@@ -1,0 +1,408 @@
+//! The one way of every object into and out of the store.
+//!
+//! defaults ─▶ preparation ─▶ allocation ─▶ validation ─▶ compare-and-put
+//!
+//! A write looks at the newest state, makes the next one and commits it under the condition that
+//! nothing moved meanwhile; when something did, it looks again, unless the client named the
+//! resource version that it meant.
+
+use std::ops::RangeInclusive;
+use std::sync::Arc;
+
+use cirro_seams::api::{ApiError, DeleteOptions};
+use cirro_store::{Condition, ObjectStore, Operation, Record, StoreError, WatchItem};
+use ipnet::Ipv4Net;
+use serde_json::Value;
+use tokio::sync::mpsc;
+
+use crate::allocate::{self, Pool};
+use crate::error::{self, Causes};
+use crate::json;
+use crate::record::{self, DecodeCache};
+use crate::registry::{Kind, Registry, Subresource};
+use crate::validate;
+
+mod delete;
+mod list;
+
+pub(crate) use delete::Deletion;
+pub(crate) use list::{ListOptions, Page};
+
+/// How often a write looks again before it gives up.
+const MAX_ATTEMPTS: usize = 16;
+
+/// Storage of all kinds.
+pub(crate) struct Storage {
+    pub(crate) store: Arc<dyn ObjectStore>,
+    pub(crate) registry: Registry,
+    pub(crate) decoded: DecodeCache,
+    pub(crate) service_cidr: Ipv4Net,
+    pub(crate) node_ports: RangeInclusive<u16>,
+}
+
+/// What part of an object a write may change.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Target {
+    /// All but the status.
+    Object,
+    /// The status.
+    Status,
+    /// Whatever the change says; it is the server's own and is trusted.
+    Whole,
+}
+
+/// Name and place of one object.
+#[derive(Clone, Copy)]
+pub(crate) struct Place<'a> {
+    pub(crate) kind: &'a Arc<Kind>,
+    pub(crate) namespace: &'a str,
+    pub(crate) name: &'a str,
+}
+
+impl Place<'_> {
+    pub(crate) fn key(&self) -> String {
+        self.kind.key(self.namespace, self.name)
+    }
+}
+
+impl Storage {
+    fn translate(&self, source: StoreError) -> ApiError {
+        error::store(source, self.store.revision())
+    }
+
+    /// Reads one object's record.
+    pub(crate) async fn record(&self, place: Place<'_>) -> Result<Record, ApiError> {
+        let record = self.store.get(&place.key()).await.map_err(|source| self.translate(source))?;
+        record.ok_or_else(|| error::not_found(place.kind, place.name))
+    }
+
+    /// Reads one object.
+    pub(crate) async fn get(&self, place: Place<'_>) -> Result<Arc<Value>, ApiError> {
+        self.decoded.decode(&self.record(place).await?)
+    }
+
+    /// Watches a kind for what comes after `revision`.
+    pub(crate) async fn watch(
+        &self,
+        kind: &Kind,
+        namespace: Option<&str>,
+        revision: u64,
+    ) -> Result<mpsc::Receiver<WatchItem>, ApiError> {
+        let prefix = kind.prefix_in(namespace);
+        self.store.watch(&prefix, revision).await.map_err(|source| self.translate(source))
+    }
+
+    /// Creates an object. On a dry run everything but the commit is done.
+    pub(crate) async fn create(
+        &self,
+        kind: &Arc<Kind>,
+        namespace: &str,
+        object: Value,
+        dry_run: bool,
+    ) -> Result<Arc<Value>, ApiError> {
+        let object = begin_creation(kind, namespace, object)?;
+        for _ in 0..MAX_ATTEMPTS {
+            let mut object = object.clone();
+            let generated = generate_name(&mut object);
+            let (claims, value) = self.complete_creation(kind, &mut object).await?;
+            let place = Place { kind, namespace, name: json::name(&object) };
+            let mut conditions = vec![Condition::Absent(place.key())];
+            let guard = self.namespace_guard(kind, namespace, place.name).await?;
+            conditions.extend(guard.clone());
+            conditions.extend(claims.iter().cloned().map(Condition::Absent));
+            let mut operations = vec![Operation::Put(place.key(), value)];
+            operations.extend(claims.into_iter().map(|claim| Operation::Put(claim, place.key().into())));
+            if dry_run {
+                return self.dry_creation(place, &object).await;
+            }
+            match self.store.commit(conditions, operations).await {
+                Ok(revision) => return Ok(versioned(object, revision)),
+                Err(StoreError::Conflict { key, .. }) if key == place.key() => {
+                    if !generated {
+                        return Err(error::already_exists(kind, place.name));
+                    }
+                }
+                Err(StoreError::Conflict { .. }) => {}
+                Err(source) => return Err(self.translate(source)),
+            }
+        }
+        Err(error::conflict(kind, json::name(&object), "too many writers at once; please try again"))
+    }
+
+    async fn dry_creation(&self, place: Place<'_>, object: &Value) -> Result<Arc<Value>, ApiError> {
+        match self.record(place).await {
+            Ok(_) => Err(error::already_exists(place.kind, place.name)),
+            Err(refusal) if refusal.is_not_found() => Ok(Arc::new(object.clone())),
+            Err(refusal) => Err(refusal),
+        }
+    }
+
+    /// Allocates and validates a new object; returns its claims and its bytes.
+    async fn complete_creation(
+        &self,
+        kind: &Kind,
+        object: &mut Value,
+    ) -> Result<(Vec<String>, bytes::Bytes), ApiError> {
+        let mut causes = Causes::default();
+        self.allocate(kind, object, None, &mut causes).await?;
+        validate::metadata(kind, object, &mut causes);
+        kind.strategy.validate(object, &mut causes);
+        if !causes.is_empty() {
+            return Err(error::invalid(kind, json::name(object), causes));
+        }
+        Ok((kind.strategy.claims(object), record::encode(kind, object)?))
+    }
+
+    async fn allocate(
+        &self,
+        kind: &Kind,
+        object: &mut Value,
+        old: Option<&Value>,
+        causes: &mut Causes,
+    ) -> Result<(), ApiError> {
+        if !kind.strategy.allocates() {
+            return Ok(());
+        }
+        let claims = self.store.list(allocate::CLAIMS, None, 0, 0).await;
+        let claims = claims.map_err(|source| self.translate(source))?;
+        let keys = claims.records.iter().map(|record| &*record.key);
+        let mut pool = Pool::new(self.service_cidr, self.node_ports.clone(), keys);
+        kind.strategy.allocate(object, old, &mut pool, causes);
+        Ok(())
+    }
+
+    /// Returns the condition that the namespace of a new object is still as it was seen: there, and
+    /// not being deleted.
+    async fn namespace_guard(
+        &self,
+        kind: &Kind,
+        namespace: &str,
+        name: &str,
+    ) -> Result<Option<Condition>, ApiError> {
+        if !kind.namespaced {
+            return Ok(None);
+        }
+        let namespaces = self.registry.kind("", "namespaces").expect("namespaces are built in");
+        let record = self.record(Place { kind: namespaces, namespace: "", name: namespace }).await?;
+        let object = self.decoded.decode(&record)?;
+        if json::at(&object, "metadata.deletionTimestamp").is_some() {
+            let what = format!(
+                "unable to create new content in namespace {namespace} because it is being terminated"
+            );
+            let mut refusal = error::forbidden(kind, name, &what);
+            if let Some(details) = &mut refusal.details {
+                details["causes"] = serde_json::json!([{"reason": "NamespaceTerminating",
+                    "message": format!("namespace {namespace} is being terminated"), "field": "metadata.namespace"}]);
+            }
+            return Err(refusal);
+        }
+        Ok(Some(Condition::Revision(record.key.to_string(), record.revision)))
+    }
+
+    /// Changes an object: `change` makes the next state from the present one and may be called again
+    /// when the object moved meanwhile.
+    pub(crate) async fn modify(
+        &self,
+        place: Place<'_>,
+        target: Target,
+        dry_run: bool,
+        mut change: impl FnMut(&Value) -> Result<Value, ApiError> + Send,
+    ) -> Result<Arc<Value>, ApiError> {
+        for _ in 0..MAX_ATTEMPTS {
+            let record = self.record(place).await?;
+            let old = self.decoded.decode(&record)?;
+            let mut new = change(&old)?;
+            let asked = json::text(&new, "metadata.resourceVersion").to_owned();
+            if !asked.is_empty() && asked != record.revision.to_string() {
+                return Err(error::modified(place.kind, place.name));
+            }
+            carry_over(place.kind, target, &mut new, &old)?;
+            self.complete_update(place.kind, target, &mut new, &old).await?;
+            if new == *old {
+                return Ok(old);
+            }
+            if dry_run {
+                return Ok(Arc::new(new));
+            }
+            match self.commit_update(place, &record, &old, new).await {
+                Ok(done) => return Ok(done),
+                Err(StoreError::Conflict { .. }) => {}
+                Err(source) => return Err(self.translate(source)),
+            }
+        }
+        Err(error::modified(place.kind, place.name))
+    }
+
+    async fn complete_update(
+        &self,
+        kind: &Kind,
+        target: Target,
+        new: &mut Value,
+        old: &Value,
+    ) -> Result<(), ApiError> {
+        let mut causes = Causes::default();
+        if target == Target::Object {
+            kind.strategy.defaults(new);
+            kind.strategy.prepare_update(new, old);
+            self.allocate(kind, new, Some(old), &mut causes).await?;
+            validate::metadata(kind, new, &mut causes);
+            kind.strategy.validate(new, &mut causes);
+            kind.strategy.validate_update(new, old, &mut causes);
+        }
+        if !causes.is_empty() {
+            return Err(error::invalid(kind, json::name(old), causes));
+        }
+        if kind.strategy.has_generation() && meaning_changed(new, old) {
+            let generation = json::number(old, "metadata.generation").unwrap_or(0);
+            new["metadata"]["generation"] = (generation + 1).into();
+        }
+        Ok(())
+    }
+
+    async fn commit_update(
+        &self,
+        place: Place<'_>,
+        record: &Record,
+        old: &Value,
+        new: Value,
+    ) -> Result<Arc<Value>, StoreError> {
+        let (before, after) = (place.kind.strategy.claims(old), place.kind.strategy.claims(&new));
+        let mut conditions = vec![Condition::Revision(place.key(), record.revision)];
+        let mut operations = Vec::new();
+        let gone = delete::is_over(place.kind, &new);
+        if gone {
+            operations.push(Operation::Delete(place.key()));
+        } else {
+            let value =
+                record::encode(place.kind, &new).map_err(|refusal| StoreError::TooLarge(refusal.message))?;
+            operations.push(Operation::Put(place.key(), value));
+        }
+        for claim in after.iter().filter(|claim| !gone && !before.contains(claim)) {
+            conditions.push(Condition::Absent(claim.clone()));
+            operations.push(Operation::Put(claim.clone(), place.key().into()));
+        }
+        let freed = before.into_iter().filter(|claim| gone || !after.contains(claim));
+        operations.extend(freed.map(Operation::Delete));
+        let revision = self.store.commit(conditions, operations).await?;
+        Ok(versioned(new, revision))
+    }
+}
+
+/// Gives a new object what the server decides: everything that needs no look at the store.
+fn begin_creation(kind: &Kind, namespace: &str, mut object: Value) -> Result<Value, ApiError> {
+    if !object.is_object() {
+        return Err(error::bad_request("the object is not a JSON object"));
+    }
+    json::drop_nulls(&mut object);
+    object["apiVersion"] = kind.api_version().into();
+    object["kind"] = kind.kind.clone().into();
+    let metadata = json::object_mut(&mut object, "metadata");
+    let version = metadata.remove("resourceVersion");
+    if version.is_some_and(|version| version.as_str().is_some_and(|version| !version.is_empty())) {
+        return Err(error::bad_request("resourceVersion should not be set on objects to be created"));
+    }
+    for member in ["deletionTimestamp", "deletionGracePeriodSeconds", "selfLink", "managedFields"] {
+        metadata.remove(member);
+    }
+    if kind.namespaced {
+        metadata.insert("namespace".into(), namespace.into());
+    }
+    metadata.insert("uid".into(), crate::identity::uid().into());
+    metadata.insert("creationTimestamp".into(), crate::identity::now().into());
+    metadata.remove("generation");
+    if kind.strategy.has_generation() {
+        metadata.insert("generation".into(), 1.into());
+    }
+    if kind.has(Subresource::Status) && !kind.strategy.keeps_status_at_creation() {
+        object.as_object_mut().expect("checked above").remove("status");
+    }
+    kind.strategy.defaults(&mut object);
+    kind.strategy.prepare_create(&mut object);
+    Ok(object)
+}
+
+/// Makes a name from `generateName` when there is no other; returns whether it did.
+fn generate_name(object: &mut Value) -> bool {
+    let base = json::text(object, "metadata.generateName");
+    if base.is_empty() || !json::name(object).is_empty() {
+        return false;
+    }
+    // 63 less the suffix: the name may become a label's value or a host name.
+    let base: String = base.chars().take(58).collect();
+    object["metadata"]["name"] = format!("{base}{}", crate::identity::suffix()).into();
+    true
+}
+
+/// Restores in a new state what its target may not change.
+fn carry_over(kind: &Kind, target: Target, new: &mut Value, old: &Value) -> Result<(), ApiError> {
+    json::drop_nulls(new);
+    json::object_mut(new, "metadata");
+    let (uid, old_uid) = (json::text(new, "metadata.uid"), json::text(old, "metadata.uid"));
+    if !uid.is_empty() && uid != old_uid {
+        let what = format!("Precondition failed: UID in precondition: {uid}, UID in object meta: {old_uid}");
+        return Err(error::conflict(kind, json::name(old), &what));
+    }
+    if target == Target::Status {
+        *new = with_status_of(old, new);
+        return Ok(());
+    }
+    new["apiVersion"] = old["apiVersion"].clone();
+    new["kind"] = old["kind"].clone();
+    let fixed: &[&str] = match target {
+        Target::Whole => &["name", "namespace", "uid", "creationTimestamp", "resourceVersion", "generation"],
+        _ => &[
+            "name",
+            "namespace",
+            "uid",
+            "creationTimestamp",
+            "resourceVersion",
+            "generation",
+            "generateName",
+            "deletionTimestamp",
+            "deletionGracePeriodSeconds",
+            "managedFields",
+            "selfLink",
+        ],
+    };
+    restore(&mut new["metadata"], &old["metadata"], fixed);
+    if target == Target::Object && kind.has(Subresource::Status) {
+        restore(new, old, &["status"]);
+    }
+    Ok(())
+}
+
+fn restore(new: &mut Value, old: &Value, members: &[&str]) {
+    let new = new.as_object_mut().expect("the caller made it one");
+    for member in members {
+        match old.get(*member) {
+            Some(value) => new.insert((*member).to_owned(), value.clone()),
+            None => new.remove(*member),
+        };
+    }
+}
+
+/// Returns the old object with the new one's status and annotations (upstream's status strategies
+/// let annotations through).
+fn with_status_of(old: &Value, new: &Value) -> Value {
+    let mut next = old.clone();
+    restore(&mut next, new, &["status"]);
+    if new["metadata"].get("annotations").is_some() {
+        next["metadata"]["annotations"] = new["metadata"]["annotations"].clone();
+    }
+    next
+}
+
+/// Whether something beside metadata and status changed, or the deletion began.
+fn meaning_changed(new: &Value, old: &Value) -> bool {
+    let (Some(new_members), Some(old_members)) = (new.as_object(), old.as_object()) else { return true };
+    let meaning = |key: &&String| !matches!(key.as_str(), "metadata" | "status");
+    let mut keys = new_members.keys().chain(old_members.keys()).filter(meaning);
+    keys.any(|key| new_members.get(key) != old_members.get(key))
+        || json::at(new, "metadata.deletionTimestamp") != json::at(old, "metadata.deletionTimestamp")
+}
+
+/// Returns an object as it is after its commit.
+fn versioned(mut object: Value, revision: u64) -> Arc<Value> {
+    object["metadata"]["resourceVersion"] = revision.to_string().into();
+    Arc::new(object)
+}

@@ -1,0 +1,107 @@
+//! Quantities: `100m`, `1.5Gi`, `2e3`.
+//!
+//! Source: apimachinery `api/resource/quantity.go`.
+
+use std::cmp::Ordering;
+
+/// A quantity in thousandths of a nano, exact for everything that upstream accepts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Quantity(i128);
+
+const NANO: i128 = 1_000_000_000;
+const INVALID: &str =
+    "quantities must match the regular expression '^([+-]?[0-9.]+)([eEinumkKMGTP]*[-+]?[0-9]*)$'";
+
+impl Quantity {
+    /// Reads a quantity; fractions below a nano are rounded up, as upstream does.
+    pub(crate) fn parse(text: &str) -> Result<Self, String> {
+        let invalid = || INVALID.to_owned();
+        let unsigned = text.strip_prefix(['+', '-']).unwrap_or(text);
+        let digits = unsigned.bytes().take_while(|byte| byte.is_ascii_digit() || *byte == b'.').count();
+        let (number, suffix) = unsigned.split_at(digits);
+        let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
+        if (whole.is_empty() && fraction.is_empty()) || fraction.contains('.') || digits > 40 {
+            return Err(invalid());
+        }
+        let (base, exponent) = multiplier(suffix).ok_or_else(invalid)?;
+        let digits = format!("{whole}{fraction}");
+        let mantissa: i128 = if digits.is_empty() { 0 } else { digits.parse().map_err(|_| invalid())? };
+        let scaled = scale(mantissa, base, exponent - fraction.len() as i32).ok_or_else(invalid)?;
+        Ok(Self(if text.starts_with('-') { -scaled } else { scaled }))
+    }
+
+    /// Whether it is below zero.
+    pub(crate) fn is_negative(self) -> bool {
+        self.0.cmp(&0) == Ordering::Less
+    }
+
+    /// Whether it is a whole number.
+    pub(crate) fn is_whole(self) -> bool {
+        self.0 % NANO == 0
+    }
+}
+
+/// Returns a suffix as a binary factor and a power of ten.
+fn multiplier(suffix: &str) -> Option<(i128, i32)> {
+    Some(match suffix {
+        "" => (1, 0),
+        "n" => (1, -9),
+        "u" => (1, -6),
+        "m" => (1, -3),
+        "k" => (1, 3),
+        "M" => (1, 6),
+        "G" => (1, 9),
+        "T" => (1, 12),
+        "P" => (1, 15),
+        "E" => (1, 18),
+        "Ki" => (1 << 10, 0),
+        "Mi" => (1 << 20, 0),
+        "Gi" => (1 << 30, 0),
+        "Ti" => (1 << 40, 0),
+        "Pi" => (1 << 50, 0),
+        "Ei" => (1 << 60, 0),
+        _ => {
+            let exponent = suffix.strip_prefix(['e', 'E'])?.parse().ok()?;
+            (1, (-30..=30).contains(&exponent).then_some(exponent)?)
+        }
+    })
+}
+
+/// Computes `mantissa * base * 10^exponent` in nanos, rounded up.
+fn scale(mantissa: i128, base: i128, exponent: i32) -> Option<i128> {
+    let value = mantissa.checked_mul(base)?;
+    let exponent = exponent + 9;
+    if exponent >= 0 {
+        return value.checked_mul(10i128.checked_pow(exponent.unsigned_abs())?);
+    }
+    let divisor = 10i128.checked_pow(exponent.unsigned_abs())?;
+    Some(value / divisor + i128::from(value % divisor != 0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn equal_quantities_compare_equal() {
+        for (one, other) in [
+            ("1", "1000m"),
+            ("1Ki", "1024"),
+            ("1.5Gi", "1536Mi"),
+            ("2e3", "2k"),
+            ("0.1n", "1n"),
+            ("-1", "-1.0"),
+        ] {
+            assert_eq!(Quantity::parse(one), Quantity::parse(other), "{one} {other}");
+        }
+        assert!(Quantity::parse("50m") > Quantity::parse("10m"));
+        assert!(Quantity::parse("-1m").unwrap().is_negative() && !Quantity::parse("1m").unwrap().is_whole());
+    }
+
+    #[test]
+    fn nonsense_is_refused() {
+        for text in ["", "1 Gi", "abc", "1.2.3", "1gi", "1e99", "Mi", "--1", "1ki"] {
+            assert!(Quantity::parse(text).is_err(), "{text}");
+        }
+    }
+}

@@ -1,0 +1,3 @@
+//! The server as a whole, over a store in memory.
+
+mod client;

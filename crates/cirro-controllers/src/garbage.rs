@@ -1,0 +1,230 @@
+//! Deletes what lost its owners, and lets owners go whose deletion waits for their dependents.
+//!
+//! | deletion of the owner | what it leaves | what happens here |
+//! | --- | --- | --- |
+//! | Background | nothing | dependents whose owners are all gone are deleted |
+//! | Foreground | the finalizer `foregroundDeletion` | dependents that block go first, then the finalizer |
+//! | Orphan | the finalizer `orphan` | references to the owner are taken out, then the finalizer |
+
+use std::sync::Arc;
+
+use cirro_client::{Cache, Next, WorkQueue, key_of, namespace, text, uid};
+use cirro_seams::api::{ApiError, DeleteOptions, ObjectKey, Resource, ResourceInfo};
+use serde_json::{Value, json};
+
+use crate::Context;
+use crate::ownership::owner_references;
+use crate::pods::is_deleting;
+
+const FOREGROUND: &str = "foregroundDeletion";
+const ORPHAN: &str = "orphan";
+
+struct Controller {
+    context: Arc<Context>,
+    kinds: Vec<(ResourceInfo, Cache)>,
+}
+
+/// Runs the controller over `kinds` until the context's stop.
+pub(crate) async fn run(context: Arc<Context>, kinds: Vec<ResourceInfo>) {
+    // Events own nothing and nobody owns them.
+    let kinds = kinds.into_iter().filter(|kind| kind.resource.plural != "events");
+    let kinds: Vec<_> = kinds
+        .map(|kind| {
+            let cache = context.cache(&kind.resource.group, &kind.resource.plural);
+            (kind, cache)
+        })
+        .collect();
+    for (_, cache) in &kinds {
+        cache.synced().await;
+    }
+    let queue: Arc<WorkQueue<ObjectKey>> = WorkQueue::new();
+    let controller = Arc::new(Controller { context, kinds });
+    controller.listen(&queue);
+    let stop = controller.context.stop.clone();
+    cirro_client::run("garbage", queue, 2, stop, move |key| {
+        let controller = controller.clone();
+        async move { controller.reconcile(&key).await }
+    })
+    .await;
+}
+
+impl Controller {
+    fn listen(self: &Arc<Self>, queue: &Arc<WorkQueue<ObjectKey>>) {
+        for (kind, cache) in &self.kinds {
+            let (queue, resource) = (queue.clone(), kind.resource.clone());
+            let caches: Vec<(Resource, Cache)> =
+                self.kinds.iter().map(|(kind, cache)| (kind.resource.clone(), cache.clone())).collect();
+            cache.on_change(move |old, new| {
+                let Some(object) = new.or(old) else { return };
+                if new.is_some() && (!owner_references(object).is_empty() || is_deleting(object)) {
+                    queue.add(key_of(&resource, object));
+                }
+                // The owner is gone or going: its dependents are looked at, and owners that wait for this one.
+                if new.is_none_or(|new| is_deleting(new)) {
+                    for (resource, cache) in &caches {
+                        for dependent in cache.owned_by(uid(object)) {
+                            queue.add(key_of(resource, &dependent));
+                        }
+                    }
+                }
+                if new.is_none() {
+                    for (resource, cache) in &caches {
+                        for owner in owner_references(object) {
+                            let found = cache.get(namespace(object), text(&owner, "/name"));
+                            if let Some(found) = found.filter(|found| uid(found) == text(&owner, "/uid")) {
+                                queue.add(key_of(resource, &found));
+                            }
+                        }
+                    }
+                }
+            });
+        }
+    }
+
+    async fn reconcile(&self, key: &ObjectKey) -> Result<Next, ApiError> {
+        let cache = self.kinds.iter().find(|(kind, _)| kind.resource == key.resource).map(|(_, cache)| cache);
+        let Some(object) = cache.and_then(|cache| cache.get(&key.namespace, &key.name)) else {
+            return Ok(Next::Wait);
+        };
+        if is_deleting(&object) {
+            return self.let_go(key, &object).await;
+        }
+        self.collect(key, &object).await?;
+        Ok(Next::Wait)
+    }
+
+    /// Deletes an object whose owners are all gone; takes out references to those that are gone.
+    async fn collect(&self, key: &ObjectKey, object: &Value) -> Result<(), ApiError> {
+        let owners = owner_references(object);
+        let mut living = Vec::new();
+        let mut waited_for = false;
+        for owner in &owners {
+            if let Some(found) = self.find_owner(key, owner).await? {
+                let waits = is_deleting(&found) && has_finalizer(&found, FOREGROUND);
+                waited_for |= waits && owner["blockOwnerDeletion"] == true;
+                if !waits {
+                    living.push(owner.clone());
+                }
+            }
+        }
+        if owners.is_empty() || living.len() == owners.len() {
+            return Ok(());
+        }
+        let result = if living.is_empty() {
+            let policy = if waited_for { "Foreground" } else { "Background" };
+            let options = DeleteOptions {
+                uid: Some(uid(object).to_owned()),
+                propagation_policy: Some(policy.to_owned()),
+                ..DeleteOptions::default()
+            };
+            self.context.api.delete(key, options).await
+        } else {
+            self.write_owners(key, object, living).await
+        };
+        match result {
+            Err(error) if !error.is_not_found() => Err(error),
+            _ => Ok(()),
+        }
+    }
+
+    /// Finds an owner; asks the API itself before believing that it is gone.
+    async fn find_owner(&self, dependent: &ObjectKey, owner: &Value) -> Result<Option<Arc<Value>>, ApiError> {
+        let group = text(owner, "/apiVersion").rsplit_once('/').map_or("", |(group, _)| group);
+        let kind = self
+            .kinds
+            .iter()
+            .find(|(kind, _)| kind.resource.group == group && kind.kind == text(owner, "/kind"));
+        let Some((kind, cache)) = kind else {
+            // An owner of a kind that is not served cannot be seen; it is left alone.
+            return Ok(Some(Arc::new(Value::Null)));
+        };
+        let of = if kind.namespaced { dependent.namespace.as_str() } else { "" };
+        let wanted = text(owner, "/uid");
+        if let Some(found) = cache.get(of, text(owner, "/name")).filter(|found| uid(found) == wanted) {
+            return Ok(Some(found));
+        }
+        let key = ObjectKey {
+            resource: kind.resource.clone(),
+            namespace: of.into(),
+            name: text(owner, "/name").into(),
+        };
+        match self.context.api.get(&key).await {
+            Ok(found) => Ok(Some(found).filter(|found| uid(found) == wanted)),
+            Err(error) if error.is_not_found() => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Serves the finalizers of an object that is being deleted.
+    async fn let_go(&self, key: &ObjectKey, object: &Value) -> Result<Next, ApiError> {
+        if has_finalizer(object, ORPHAN) {
+            for (resource, dependent) in self.dependents(uid(object)) {
+                let mut owners = owner_references(&dependent);
+                owners.retain(|owner| text(owner, "/uid") != uid(object));
+                match self.write_owners(&key_of(&resource, &dependent), &dependent, owners).await {
+                    Err(error) if !error.is_not_found() => return Err(error),
+                    _ => {}
+                }
+            }
+            self.drop_finalizer(key, object, ORPHAN).await?;
+        } else if has_finalizer(object, FOREGROUND) {
+            let blocks =
+                |owner: &Value| text(owner, "/uid") == uid(object) && owner["blockOwnerDeletion"] == true;
+            let blocked = self.dependents(uid(object)).into_iter();
+            if blocked.into_iter().any(|(_, dependent)| owner_references(&dependent).iter().any(blocks)) {
+                // The dependents' ends bring this key back.
+                return Ok(Next::Wait);
+            }
+            self.drop_finalizer(key, object, FOREGROUND).await?;
+        }
+        Ok(Next::Wait)
+    }
+
+    fn dependents(&self, owner: &str) -> Vec<(Resource, Arc<Value>)> {
+        let each = self.kinds.iter().flat_map(|(kind, cache)| {
+            cache.owned_by(owner).into_iter().map(|dependent| (kind.resource.clone(), dependent))
+        });
+        each.collect()
+    }
+
+    async fn write_owners(
+        &self,
+        key: &ObjectKey,
+        object: &Value,
+        owners: Vec<Value>,
+    ) -> Result<(), ApiError> {
+        let patch = json!({"metadata": {"uid": uid(object), "ownerReferences": owners}});
+        self.context.api.merge_patch(key, false, patch).await.map(drop)
+    }
+
+    async fn drop_finalizer(&self, key: &ObjectKey, object: &Value, finalizer: &str) -> Result<(), ApiError> {
+        let kept: Vec<&str> = finalizers(object).filter(|one| *one != finalizer).collect();
+        let revision = text(object, "/metadata/resourceVersion");
+        let patch = json!({"metadata": {"resourceVersion": revision, "finalizers": kept}});
+        match self.context.api.merge_patch(key, false, patch).await {
+            Err(error) if !error.is_not_found() => Err(error),
+            _ => Ok(()),
+        }
+    }
+}
+
+fn finalizers(object: &Value) -> impl Iterator<Item = &str> {
+    let list = object.pointer("/metadata/finalizers").and_then(Value::as_array);
+    list.into_iter().flatten().filter_map(Value::as_str)
+}
+
+fn has_finalizer(object: &Value, finalizer: &str) -> bool {
+    finalizers(object).any(|one| one == finalizer)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn finalizers_are_found_by_name() {
+        let object = json!({"metadata": {"name": "x", "finalizers": ["orphan", "mine"]}});
+        assert!(has_finalizer(&object, ORPHAN) && !has_finalizer(&object, FOREGROUND));
+        assert!(!has_finalizer(&json!({}), ORPHAN));
+    }
+}
