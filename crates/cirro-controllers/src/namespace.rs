@@ -56,8 +56,9 @@ async fn empty(context: &Context, kinds: &[ResourceInfo], namespace: &Value) -> 
     if left > 0 {
         return Ok(Next::After(AGAIN));
     }
-    let key = key_of(&Resource::new("", "namespaces"), namespace);
-    match context.api.merge_patch(&key, false, json!({"spec": {"finalizers": []}})).await {
+    let mut ended = namespace.clone();
+    ended["spec"]["finalizers"] = json!([]);
+    match context.api.update(&Resource::new("", "namespaces"), ended).await {
         Err(error) if !error.is_not_found() => Err(error),
         _ => Ok(Next::Wait),
     }

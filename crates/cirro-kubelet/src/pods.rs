@@ -1,0 +1,432 @@
+//! The loop over the pods of this host: one step at a time for each.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use cirro_client::{Next, Severity, name, namespace, text, uid};
+use cirro_seams::container::{Container, Owner};
+use cirro_seams::network::{PortPublish, Protocol};
+use cirro_seams::node::{NodeError, NodeEvent, Sandbox, SandboxSpec};
+use jiff::Timestamp;
+use serde_json::Value;
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, info};
+
+use crate::spec::ContainerPlan;
+use crate::status::{self, Observed, Waiting};
+use crate::{Kubelet, termination};
+
+/// Pods that are worked on at once.
+const WORKERS: usize = 8;
+const FIRST_BACKOFF: Duration = Duration::from_secs(10);
+const LONGEST_BACKOFF: Duration = Duration::from_secs(300);
+/// A container that ran so long starts with a new back-off.
+const BACKOFF_RESET: Duration = Duration::from_secs(600);
+
+/// What is remembered of pods between steps.
+#[derive(Default)]
+pub(crate) struct PodWorkers {
+    memories: Mutex<HashMap<String, Memory>>,
+}
+
+/// What is remembered of one pod; lost, and found anew, with a restart.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Memory {
+    /// Why containers wait: by container.
+    pub(crate) waiting: HashMap<String, Waiting>,
+    /// Consecutive failures to find an image, by container.
+    pub(crate) image_failures: HashMap<String, u32>,
+    /// When a container's next start is due, by container.
+    pub(crate) due: HashMap<String, Timestamp>,
+    /// The pod's address, once it has one.
+    pub(crate) sandbox: Option<Sandbox>,
+    /// Whether its end has begun: what is running is being stopped by another task.
+    pub(crate) ending: bool,
+}
+
+impl PodWorkers {
+    /// Reads or changes what is remembered of a pod.
+    pub(crate) fn with<T>(&self, uid: &str, change: impl FnOnce(&mut Memory) -> T) -> T {
+        let mut memories = self.memories.lock().unwrap_or_else(PoisonError::into_inner);
+        change(memories.entry(uid.to_owned()).or_default())
+    }
+
+    /// Forgets a pod.
+    pub(crate) fn forget(&self, uid: &str) {
+        self.memories.lock().unwrap_or_else(PoisonError::into_inner).remove(uid);
+    }
+}
+
+/// Runs the loop until `stop`; containers run on.
+pub(crate) async fn run(kubelet: Arc<Kubelet>, stop: CancellationToken) {
+    let (queue, node) = (kubelet.queue.clone(), kubelet.options.node_name.clone());
+    let own = queue.clone();
+    kubelet.pods.on_change(move |old, new| {
+        if let Some(pod) = new.or(old).filter(|pod| text(pod, "/spec/nodeName") == node) {
+            own.add(uid(pod).to_owned());
+        }
+    });
+    let listener = tokio::spawn(listen(kubelet.clone()));
+    // What the engine has and the API does not know any more goes.
+    for container in kubelet.engine.list_pod_containers().await.unwrap_or_default() {
+        if let Owner::Pod { uid, .. } = container.spec.owner {
+            queue.add(uid);
+        }
+    }
+    for sandbox in kubelet.engine.list_sandboxes().await.unwrap_or_default() {
+        queue.add(sandbox.uid);
+    }
+    let worker = kubelet.clone();
+    cirro_client::run("pod", queue, WORKERS, stop, move |uid| {
+        let kubelet = worker.clone();
+        async move { kubelet.sync_pod(&uid).await }
+    })
+    .await;
+    kubelet.probes.stop_all();
+    listener.abort();
+}
+
+async fn listen(kubelet: Arc<Kubelet>) {
+    let mut events = kubelet.engine.events();
+    loop {
+        match events.recv().await {
+            Ok(NodeEvent::Pod(uid)) => kubelet.queue.add(uid),
+            Ok(NodeEvent::Instance(_)) => {}
+            Ok(NodeEvent::Everything) | Err(tokio::sync::broadcast::error::RecvError::Lagged(_)) => {
+                for pod in kubelet.pods.list() {
+                    kubelet.queue.add(uid(&pod).to_owned());
+                }
+            }
+            Err(tokio::sync::broadcast::error::RecvError::Closed) => return,
+        }
+    }
+}
+
+impl Kubelet {
+    async fn sync_pod(self: &Arc<Self>, wanted: &str) -> Result<Next, NodeError> {
+        let mine = |pod: &Arc<Value>| text(pod, "/spec/nodeName") == self.options.node_name;
+        let pod = self.pods.list().into_iter().find(|pod| uid(pod) == wanted && mine(pod));
+        let containers = self.containers_of(wanted).await?;
+        let Some(pod) = pod else {
+            termination::clean_up(self, wanted, &containers).await?;
+            return Ok(Next::Wait);
+        };
+        if pod.pointer("/metadata/deletionTimestamp").is_some() {
+            return termination::step(self, &pod, &containers).await;
+        }
+        if matches!(text(&pod, "/status/phase"), "Succeeded" | "Failed") {
+            // Its ports and address are given back; its containers stay for their logs.
+            self.probes.stop(wanted);
+            self.engine.remove_sandbox(wanted).await?;
+            return Ok(Next::Wait);
+        }
+        self.run_pod(&pod, containers).await
+    }
+
+    /// Returns the containers of a pod, the newest first.
+    pub(crate) async fn containers_of(&self, wanted: &str) -> Result<Vec<Container>, NodeError> {
+        let of_pod =
+            |container: &Container| matches!(&container.spec.owner, Owner::Pod { uid, .. } if uid == wanted);
+        let mut containers = self.engine.list_pod_containers().await?;
+        containers.retain(of_pod);
+        containers.sort_by(|a, b| b.created_at.cmp(&a.created_at));
+        Ok(containers)
+    }
+
+    async fn run_pod(&self, pod: &Arc<Value>, mut containers: Vec<Container>) -> Result<Next, NodeError> {
+        let id = uid(pod);
+        let sandbox = match self.engine.ensure_sandbox(sandbox_spec(pod)).await {
+            Ok(sandbox) => sandbox,
+            Err(error) => {
+                let message = format!("Failed to create pod sandbox: {error}");
+                self.events.record(pod, Severity::Warning, "FailedCreatePodSandBox", message);
+                self.write_status(pod, &containers, None).await?;
+                return Err(error);
+            }
+        };
+        self.workers.with(id, |memory| memory.sandbox = Some(sandbox.clone()));
+        let mut again = None;
+        for plan in self.due_plans(pod, &containers) {
+            match self.run_container(pod, &sandbox, &plan, &containers).await {
+                Ok(()) => {}
+                Err(delay) => again = Some(again.map_or(delay, |other: Duration| other.min(delay))),
+            }
+        }
+        containers = self.containers_of(id).await?;
+        self.forget_old(&containers).await?;
+        self.probes.follow(pod, &containers, sandbox.address);
+        self.write_status(pod, &containers, Some(&sandbox)).await?;
+        Ok(again.map_or(Next::Wait, Next::After))
+    }
+
+    /// Returns what is to be started now: the init container whose turn it is, else every container that
+    /// does not run and may.
+    fn due_plans(&self, pod: &Value, containers: &[Container]) -> Vec<ContainerPlan> {
+        let latest = |name: &str| containers.iter().find(|container| container_name(container) == name);
+        let policy = text(pod, "/spec/restartPolicy");
+        let list = |member: &str| pod["spec"][member].as_array().cloned().unwrap_or_default();
+        for init in list("initContainers") {
+            match latest(name_of(&init)) {
+                Some(container) if is_done(container) => continue,
+                Some(container) if container.exit_code.is_none() => return Vec::new(),
+                // A pod whose init failed and may not try again has failed.
+                Some(_) if policy == "Never" => return Vec::new(),
+                last => return vec![ContainerPlan::next(init, last)],
+            }
+        }
+        let mut plans = Vec::new();
+        for spec in list("containers") {
+            let last = latest(name_of(&spec));
+            let wanted = match last {
+                None => true,
+                Some(container) if container.exit_code.is_none() => {
+                    container.pid.is_none() && is_stillborn(container)
+                }
+                Some(container) => match policy {
+                    "Never" => false,
+                    "OnFailure" => container.exit_code != Some(0),
+                    _ => true,
+                },
+            };
+            if wanted {
+                plans.push(ContainerPlan::next(spec, last));
+            }
+        }
+        plans
+    }
+
+    /// Starts one container; on failure returns when to try again.
+    async fn run_container(
+        &self,
+        pod: &Arc<Value>,
+        sandbox: &Sandbox,
+        plan: &ContainerPlan,
+        containers: &[Container],
+    ) -> Result<(), Duration> {
+        let (id, container) = (uid(pod), plan.name());
+        if let Some(delay) = self.delay(id, plan, containers) {
+            let message = format!(
+                "back-off {}s restarting failed container={container} pod={}_{}({id})",
+                backoff(plan.attempt).as_secs(),
+                name(pod),
+                namespace(pod)
+            );
+            self.wait_with(id, container, "CrashLoopBackOff", message);
+            return Err(delay);
+        }
+        let image = text(&plan.spec, "/image");
+        match self.engine.find_image(image).await {
+            Ok(Some(_)) => self.workers.with(id, |memory| memory.image_failures.remove(container)),
+            Ok(None) => return Err(self.image_missing(pod, plan, image)),
+            Err(error) => {
+                self.wait_with(id, container, "ErrImagePull", error.to_string());
+                return Err(FIRST_BACKOFF);
+            }
+        };
+        let spec = match self.container_spec(pod, sandbox, plan) {
+            Ok(spec) => spec,
+            Err(error) => {
+                self.events.record(pod, Severity::Warning, "Failed", format!("Error: {error}"));
+                self.wait_with(id, container, "CreateContainerConfigError", error.to_string());
+                return Err(FIRST_BACKOFF);
+            }
+        };
+        match self.engine.run_container(spec).await {
+            Ok(engine_id) => {
+                info!(
+                    pod = id,
+                    container,
+                    attempt = plan.attempt,
+                    id = &engine_id[..engine_id.len().min(12)],
+                    "started"
+                );
+                let present = format!("Container image \"{image}\" already present on machine");
+                self.events.record(pod, Severity::Normal, "Pulled", present);
+                self.events.record(
+                    pod,
+                    Severity::Normal,
+                    "Created",
+                    format!("Created container: {container}"),
+                );
+                self.events.record(
+                    pod,
+                    Severity::Normal,
+                    "Started",
+                    format!("Started container {container}"),
+                );
+                self.workers.with(id, |memory| {
+                    memory.waiting.remove(container);
+                    memory.due.remove(container);
+                });
+                Ok(())
+            }
+            Err(error) => {
+                debug!(pod = id, container, %error, "cannot start");
+                self.events.record(pod, Severity::Warning, "Failed", format!("Error: {error}"));
+                self.wait_with(id, container, "RunContainerError", error.to_string());
+                Err(backoff(plan.attempt + 1))
+            }
+        }
+    }
+
+    /// How long a container that ended must still wait.
+    fn delay(&self, id: &str, plan: &ContainerPlan, containers: &[Container]) -> Option<Duration> {
+        let last = containers.iter().find(|container| container_name(container) == plan.name())?;
+        let time = |text: &Option<String>| text.as_deref()?.parse::<Timestamp>().ok();
+        let finished = time(&last.finished_at)?;
+        let ran = time(&last.started_at).and_then(|started| Duration::try_from(finished - started).ok());
+        // The first restart is at once.
+        if plan.attempt <= 1 || ran.is_some_and(|ran| ran > BACKOFF_RESET) {
+            return None;
+        }
+        let due = finished.checked_add(backoff(plan.attempt)).ok()?;
+        self.workers.with(id, |memory| memory.due.insert(plan.name().to_owned(), due));
+        Duration::try_from(due - Timestamp::now()).ok().filter(|left| !left.is_zero())
+    }
+
+    fn image_missing(&self, pod: &Arc<Value>, plan: &ContainerPlan, image: &str) -> Duration {
+        let id = uid(pod);
+        let failures = self.workers.with(id, |memory| {
+            let failures = memory.image_failures.entry(plan.name().to_owned()).or_insert(0);
+            *failures += 1;
+            *failures
+        });
+        let never = text(&plan.spec, "/imagePullPolicy") == "Never";
+        let (reason, message) = if never {
+            let message = format!("Container image \"{image}\" is not present with pull policy of Never");
+            ("ErrImageNeverPull", message)
+        } else {
+            let message = format!(
+                "Failed to pull image \"{image}\": it is not in this cloud's library, and pulling from registries is not supported yet"
+            );
+            (if failures > 1 { "ImagePullBackOff" } else { "ErrImagePull" }, message)
+        };
+        self.events.record(pod, Severity::Warning, "Failed", message.clone());
+        self.wait_with(id, plan.name(), reason, message);
+        // The image may be built or loaded any moment, and looking is cheap.
+        Duration::from_secs(2).saturating_mul(failures.min(15))
+    }
+
+    fn wait_with(&self, id: &str, container: &str, reason: &str, message: String) {
+        let waiting = Waiting { reason: reason.to_owned(), message };
+        self.workers.with(id, |memory| memory.waiting.insert(container.to_owned(), waiting));
+    }
+
+    /// Keeps the newest ended container of each name, for `logs --previous`.
+    async fn forget_old(&self, containers: &[Container]) -> Result<(), NodeError> {
+        let mut kept: HashMap<&str, u32> = HashMap::new();
+        for container in containers {
+            let count = kept.entry(container_name(container)).or_insert(0);
+            *count += 1;
+            if *count > 2 && container.pid.is_none() {
+                self.engine.remove_container(&container.id).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes a pod's status where it differs from what the API has.
+    pub(crate) async fn write_status(
+        &self,
+        pod: &Arc<Value>,
+        containers: &[Container],
+        sandbox: Option<&Sandbox>,
+    ) -> Result<(), NodeError> {
+        let waiting = self.workers.with(uid(pod), |memory| memory.waiting.clone());
+        let observed = Observed {
+            containers,
+            sandbox,
+            waiting: &waiting,
+            probes: &self.probes.results(uid(pod)),
+            host_address: self.options.address,
+            now: Timestamp::now(),
+        };
+        let status = status::compute(pod, &observed);
+        status::write(self, pod, status).await
+    }
+}
+
+/// Returns a container's name in its pod.
+pub(crate) fn container_name(container: &Container) -> &str {
+    match &container.spec.owner {
+        Owner::Pod { container, .. } => container,
+        _ => "",
+    }
+}
+
+/// Returns how often a container was started before this one.
+pub(crate) fn attempt(container: &Container) -> u32 {
+    container.name.rsplit_once('_').and_then(|(_, attempt)| attempt.parse().ok()).unwrap_or(0)
+}
+
+fn name_of(spec: &Value) -> &str {
+    text(spec, "/name")
+}
+
+fn is_done(container: &Container) -> bool {
+    container.exit_code == Some(0)
+}
+
+/// Made and never started: its start failed.
+fn is_stillborn(container: &Container) -> bool {
+    container.phase == cirro_seams::container::Phase::Created
+}
+
+fn backoff(attempt: u32) -> Duration {
+    FIRST_BACKOFF.saturating_mul(1 << attempt.saturating_sub(2).min(5)).min(LONGEST_BACKOFF)
+}
+
+fn sandbox_spec(pod: &Value) -> SandboxSpec {
+    let containers = pod["spec"]["containers"].as_array().into_iter().flatten();
+    let ports = containers.filter_map(|container| container["ports"].as_array()).flatten();
+    let publish = ports.filter_map(|port| {
+        let number = |member: &str| port[member].as_u64().and_then(|number| u16::try_from(number).ok());
+        Some(PortPublish {
+            host_address: port["hostIP"].as_str().and_then(|address| address.parse().ok()),
+            host_port: Some(number("hostPort").filter(|number| *number > 0)?),
+            port: number("containerPort")?,
+            protocol: if port["protocol"] == "UDP" { Protocol::Udp } else { Protocol::Tcp },
+        })
+    });
+    let host_network = pod["spec"]["hostNetwork"] == true;
+    let subnet = text(pod, "/metadata/annotations/network.cirro.dev~1subnet");
+    let hostname = Some(text(pod, "/spec/hostname")).filter(|hostname| !hostname.is_empty());
+    SandboxSpec {
+        uid: uid(pod).to_owned(),
+        namespace: namespace(pod).to_owned(),
+        name: name(pod).to_owned(),
+        // A host name has at most 63 characters.
+        hostname: hostname.unwrap_or(name(pod)).chars().take(63).collect(),
+        host_network,
+        publish: if host_network { Vec::new() } else { publish.collect() },
+        subnet: (!subnet.is_empty()).then(|| match subnet.split_once('/') {
+            Some((namespace, name)) => (namespace.to_owned(), name.to_owned()),
+            None => (namespace(pod).to_owned(), subnet.to_owned()),
+        }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn back_off_doubles_up_to_five_minutes() {
+        let seconds: Vec<u64> = (2..9).map(|attempt| backoff(attempt).as_secs()).collect();
+        assert_eq!(seconds, [10, 20, 40, 80, 160, 300, 300]);
+    }
+
+    #[test]
+    fn a_sandbox_publishes_host_ports_only() {
+        let pod = json!({"metadata": {"name": "p", "namespace": "ns", "uid": "u",
+            "annotations": {"network.cirro.dev/subnet": "web"}},
+            "spec": {"containers": [{"ports": [{"containerPort": 80, "hostPort": 8080}, {"containerPort": 81}]}]}});
+        let spec = sandbox_spec(&pod);
+        assert_eq!(spec.publish.len(), 1);
+        assert_eq!((spec.publish[0].host_port, spec.publish[0].port), (Some(8080), 80));
+        assert_eq!(spec.subnet, Some(("ns".into(), "web".into())));
+    }
+}
