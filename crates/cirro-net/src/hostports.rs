@@ -4,19 +4,23 @@
 //! cloud's daemon included) can have it at the same time. When the daemon dies the sockets go; the rules in
 //! the kernel stay, and the next start binds again.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::os::fd::OwnedFd;
 
 use cirro_seams::network::{PortPublish, Protocol, ServicePort};
+use cirro_sys::netlink::Netlink;
 use tracing::warn;
 
 use crate::error::NetError;
+use crate::names;
 use crate::plan::host::host_address;
 use crate::state::State;
 
 /// First of the host ports that are taken when none is asked for.
 const FIRST_EPHEMERAL: u16 = 32768;
+/// Where our own DNS listens, at some addresses.
+const DNS_PORT: u16 = 53;
 /// Last of them, as docker's.
 const LAST_EPHEMERAL: u16 = 60999;
 
@@ -26,20 +30,22 @@ type Key = (Option<Ipv4Addr>, Protocol, u16);
 /// The host ports of one cloud.
 #[derive(Debug, Default)]
 pub(crate) struct HostPorts {
-    held: HashMap<Key, OwnedFd>,
+    /// Prefix of our own links: at their addresses our DNS listens.
+    prefix: String,
+    held: HashMap<Key, Vec<OwnedFd>>,
     /// The last one that was given unasked; the next starts after it, so that a port rests.
     cursor: Option<u16>,
 }
 
 impl HostPorts {
     /// Binds every published port of the records; what somebody took meanwhile is told, the rules stay.
-    pub(crate) fn restore(state: &State) -> Self {
-        let mut ports = Self::default();
+    pub(crate) fn restore(prefix: &str, state: &State) -> Self {
+        let mut ports = Self { prefix: prefix.into(), ..Self::default() };
         for publish in state.ports.values().flat_map(|record| &record.port.publish) {
             let Some(key) = key(publish) else { continue };
-            match bind(key) {
-                Ok(socket) => {
-                    ports.held.insert(key, socket);
+            match ports.bind(key) {
+                Ok(sockets) => {
+                    ports.held.insert(key, sockets);
                 }
                 Err(error) => {
                     warn!(port = key.2, %error, "a published port is also bound by another process")
@@ -97,8 +103,8 @@ impl HostPorts {
                     "Bind for {shown}:{port} failed: port is already allocated"
                 )));
             }
-            let socket = bind(key).map_err(|error| refused(wanted.protocol, shown, port, &error))?;
-            self.held.insert(key, socket);
+            let sockets = self.bind(key).map_err(|error| refused(wanted.protocol, shown, port, &error))?;
+            self.held.insert(key, sockets);
             return Ok(port);
         }
         let first =
@@ -108,13 +114,23 @@ impl HostPorts {
             if self.is_held(key) || is_node_port(services, key) {
                 continue;
             }
-            if let Ok(socket) = bind(key) {
-                self.held.insert(key, socket);
+            if let Ok(sockets) = self.bind(key) {
+                self.held.insert(key, sockets);
                 self.cursor = Some(port);
                 return Ok(port);
             }
         }
         Err(NetError::Exhausted("all ports are allocated".into()))
+    }
+
+    /// Binds a port at its address; DNS's, where that is every address, at all those where our own does not listen.
+    fn bind(&self, (address, protocol, port): Key) -> std::io::Result<Vec<OwnedFd>> {
+        let reserve =
+            |address| cirro_sys::socket::reserve(SocketAddrV4::new(address, port), protocol == Protocol::Udp);
+        match address {
+            None if port == DNS_PORT => foreign_addresses(&self.prefix)?.into_iter().map(reserve).collect(),
+            _ => Ok(vec![reserve(address.unwrap_or(Ipv4Addr::UNSPECIFIED))?]),
+        }
     }
 
     fn is_held(&self, (address, protocol, port): Key) -> bool {
@@ -130,9 +146,13 @@ fn key(publish: &PortPublish) -> Option<Key> {
     Some((host_address(publish), publish.protocol, publish.host_port?))
 }
 
-fn bind((address, protocol, port): Key) -> std::io::Result<OwnedFd> {
-    let address = SocketAddrV4::new(address.unwrap_or(Ipv4Addr::UNSPECIFIED), port);
-    cirro_sys::socket::reserve(address, protocol == Protocol::Udp)
+/// Lists the host's addresses but those of our own links.
+fn foreign_addresses(prefix: &str) -> std::io::Result<Vec<Ipv4Addr>> {
+    let mut netlink = Netlink::open()?;
+    let links = netlink.links()?.into_iter().filter(|link| names::owns(prefix, &link.name));
+    let own: HashSet<u32> = links.map(|link| link.index).collect();
+    let addresses = netlink.addresses()?.into_iter().filter(|(link, ..)| !own.contains(link));
+    Ok(addresses.map(|(_, address, _)| address).collect())
 }
 
 fn is_node_port(services: &[ServicePort], (_, protocol, port): Key) -> bool {

@@ -62,7 +62,7 @@ impl Worker {
         crate::ports::ensure_default_network(&context, &mut state, &foreign)?;
         tenants::settle(&context, &mut state, &foreign);
         state.save(&recorded, db.as_ref())?;
-        let host_ports = HostPorts::restore(&state);
+        let host_ports = HostPorts::restore(&context.prefix, &state);
         let names = shared.names.clone();
         let mut worker = Self {
             services: services::plan(&context, &state.services),
@@ -242,7 +242,7 @@ impl Worker {
         let next = State { ports: BTreeMap::new(), ..self.state.clone() };
         next.save(&self.state, self.db.as_ref())?;
         self.state = next;
-        self.host_ports = HostPorts::default();
+        self.host_ports = HostPorts::restore(&self.context.prefix, &self.state);
         leaks::remove_all(&self.context)?;
         self.applied = Plan::default();
         self.context.vpc_inodes.clear();

@@ -238,6 +238,8 @@ fn add_filters(context: &Context, state: &State, table: &mut Table) {
     table.chain("input", Some(hook), input);
     let hook = "type filter hook output priority 0; policy accept;";
     let output = [
+        // A translated packet is on its way elsewhere, though this hook still shows the first link.
+        "ct status dnat accept".into(),
         format!("oifname \"{prefix}-gw\" ip daddr {services} reject"),
         format!("oifname \"{prefix}-gw\" reject with icmpx host-unreachable"),
     ];
