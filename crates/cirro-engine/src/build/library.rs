@@ -1,0 +1,79 @@
+//! The image library as the builder sees it.
+
+use cirro_image::{ImageError, Library};
+use cirro_seams::Pending;
+use cirro_seams::build::{BaseImage, BuildFault, BuildLibrary, WorkingLayer};
+use cirro_types::{Digest, ImageConfig, ImageReference};
+
+use crate::error::{EngineError, blocking, chain};
+
+/// The library of this host.
+pub(super) struct EngineLibrary(pub Library);
+
+impl EngineLibrary {
+    fn run<T, F>(&self, work: F) -> Pending<'_, Result<T, BuildFault>>
+    where
+        T: Send + 'static,
+        F: FnOnce(Library) -> Result<T, ImageError> + Send + 'static,
+    {
+        let library = self.0.clone();
+        Box::pin(async move {
+            let done =
+                blocking(move || work(library).map_err(|error| EngineError::Failed(chain(&error)))).await;
+            done.map_err(BuildFault::from)
+        })
+    }
+}
+
+impl BuildLibrary for EngineLibrary {
+    fn find(&self, name: &str) -> Pending<'_, Result<Option<BaseImage>, BuildFault>> {
+        let name = name.to_owned();
+        self.run(move |library| match library.find(&name) {
+            Ok(image) => Ok(Some(BaseImage { id: image.id, config: image.config })),
+            Err(ImageError::NotFound(_)) => Ok(None),
+            Err(error) => Err(error),
+        })
+    }
+
+    fn open_layer(&self, below: Vec<Digest>) -> Pending<'_, Result<WorkingLayer, BuildFault>> {
+        self.run(move |library| {
+            let (key, root) = library.open_layer(&below)?;
+            Ok(WorkingLayer { key, lower: root.lower, upper: root.upper, work: root.work })
+        })
+    }
+
+    fn commit_layer(&self, layer: WorkingLayer) -> Pending<'_, Result<Digest, BuildFault>> {
+        self.run(move |library| library.commit_layer(&layer.key))
+    }
+
+    fn drop_layer(&self, layer: WorkingLayer) -> Pending<'_, Result<(), BuildFault>> {
+        self.run(move |library| library.drop_layer(&layer.key))
+    }
+
+    fn put_image(
+        &self,
+        config: ImageConfig,
+        tags: Vec<ImageReference>,
+    ) -> Pending<'_, Result<Digest, BuildFault>> {
+        self.run(move |library| library.put_image(&config, &tags))
+    }
+
+    fn cached(&self, key: Digest) -> Pending<'_, Option<Digest>> {
+        let found = self.run(move |library| library.cached_layer(&key));
+        Box::pin(async move {
+            found.await.unwrap_or_else(|error| {
+                tracing::warn!(%error, "build cache not read");
+                None
+            })
+        })
+    }
+
+    fn remember(&self, key: Digest, diff_id: Digest) -> Pending<'_, ()> {
+        let noted = self.run(move |library| library.remember_layer(&key, &diff_id));
+        Box::pin(async move {
+            if let Err(error) = noted.await {
+                tracing::warn!(%error, "build cache not written");
+            }
+        })
+    }
+}

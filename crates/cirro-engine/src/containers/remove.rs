@@ -1,0 +1,135 @@
+//! Removing containers.
+
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+use cirro_seams::container::{Owner, Phase};
+
+use super::create::remove_dir;
+use super::{is_active, wait};
+use crate::Engine;
+use crate::error::{EngineError, blocking};
+use crate::journal::CONTAINERS;
+
+const MAX_DEPTH: usize = 128;
+
+impl Engine {
+    /// Removes it (`force`: kills it first; `volumes`: its anonymous volumes too).
+    pub async fn remove_container(&self, name: &str, force: bool, volumes: bool) -> Result<(), EngineError> {
+        let id = self.find_own(name)?;
+        self.remove_by_id(&id, force, volumes).await?;
+        self.shared.journal.flush().await
+    }
+
+    /// Removes a container, a pod's too.
+    pub(crate) async fn remove_by_id(&self, id: &str, force: bool, volumes: bool) -> Result<(), EngineError> {
+        let container = self.container(id)?;
+        if is_active(container.phase) || container.phase == Phase::Restarting {
+            if !force {
+                let what = if container.phase == Phase::Paused { "paused" } else { "running" };
+                let text = format!(
+                    "cannot remove container \"{}\": container is {what}: stop the container before removing or force remove",
+                    container.name
+                );
+                return Err(EngineError::Conflict(text));
+            }
+            self.kill_and_wait(id).await?;
+        }
+        let _guard = match self.lock_container(id).await {
+            Ok(guard) => guard,
+            // It removed itself at its end.
+            Err(_) if force => return Ok(()),
+            Err(error) => return Err(error),
+        };
+        let phase = self.container(id)?.phase;
+        if is_active(phase) {
+            let text = format!("cannot remove container \"{}\": it was started meanwhile", container.name);
+            return Err(EngineError::Conflict(text));
+        }
+        self.remove_locked(id, volumes).await
+    }
+
+    /// Removes a container that does not run and whose lock is held.
+    pub(crate) async fn remove_locked(&self, id: &str, volumes: bool) -> Result<(), EngineError> {
+        let record = {
+            let mut table = self.table();
+            let entry = table.get_mut(id).ok_or_else(|| EngineError::no_container(id))?;
+            entry.record.container.phase = Phase::Removing;
+            entry.restart_plan += 1;
+            entry.record.clone()
+        };
+        let (engine, own_id) = (self.clone(), id.to_owned());
+        let removed = blocking(move || {
+            engine.shared.library.remove_root(&own_id)?;
+            remove_dir(&engine.shared.options.container_dir(&own_id))
+        });
+        if let Err(error) = removed.await {
+            let text = error.to_string();
+            let _ = self.change(id, |entry| {
+                entry.record.container.phase = Phase::Dead;
+                entry.record.container.error = Some(text);
+            });
+            return Err(error);
+        }
+        let entry = self.table().remove(id);
+        self.shared.journal.delete(CONTAINERS, id);
+        self.forget_execs(id);
+        if volumes {
+            for name in &record.anonymous_volumes {
+                if let Err(error) = self.remove_volume(name, true).await {
+                    tracing::warn!(volume = name, %error, "anonymous volume not removed");
+                }
+            }
+        }
+        self.emit_container("destroy", &record.container, &[]);
+        if let Some(entry) = entry {
+            let code = i64::from(record.container.exit_code.unwrap_or(0));
+            entry.ended.send_replace(true);
+            wait::answer_all(entry.waiters, code);
+        }
+        Ok(())
+    }
+
+    /// Removes stopped containers (not pods'); returns ids and bytes given back.
+    pub async fn prune_containers(&self) -> Result<(Vec<String>, u64), EngineError> {
+        let stopped: Vec<_> = {
+            let table = self.table();
+            let prunable = |entry: &&super::Entry| {
+                let container = &entry.record.container;
+                matches!(container.phase, Phase::Created | Phase::Exited | Phase::Dead)
+                    && container.spec.owner == Owner::Docker
+            };
+            let found = table.newest_first().filter(prunable);
+            found.map(|entry| (entry.record.container.id.clone(), entry.record.root.upper.clone())).collect()
+        };
+        let (mut ids, mut bytes) = (Vec::new(), 0);
+        for (id, upper) in stopped {
+            let size = blocking(move || Ok(size_of(&upper, 0))).await?;
+            match self.remove_by_id(&id, false, false).await {
+                Ok(()) => {
+                    bytes += size;
+                    ids.push(id);
+                }
+                // Started or removed meanwhile.
+                Err(EngineError::Conflict(_) | EngineError::NotFound(_)) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        self.shared.journal.flush().await?;
+        Ok((ids, bytes))
+    }
+}
+
+/// Returns the bytes that the files below a directory take.
+fn size_of(dir: &Path, depth: usize) -> u64 {
+    if depth > MAX_DEPTH {
+        return 0;
+    }
+    let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
+    let size = |entry: std::fs::DirEntry| match entry.metadata() {
+        Ok(meta) if meta.is_dir() => size_of(&entry.path(), depth + 1),
+        Ok(meta) if meta.is_file() => meta.size(),
+        _ => 0,
+    };
+    entries.map(size).sum()
+}

@@ -1,0 +1,293 @@
+//! Starting a container: network, files, document, process; each undone when a later one fails.
+
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+
+use cirro_container::{ContainerError, CreateContainer, LogFile, Stdio};
+use cirro_seams::container::{Container, MountSource, Phase, PidMode};
+use serde_json::{Value, json};
+
+use super::create::open_layers;
+use super::network::Joined;
+use super::{Record, files, is_active};
+use crate::error::{EngineError, blocking, io};
+use crate::spec::document::{DocumentInput, document};
+use crate::spec::users::{self, User};
+use crate::{Engine, clock};
+
+/// Docker's exit codes for a command that is missing, cannot be run, or whose container could not be made.
+const NOT_FOUND: i32 = 127;
+const NOT_EXECUTABLE: i32 = 126;
+const NOT_STARTED: i32 = 128;
+
+/// Why a start failed, and the exit code that stands for it.
+struct StartFailure {
+    error: EngineError,
+    code: i32,
+}
+
+impl From<EngineError> for StartFailure {
+    fn from(error: EngineError) -> Self {
+        Self { error, code: NOT_STARTED }
+    }
+}
+
+impl StartFailure {
+    /// Puts the supervisor's refusal into docker's words.
+    fn of_task(error: ContainerError, command: &str) -> Self {
+        let text =
+            |why: &str| format!("failed to create task for container: exec: \"{command}\": {why}: unknown");
+        match error {
+            ContainerError::CommandNotFound(_) => {
+                let missing = if command.contains('/') {
+                    format!("stat {command}: no such file or directory")
+                } else {
+                    "executable file not found in $PATH".to_owned()
+                };
+                Self { error: EngineError::Invalid(text(&missing)), code: NOT_FOUND }
+            }
+            ContainerError::CommandNotExecutable(_) => {
+                Self { error: EngineError::Invalid(text("permission denied")), code: NOT_EXECUTABLE }
+            }
+            error => {
+                let text = format!("failed to create task for container: {error}");
+                Self { error: EngineError::Failed(text), code: NOT_STARTED }
+            }
+        }
+    }
+}
+
+impl Engine {
+    /// Starts it.
+    pub async fn start_container(&self, name: &str) -> Result<(), EngineError> {
+        let id = self.find_own(name)?;
+        self.start_by_hand(&id).await
+    }
+
+    /// Starts a container because somebody asked for it.
+    pub(crate) async fn start_by_hand(&self, id: &str) -> Result<(), EngineError> {
+        let _guard = self.lock_container(id).await?;
+        {
+            let mut table = self.table();
+            let entry = table.get_mut(id).ok_or_else(|| EngineError::no_container(id))?;
+            entry.record.stopped_by_hand = false;
+            entry.record.container.restart_count = 0;
+            entry.restart_plan += 1;
+        }
+        self.start_locked(id).await
+    }
+
+    /// Starts a container whose lock is held. A failed start leaves nothing but its error in the record.
+    pub(crate) async fn start_locked(&self, id: &str) -> Result<(), EngineError> {
+        let record = self.record(id)?;
+        match record.container.phase {
+            Phase::Running => return Err(EngineError::NotModified("container is already running".into())),
+            Phase::Paused => {
+                let text = "cannot start a paused container, try unpause instead";
+                return Err(EngineError::Conflict(text.into()));
+            }
+            Phase::Removing | Phase::Dead => {
+                let text = "container is marked for removal and cannot be started";
+                return Err(EngineError::Conflict(text.into()));
+            }
+            Phase::Created | Phase::Restarting | Phase::Exited => {}
+        }
+        match self.launch(&record).await {
+            Ok((pid, joined)) => {
+                self.note_start(id, pid, joined)?;
+                Ok(())
+            }
+            Err(failure) => {
+                self.undo_start(&record.container).await;
+                self.note_failure(id, &failure).await;
+                Err(failure.error)
+            }
+        }
+    }
+
+    async fn launch(&self, record: &Record) -> Result<(Option<i32>, Joined), StartFailure> {
+        let container = &record.container;
+        let (request, joined) = self.prepare(record).await?;
+        let command = container.args[0].clone();
+        let made = self.shared.supervisor.create(request).await;
+        let state = made.map_err(|error| StartFailure::of_task(error, &command))?;
+        self.join_pending(&container.id).await?;
+        let started = self.shared.supervisor.start(&container.id).await;
+        started.map_err(|error| StartFailure::of_task(error, &command))?;
+        Ok((state.pid, joined))
+    }
+
+    /// Makes everything that the process needs.
+    async fn prepare(&self, record: &Record) -> Result<(CreateContainer, Joined), EngineError> {
+        let (engine, looked) = (self.clone(), record.clone());
+        // Both run to their end whatever happens to the other, so that an undo finds nothing half-done.
+        let (user, joined) = tokio::join!(
+            blocking(move || engine.prepare_root(&looked)),
+            self.join_network(&record.container)
+        );
+        let (user, joined) = (user?, joined?);
+        Ok((self.task_request(record, &user, &joined).await?, joined))
+    }
+
+    /// Makes everything that a process needs that is in no list.
+    pub(crate) async fn prepare_task(&self, record: &Record) -> Result<CreateContainer, EngineError> {
+        self.prepare(record).await.map(|(request, _)| request)
+    }
+
+    /// Makes what must be in the root and finds out who the process is.
+    fn prepare_root(&self, record: &Record) -> Result<User, EngineError> {
+        let container = &record.container;
+        for mount in &container.spec.mounts {
+            if let MountSource::Bind { path, create: true } = &mount.source {
+                std::fs::create_dir_all(path).map_err(io(format!("make {}", path.display())))?;
+            }
+        }
+        let layers = open_layers(&record.root).map_err(io("open the container's layers"))?;
+        let dir = &container.working_dir;
+        let below =
+            |target: &str| dir == target || dir.starts_with(&format!("{}/", target.trim_end_matches('/')));
+        // What lies in a mount of its own is not in the root.
+        if dir != "/" && !container.mounts.iter().any(|mount| below(&mount.target)) {
+            layers.ensure_dir(dir).map_err(io(format!("make the working directory {dir}")))?;
+        }
+        let read = |path: &str| match layers.read(path, users::MAX_FILE) {
+            Ok(bytes) => Ok(String::from_utf8_lossy(&bytes.unwrap_or_default()).into_owned()),
+            Err(error) => Err(io(format!("read {path} of the image"))(error)),
+        };
+        users::resolve(
+            &container.user,
+            &container.spec.additional_gids,
+            &read("/etc/passwd")?,
+            &read("/etc/group")?,
+        )
+    }
+
+    /// Writes the container's files and puts its document together.
+    async fn task_request(
+        &self,
+        record: &Record,
+        user: &User,
+        joined: &Joined,
+    ) -> Result<CreateContainer, EngineError> {
+        let container = &record.container;
+        let hostname = self.hostname_of(container);
+        let dir = self.shared.options.container_dir(&container.id);
+        let input = DocumentInput {
+            container,
+            user,
+            hostname: &hostname,
+            network_namespace: joined.namespace.clone(),
+            pid_namespace: self.shared_pid_namespace(container)?,
+            files: dir.clone(),
+            devices: if container.spec.privileged { host_devices() } else { Vec::new() },
+            host: &self.shared.host,
+        };
+        let spec = document(&input)?;
+        let (port, own) = (joined.port.clone(), container.clone());
+        blocking(move || files::write_files(&dir, &own, &hostname, port.as_ref())).await?;
+        let size = self.table().get(&container.id).and_then(|entry| entry.size);
+        let asked = &container.spec;
+        Ok(CreateContainer {
+            id: container.id.clone(),
+            spec,
+            rootfs: record.root.clone(),
+            stdio: Stdio { tty: asked.tty, stdin: asked.open_stdin, stdin_once: asked.stdin_once, size },
+            log: asked.log.keep.then(|| LogFile {
+                path: container.log_path.clone(),
+                max_size: asked.log.max_size,
+                max_files: asked.log.max_files,
+            }),
+        })
+    }
+
+    fn shared_pid_namespace(&self, container: &Container) -> Result<Option<std::path::PathBuf>, EngineError> {
+        let PidMode::Container(other) = &container.spec.pid_mode else { return Ok(None) };
+        let other = self.container(other)?;
+        match other.pid.filter(|_| is_active(other.phase)) {
+            Some(pid) => Ok(Some(format!("/proc/{pid}/ns/pid").into())),
+            None => {
+                let text = format!("cannot join PID namespace of a non running container: {}", other.id);
+                Err(EngineError::Conflict(text))
+            }
+        }
+    }
+
+    fn note_start(&self, id: &str, pid: Option<i32>, joined: Joined) -> Result<(), EngineError> {
+        let (record, ()) = self.change(id, |entry| {
+            let container = &mut entry.record.container;
+            container.phase = Phase::Running;
+            container.pid = pid;
+            container.exit_code = None;
+            container.oom_killed = false;
+            container.error = None;
+            container.started_at = Some(clock::now());
+            container.ports =
+                if joined.endpoint.is_some() { joined.port.map(|port| port.publish) } else { None }
+                    .unwrap_or_default();
+            container.endpoint = joined.endpoint;
+            entry.ended.send_replace(false);
+        })?;
+        self.emit_container("start", &record.container, &[]);
+        Ok(())
+    }
+
+    /// Takes away what a failed start made; what is not there is no error.
+    async fn undo_start(&self, container: &Container) {
+        let deleted = self.shared.supervisor.delete(&container.id, true).await;
+        if let Err(error) = deleted.or_else(|error| match error {
+            ContainerError::NotFound(_) => Ok(()),
+            error => Err(error),
+        }) {
+            tracing::warn!(container = container.id, %error, "process of a failed start not removed");
+        }
+        if let Err(error) = self.leave_network(container).await {
+            tracing::warn!(container = container.id, %error, "network of a failed start not removed");
+        }
+    }
+
+    async fn note_failure(&self, id: &str, failure: &StartFailure) {
+        let noted = self.change(id, |entry| {
+            let container = &mut entry.record.container;
+            container.error = Some(failure.error.to_string());
+            container.exit_code = Some(failure.code);
+            container.pid = None;
+            container.endpoint = None;
+            container.ports = Vec::new();
+            if container.phase != Phase::Created {
+                container.phase = Phase::Exited;
+            }
+            entry.ended.send_replace(true);
+            // Their clients see the end of the streams.
+            entry.pending.clear();
+        });
+        let auto_remove = noted.is_ok_and(|(record, ())| record.container.spec.auto_remove);
+        if auto_remove && let Err(error) = self.remove_locked(id, true).await {
+            tracing::warn!(container = id, %error, "container that failed to start not removed");
+        }
+    }
+}
+
+/// Lists the host's devices, as `linux.devices` has them.
+fn host_devices() -> Vec<Value> {
+    let mut devices = Vec::new();
+    // The runtime makes these itself, or mounts something there.
+    let skipped =
+        ["console", "ptmx", "pts", "shm", "mqueue", "fd", "null", "zero", "full", "random", "urandom", "tty"];
+    for entry in std::fs::read_dir("/dev").into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let Some(name) = name.to_str().filter(|name| !skipped.contains(name)) else { continue };
+        let Ok(meta) = std::fs::symlink_metadata(entry.path()) else { continue };
+        let kind = if meta.file_type().is_char_device() {
+            "c"
+        } else if meta.file_type().is_block_device() {
+            "b"
+        } else {
+            continue;
+        };
+        devices.push(json!({
+            "path": format!("/dev/{name}"), "type": kind,
+            "major": rustix::fs::major(meta.rdev()), "minor": rustix::fs::minor(meta.rdev()),
+            "fileMode": meta.mode() & 0o777, "uid": meta.uid(), "gid": meta.gid(),
+        }));
+    }
+    devices
+}

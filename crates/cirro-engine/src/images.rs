@@ -1,0 +1,243 @@
+//! The image library, for callers that do not block.
+
+use std::io::{Read, Write};
+use std::sync::Arc;
+
+use bytes::{Buf, Bytes};
+use cirro_image::{Image, Library, Loaded, Removed};
+use cirro_types::{Digest, ImageConfig, ImageReference};
+use tokio::sync::mpsc;
+
+use crate::Engine;
+use crate::error::{EngineError, blocking, chain};
+
+const CHUNK: usize = 256 << 10;
+const CHANNEL: usize = 8;
+
+impl Engine {
+    async fn on_library<T, F>(&self, work: F) -> Result<T, EngineError>
+    where
+        T: Send + 'static,
+        F: FnOnce(&Library) -> Result<T, cirro_image::ImageError> + Send + 'static,
+    {
+        let library = self.shared.library.clone();
+        blocking(move || Ok(work(&library)?)).await
+    }
+
+    fn emit_image(&self, action: &str, id: &str, name: &str) {
+        self.shared.events.emit("image", action, id, &[("name", name)]);
+    }
+
+    /// Lists images.
+    pub async fn images(&self) -> Result<Vec<Image>, EngineError> {
+        self.on_library(Library::list).await
+    }
+
+    /// Finds an image.
+    pub async fn image(&self, name: &str) -> Result<Image, EngineError> {
+        let name = name.to_owned();
+        self.on_library(move |library| library.find(&name)).await
+    }
+
+    /// Returns the size of each layer of an image, the lowest first.
+    pub async fn layer_sizes(&self, image: &Image) -> Result<Vec<u64>, EngineError> {
+        let config = image.config.clone();
+        self.on_library(move |library| library.layer_sizes(&config.rootfs.diff_ids)).await
+    }
+
+    /// Names an image.
+    pub async fn tag_image(&self, name: &str, tag: &ImageReference) -> Result<(), EngineError> {
+        let (name, reference) = (name.to_owned(), tag.clone());
+        let id = self
+            .on_library(move |library| {
+                let image = library.find(&name)?;
+                library.tag(&image.id, &reference)?;
+                Ok(image.id)
+            })
+            .await?;
+        self.emit_image("tag", &id.to_string(), &tag.familiar());
+        Ok(())
+    }
+
+    /// Says which container or machine uses an image.
+    fn image_users(&self) -> impl Fn(&Digest) -> Option<String> + use<> {
+        let containers = self.containers();
+        let instances = self.instance_images();
+        move |id| {
+            let id = id.to_string();
+            let container = containers.iter().find(|container| container.image_id == id);
+            let machine = || instances.iter().find(|(_, image)| *image == id);
+            match container {
+                Some(container) => Some(container.id.chars().take(12).collect()),
+                None => machine().map(|(uid, _)| uid.clone()),
+            }
+        }
+    }
+
+    /// Removes a name or image.
+    pub async fn remove_image(&self, name: &str, force: bool) -> Result<Vec<Removed>, EngineError> {
+        let (name, in_use) = (name.to_owned(), self.image_users());
+        let removed = self.on_library(move |library| library.remove(&name, force, &in_use)).await?;
+        self.emit_removed(&removed);
+        Ok(removed)
+    }
+
+    /// Removes images nobody needs; returns what went and bytes given back.
+    pub async fn prune_images(&self, all: bool) -> Result<(Vec<Removed>, u64), EngineError> {
+        let in_use = self.image_users();
+        let (removed, bytes) = self.on_library(move |library| library.prune(all, &in_use)).await?;
+        self.emit_removed(&removed);
+        Ok((removed, bytes))
+    }
+
+    fn emit_removed(&self, removed: &[Removed]) {
+        for item in removed {
+            match item {
+                Removed::Untagged(name) => self.emit_image("untag", name, name),
+                Removed::Deleted(id) => self.emit_image("delete", &id.to_string(), &id.to_string()),
+            }
+        }
+    }
+
+    /// Loads an archive from a stream of bytes; lines for the person who waits go to `progress`.
+    pub async fn load_images(
+        &self,
+        archive: mpsc::Receiver<Bytes>,
+        progress: mpsc::Sender<String>,
+    ) -> Result<Vec<Loaded>, EngineError> {
+        let loaded = self
+            .on_library(move |library| {
+                let mut archive = ChannelReader::new(archive);
+                // Somebody who does not listen any more still gets the images.
+                library.load(&mut archive, &mut |line| drop(progress.blocking_send(line)))
+            })
+            .await?;
+        for image in &loaded {
+            let name = image.tags.first().map(ImageReference::familiar);
+            self.emit_image("load", &image.id.to_string(), &name.unwrap_or_else(|| image.id.to_string()));
+        }
+        Ok(loaded)
+    }
+
+    /// Imports a root filesystem tar.
+    pub async fn import_image(
+        &self,
+        tar: mpsc::Receiver<Bytes>,
+        config: ImageConfig,
+        tag: Option<ImageReference>,
+    ) -> Result<Digest, EngineError> {
+        let work =
+            move |library: &Library| library.import(&mut ChannelReader::new(tar), config, tag.as_ref());
+        let id = self.on_library(work).await?;
+        self.emit_image("import", &id.to_string(), &id.to_string());
+        Ok(id)
+    }
+
+    /// Saves images; unknown names fail before the first byte.
+    pub async fn save_images(
+        &self,
+        names: Vec<String>,
+    ) -> Result<mpsc::Receiver<Result<Bytes, String>>, EngineError> {
+        let names = Arc::new(names);
+        let checked = names.clone();
+        self.on_library(move |library| checked.iter().try_for_each(|name| library.find(name).map(drop)))
+            .await?;
+        let (sender, receiver) = mpsc::channel(CHANNEL);
+        let library = self.shared.library.clone();
+        self.shared.tasks.spawn_blocking(move || {
+            let mut writer = ChannelWriter { sender: sender.clone(), buffer: Vec::with_capacity(CHUNK) };
+            let saved = library.save(&names, &mut writer).map_err(|error| chain(&error));
+            let flushed = saved.and_then(|()| writer.flush().map_err(|error| error.to_string()));
+            if let Err(error) = flushed {
+                let _ = sender.blocking_send(Err(error));
+            }
+        });
+        Ok(receiver)
+    }
+}
+
+/// Reads what comes through a channel; for blocking readers.
+pub(crate) struct ChannelReader {
+    channel: mpsc::Receiver<Bytes>,
+    rest: Bytes,
+}
+
+impl ChannelReader {
+    pub(crate) fn new(channel: mpsc::Receiver<Bytes>) -> Self {
+        Self { channel, rest: Bytes::new() }
+    }
+}
+
+impl Read for ChannelReader {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        while self.rest.is_empty() {
+            match self.channel.blocking_recv() {
+                Some(bytes) => self.rest = bytes,
+                None => return Ok(0),
+            }
+        }
+        let count = buffer.len().min(self.rest.len());
+        self.rest.copy_to_slice(&mut buffer[..count]);
+        Ok(count)
+    }
+}
+
+/// Sends what is written through a channel, in large pieces.
+struct ChannelWriter {
+    sender: mpsc::Sender<Result<Bytes, String>>,
+    buffer: Vec<u8>,
+}
+
+impl Write for ChannelWriter {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.buffer.extend_from_slice(bytes);
+        if self.buffer.len() >= CHUNK {
+            self.flush()?;
+        }
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        if self.buffer.is_empty() {
+            return Ok(());
+        }
+        let bytes = Bytes::from(std::mem::replace(&mut self.buffer, Vec::with_capacity(CHUNK)));
+        self.sender.blocking_send(Ok(bytes)).map_err(|_| std::io::ErrorKind::BrokenPipe.into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn bytes_pass_through_the_channels_whole() {
+        let (sender, receiver) = mpsc::channel(2);
+        let reader = tokio::task::spawn_blocking(move || {
+            let mut all = Vec::new();
+            ChannelReader::new(receiver).read_to_end(&mut all).unwrap();
+            all
+        });
+        for chunk in ["ab", "", "cde"] {
+            sender.send(Bytes::from(chunk)).await.unwrap();
+        }
+        drop(sender);
+        assert_eq!(reader.await.unwrap(), b"abcde");
+
+        let (sender, mut receiver) = mpsc::channel(2);
+        let data = vec![7; CHUNK + 10];
+        let writer = tokio::task::spawn_blocking(move || {
+            let mut writer = ChannelWriter { sender, buffer: Vec::new() };
+            writer.write_all(&data).unwrap();
+            writer.write_all(b"end").unwrap();
+            writer.flush().unwrap();
+        });
+        let mut total = Vec::new();
+        while let Some(chunk) = receiver.recv().await {
+            total.extend_from_slice(&chunk.unwrap());
+        }
+        writer.await.unwrap();
+        assert_eq!(total.len(), CHUNK + 13);
+        assert!(total.ends_with(b"end"));
+    }
+}

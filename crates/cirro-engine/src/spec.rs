@@ -1,0 +1,12 @@
+//! From a container's record to the OCI runtime's words: pure functions, docker's defaults.
+
+pub(crate) mod capabilities;
+pub(crate) mod document;
+pub(crate) mod files;
+pub(crate) mod host;
+pub(crate) mod merge;
+pub(crate) mod mounts;
+pub(crate) mod resources;
+pub(crate) mod seccomp;
+pub(crate) mod security;
+pub(crate) mod users;

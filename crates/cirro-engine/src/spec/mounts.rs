@@ -1,0 +1,176 @@
+//! The mounts of a container: docker's default ones, its own, its three files.
+
+use std::path::Path;
+
+use cirro_seams::container::{ContainerSpec, Mount, MountSource, ResolvedMount};
+use serde_json::{Value, json};
+
+use super::host::HostFacts;
+
+const SHM_SIZE: u64 = 64 << 20;
+
+/// What is hidden from a container (moby `oci/defaults.go`).
+pub(crate) const MASKED: [&str; 12] = [
+    "/proc/asound",
+    "/proc/acpi",
+    "/proc/interrupts",
+    "/proc/kcore",
+    "/proc/keys",
+    "/proc/latency_stats",
+    "/proc/timer_list",
+    "/proc/timer_stats",
+    "/proc/sched_debug",
+    "/proc/scsi",
+    "/sys/firmware",
+    "/sys/devices/virtual/powercap",
+];
+
+/// What a container may only read (moby `oci/defaults.go`).
+pub(crate) const READ_ONLY: [&str; 5] =
+    ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
+
+fn mount(target: &str, kind: &str, source: &str, options: &[&str]) -> Value {
+    json!({ "destination": target, "type": kind, "source": source, "options": options })
+}
+
+/// Returns every mount of a container, in the order they are made. `files` has its hosts, hostname and resolv.conf.
+pub(crate) fn mounts(
+    spec: &ContainerSpec,
+    own: &[ResolvedMount],
+    files: &Path,
+    host: &HostFacts,
+) -> Vec<Value> {
+    let mut all = defaults(spec, host);
+    for (name, target) in FILES {
+        let source = files.join(name);
+        all.push(mount(target, "bind", &source.to_string_lossy(), &["rbind", "rprivate", "rw"]));
+    }
+    let mut own: Vec<_> = own.iter().collect();
+    // A mount below another one's target comes after it.
+    own.sort_by_key(|mount| mount.target.matches('/').count());
+    for resolved in own {
+        all.retain(|present| present["destination"] != resolved.target.as_str());
+        all.push(own_mount(spec, resolved));
+    }
+    all
+}
+
+/// The files that the engine keeps for a container, and where it sees them.
+pub(crate) const FILES: [(&str, &str); 3] =
+    [("resolv.conf", "/etc/resolv.conf"), ("hostname", "/etc/hostname"), ("hosts", "/etc/hosts")];
+
+fn defaults(spec: &ContainerSpec, host: &HostFacts) -> Vec<Value> {
+    let shm = format!("size={}", spec.shm_size.unwrap_or(SHM_SIZE));
+    let sysfs_access = if spec.privileged { "rw" } else { "ro" };
+    let mut all = vec![
+        mount("/proc", "proc", "proc", &["nosuid", "noexec", "nodev"]),
+        mount("/dev", "tmpfs", "tmpfs", &["nosuid", "strictatime", "mode=755", "size=65536k"]),
+        mount(
+            "/dev/pts",
+            "devpts",
+            "devpts",
+            &["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"],
+        ),
+        mount("/sys", "sysfs", "sysfs", &["nosuid", "noexec", "nodev", sysfs_access]),
+        mount("/dev/mqueue", "mqueue", "mqueue", &["nosuid", "noexec", "nodev"]),
+        mount("/dev/shm", "tmpfs", "shm", &["nosuid", "noexec", "nodev", "mode=1777", &shm]),
+    ];
+    // On version 1 the runtime would mount every hierarchy writable in spite of `ro` (SUPERVISOR.md section 7).
+    if host.cgroup_v2 {
+        let options = ["nosuid", "noexec", "nodev", sysfs_access];
+        all.insert(4, mount("/sys/fs/cgroup", "cgroup", "cgroup", &options));
+    }
+    all
+}
+
+fn own_mount(spec: &ContainerSpec, resolved: &ResolvedMount) -> Value {
+    let access = if resolved.read_only { "ro" } else { "rw" };
+    if resolved.kind != "tmpfs" {
+        let options = ["rbind", "rprivate", access];
+        return mount(&resolved.target, "bind", &resolved.source.to_string_lossy(), &options);
+    }
+    let mut options = vec!["noexec".to_owned(), "nosuid".into(), "nodev".into(), access.into()];
+    let (size, mode) = tmpfs_options(&spec.mounts, &resolved.target);
+    options.push(format!("mode={:o}", mode.unwrap_or(0o1777)));
+    options.extend(size.map(|size| format!("size={size}")));
+    let options: Vec<&str> = options.iter().map(String::as_str).collect();
+    mount(&resolved.target, "tmpfs", "tmpfs", &options)
+}
+
+fn tmpfs_options(asked: &[Mount], target: &str) -> (Option<u64>, Option<u32>) {
+    let of = |mount: &Mount| match mount.source {
+        MountSource::Tmpfs { size, mode } if super::merge::clean(&mount.target) == target => {
+            Some((size, mode))
+        }
+        _ => None,
+    };
+    asked.iter().find_map(of).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn find<'a>(mounts: &'a [Value], target: &str) -> Option<&'a Value> {
+        mounts.iter().find(|mount| mount["destination"] == target)
+    }
+
+    #[test]
+    fn a_plain_container_has_dockers_mounts_and_no_cgroups_of_version_1() {
+        let all = mounts(&ContainerSpec::default(), &[], Path::new("/c"), &HostFacts::default());
+        let targets: Vec<_> = all.iter().map(|mount| mount["destination"].as_str().unwrap()).collect();
+        assert_eq!(
+            targets,
+            [
+                "/proc",
+                "/dev",
+                "/dev/pts",
+                "/sys",
+                "/dev/mqueue",
+                "/dev/shm",
+                "/etc/resolv.conf",
+                "/etc/hostname",
+                "/etc/hosts"
+            ]
+        );
+        assert!(find(&all, "/sys").unwrap()["options"].as_array().unwrap().contains(&json!("ro")));
+        assert!(
+            find(&all, "/dev/shm").unwrap()["options"].as_array().unwrap().contains(&json!("size=67108864"))
+        );
+        let v2 = HostFacts { cgroup_v2: true, ..HostFacts::default() };
+        assert!(
+            find(&mounts(&ContainerSpec::default(), &[], Path::new("/c"), &v2), "/sys/fs/cgroup").is_some()
+        );
+    }
+
+    #[test]
+    fn own_mounts_come_parents_first_and_replace_ours() {
+        let resolved = |kind: &str, target: &str| ResolvedMount {
+            kind: kind.into(),
+            name: None,
+            source: "/host".into(),
+            target: target.into(),
+            read_only: true,
+        };
+        let spec = ContainerSpec {
+            mounts: vec![Mount {
+                source: MountSource::Tmpfs { size: Some(4096), mode: None },
+                target: "/t/".into(),
+                read_only: false,
+            }],
+            ..ContainerSpec::default()
+        };
+        let own = [
+            resolved("bind", "/a/b"),
+            resolved("bind", "/a"),
+            resolved("bind", "/etc/hosts"),
+            resolved("tmpfs", "/t"),
+        ];
+        let all = mounts(&spec, &own, Path::new("/c"), &HostFacts::default());
+        let place = |target: &str| all.iter().position(|mount| mount["destination"] == target).unwrap();
+        assert!(place("/a") < place("/a/b"));
+        assert_eq!(all.iter().filter(|mount| mount["destination"] == "/etc/hosts").count(), 1);
+        assert_eq!(find(&all, "/etc/hosts").unwrap()["source"], "/host");
+        assert!(find(&all, "/t").unwrap()["options"].as_array().unwrap().contains(&json!("size=4096")));
+    }
+}
