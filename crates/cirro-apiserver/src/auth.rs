@@ -23,6 +23,22 @@ impl User {
         Self { name: "system:anonymous".into(), groups: vec!["system:unauthenticated".into()] }
     }
 
+    /// Whether nobody said who asks.
+    pub fn is_anonymous(&self) -> bool {
+        *self == Self::anonymous()
+    }
+
+    /// Reads a user from a certificate that was verified against our authority.
+    pub(crate) fn from_certificate(der: &[u8]) -> Option<Self> {
+        let (_, certificate) = x509_parser::parse_x509_certificate(der).ok()?;
+        let subject = certificate.subject();
+        let name = subject.iter_common_name().next()?.as_str().ok()?.to_owned();
+        let groups = subject.iter_organization().filter_map(|group| group.as_str().ok());
+        let mut groups: Vec<_> = groups.map(str::to_owned).collect();
+        groups.push("system:authenticated".into());
+        Some(Self { name, groups })
+    }
+
     /// Whether the user may do everything.
     pub fn is_master(&self) -> bool {
         self.groups.iter().any(|group| group == Self::MASTERS)

@@ -41,6 +41,11 @@ pub(crate) fn seconds(time: Timestamp) -> String {
     time.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
 }
 
+/// Writes a time in microseconds (`MicroTime`).
+pub(crate) fn micros(time: Timestamp) -> String {
+    time.strftime("%Y-%m-%dT%H:%M:%S%.6fZ").to_string()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -57,5 +62,6 @@ mod tests {
     fn times_have_upstreams_form() {
         let time: Timestamp = "2024-02-29T01:02:03.004005006Z".parse().unwrap();
         assert_eq!(seconds(time), "2024-02-29T01:02:03Z");
+        assert_eq!(micros(time), "2024-02-29T01:02:03.004005Z");
     }
 }

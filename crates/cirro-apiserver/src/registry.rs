@@ -333,6 +333,7 @@ pub(crate) struct Served {
 
 impl Served {
     /// Serves a kind in its storage version.
+    #[cfg(test)]
     pub(crate) fn storage(kind: Arc<Kind>) -> Self {
         Self { kind, view: None }
     }

@@ -56,12 +56,6 @@ impl Selector {
         self.labels.is_empty() && self.fields.is_empty()
     }
 
-    /// Returns the name that objects must have, when the selector says so.
-    pub(crate) fn single_name(&self) -> Option<&str> {
-        let name = |term: &&FieldTerm| term.equal && term.path == "metadata.name";
-        self.fields.iter().find(name).map(|term| term.value.as_str())
-    }
-
     /// Whether an object matches.
     pub(crate) fn matches(&self, object: &Value) -> bool {
         let labels = json::object(object, "metadata.labels");

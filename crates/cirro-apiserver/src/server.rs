@@ -2,14 +2,16 @@
 
 use std::net::SocketAddrV4;
 use std::ops::RangeInclusive;
-use std::sync::Arc;
+use std::sync::{Arc, RwLock};
 
 use cirro_seams::api::{Api, ApiError};
+use cirro_seams::node::NodeStreams;
 use cirro_store::ObjectStore;
 use ipnet::Ipv4Net;
 use serde_json::{Value, json};
 
 use crate::client::LocalClient;
+use crate::error;
 use crate::kinds;
 use crate::record::DecodeCache;
 use crate::storage::{Place, Storage};
@@ -39,6 +41,7 @@ impl Default for Options {
 #[derive(Clone)]
 pub struct ApiServer {
     pub(crate) storage: Arc<Storage>,
+    node_streams: Arc<RwLock<Option<Arc<dyn NodeStreams>>>>,
 }
 
 impl ApiServer {
@@ -55,7 +58,7 @@ impl ApiServer {
             service_cidr: options.service_cidr,
             node_ports: options.node_ports.clone(),
         };
-        let server = Self { storage: Arc::new(storage) };
+        let server = Self { storage: Arc::new(storage), node_streams: Arc::default() };
         server.bootstrap(&options).await?;
         Ok(server)
     }
@@ -66,6 +69,17 @@ impl ApiServer {
     /// `spec`; over HTTP that is its subresource `finalize`.
     pub fn client(&self) -> Arc<dyn Api> {
         Arc::new(LocalClient { storage: self.storage.clone() })
+    }
+
+    /// Says how logs, exec, attach and consoles reach the node.
+    pub fn set_node_streams(&self, streams: Arc<dyn NodeStreams>) {
+        *self.node_streams.write().expect("no panic while it is held") = Some(streams);
+    }
+
+    /// Returns the way to the node.
+    pub(crate) fn node_streams(&self) -> Result<Arc<dyn NodeStreams>, ApiError> {
+        let streams = self.node_streams.read().expect("no panic while it is held").clone();
+        streams.ok_or_else(|| error::unavailable("the node is not ready to serve streams".into()))
     }
 
     async fn bootstrap(&self, options: &Options) -> Result<(), ApiError> {

@@ -6,6 +6,7 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use crate::json;
+use crate::registry::Served;
 
 pub(crate) mod apps;
 pub(crate) mod core;
@@ -81,7 +82,7 @@ pub(crate) fn name_and_age() -> Vec<Column> {
     vec![Column::name(), Column::age()]
 }
 
-/// What a row carries of its object.
+/// What a row carries of its object: the query parameter `includeObject`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Include {
     /// Its metadata.
@@ -90,6 +91,17 @@ pub(crate) enum Include {
     Object,
     /// Nothing.
     Nothing,
+}
+
+impl Include {
+    /// Reads the query parameter.
+    pub(crate) fn parse(text: &str) -> Self {
+        match text {
+            "Object" => Self::Object,
+            "None" => Self::Nothing,
+            _ => Self::Metadata,
+        }
+    }
 }
 
 /// Returns the head of a Table without rows.
@@ -105,14 +117,18 @@ fn definition(column: &Column) -> Value {
 }
 
 /// Returns the row of an object.
-pub(crate) fn row(columns: &[Column], object: &Value, include: Include) -> Value {
+pub(crate) fn row(columns: &[Column], object: &Value, served: &Served, include: Include) -> Value {
     let cells: Vec<_> = columns.iter().map(|column| column.value(object)).collect();
     match include {
         Include::Nothing => json!({"cells": cells}),
-        Include::Object => json!({"cells": cells, "object": object}),
-        Include::Metadata => json!({"cells": cells, "object": {"kind": "PartialObjectMetadata",
-            "apiVersion": "meta.k8s.io/v1", "metadata": object["metadata"]}}),
+        Include::Object => json!({"cells": cells, "object": served.export(object)}),
+        Include::Metadata => json!({"cells": cells, "object": partial_metadata(object)}),
     }
+}
+
+/// Returns an object's metadata as an object of its own.
+pub(crate) fn partial_metadata(object: &Value) -> Value {
+    json!({"kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": object["metadata"]})
 }
 
 /// Writes how long ago a time was; `<unknown>` for what is no time.
@@ -221,7 +237,8 @@ mod tests {
     fn a_row_has_a_cell_per_column() {
         let columns = vec![Column::name(), Column::path("Image", "spec.image").wide(), Column::age()];
         let object = json!({"metadata": {"name": "x", "creationTimestamp": "2001-01-01T00:00:00Z"}});
-        let row = row(&columns, &object, Include::Metadata);
+        let kind = crate::registry::Kind::namespaced("", "v1", "ConfigMap", "configmaps");
+        let row = row(&columns, &object, &Served::storage(kind.into()), Include::Metadata);
         assert_eq!(row["cells"][0], "x");
         assert_eq!(row["cells"][1], "<none>");
         assert!(row["cells"][2].as_str().unwrap().ends_with('y'));

@@ -9,8 +9,6 @@ pub(crate) enum NameRule {
     Label,
     /// RFC 1035 label, at most 63 characters: begins with a letter.
     Label1035,
-    /// Any single path element.
-    PathSegment,
 }
 
 const SUBDOMAIN: &str = "a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '-' or '.', and must start and end with an alphanumeric character (e.g. 'example.com', regex used for validation is '[a-z0-9]([-a-z0-9]*[a-z0-9])?(\\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*')";
@@ -29,7 +27,6 @@ impl NameRule {
                 let begins = name.starts_with(|c: char| c.is_ascii_lowercase());
                 at_most(name, 63).and_then(|()| hold(begins && is_dns_label(name), LABEL_1035))
             }
-            Self::PathSegment => path_segment(name),
         }
     }
 }
@@ -40,16 +37,6 @@ fn hold(good: bool, why: &str) -> Result<(), String> {
 
 fn at_most(text: &str, limit: usize) -> Result<(), String> {
     hold(text.len() <= limit, &format!("must be no more than {limit} bytes"))
-}
-
-fn path_segment(name: &str) -> Result<(), String> {
-    if name == "." || name == ".." {
-        return Err(format!("may not be '{name}'"));
-    }
-    match ["/", "%"].iter().find(|part| name.contains(**part)) {
-        Some(part) => Err(format!("may not contain '{part}'")),
-        None => Ok(()),
-    }
 }
 
 /// Whether a name is an RFC 1123 label.
@@ -157,7 +144,6 @@ mod tests {
             (NameRule::Subdomain, "0", "a..b"),
             (NameRule::Label, "0-a", "a.b"),
             (NameRule::Label1035, "a0", "0a"),
-            (NameRule::PathSegment, "system:Node", "a/b"),
         ] {
             assert_eq!(rule.check(good), Ok(()), "{good}");
             assert!(rule.check(bad).is_err(), "{bad}");

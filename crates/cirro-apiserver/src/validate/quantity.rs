@@ -2,13 +2,10 @@
 //!
 //! Source: apimachinery `api/resource/quantity.go`.
 
-use std::cmp::Ordering;
-
-/// A quantity in thousandths of a nano, exact for everything that upstream accepts.
+/// A quantity in nanos, exact for everything that upstream accepts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Quantity(i128);
 
-const NANO: i128 = 1_000_000_000;
 const INVALID: &str =
     "quantities must match the regular expression '^([+-]?[0-9.]+)([eEinumkKMGTP]*[-+]?[0-9]*)$'";
 
@@ -32,12 +29,7 @@ impl Quantity {
 
     /// Whether it is below zero.
     pub(crate) fn is_negative(self) -> bool {
-        self.0.cmp(&0) == Ordering::Less
-    }
-
-    /// Whether it is a whole number.
-    pub(crate) fn is_whole(self) -> bool {
-        self.0 % NANO == 0
+        self.0 < 0
     }
 }
 
@@ -95,7 +87,7 @@ mod tests {
             assert_eq!(Quantity::parse(one), Quantity::parse(other), "{one} {other}");
         }
         assert!(Quantity::parse("50m") > Quantity::parse("10m"));
-        assert!(Quantity::parse("-1m").unwrap().is_negative() && !Quantity::parse("1m").unwrap().is_whole());
+        assert!(Quantity::parse("-1m").unwrap().is_negative());
     }
 
     #[test]

@@ -1,0 +1,190 @@
+//! The API over HTTP: authenticate, route, authorise, one call, answer.
+
+use axum::body::Body;
+use axum::http::{Method, Request, Response};
+use cirro_seams::api::ApiError;
+
+use crate::auth::User;
+use crate::error;
+use crate::server::ApiServer;
+
+mod answer;
+mod console;
+mod delete;
+mod discovery;
+mod exec;
+mod log;
+mod negotiate;
+mod openapi;
+mod query;
+mod read;
+mod route;
+mod scale;
+mod serve;
+mod watch;
+mod write;
+
+use answer::Answer;
+use negotiate::Accept;
+use query::Query;
+use route::{ResourcePath, Route};
+
+use crate::registry::{Served, Subresource};
+use crate::storage::Place;
+
+impl ApiServer {
+    /// Answers one request of an authenticated user; refusals are answers too.
+    pub async fn respond(&self, user: &User, request: Request<Body>) -> Response<Body> {
+        let route = route::parse(request.uri().path());
+        let result = match route {
+            Route::Health => Ok(answer::text("ok")),
+            Route::Version => Ok(discovery::version()),
+            _ if user.is_anonymous() => Err(error::unauthorized()),
+            route if !user.is_master() => Err(refuse(user, &request, &route)),
+            Route::Resource(path) => self.resource(user, path, request).await,
+            route => discovery::answer(&self.storage.registry, &route, &request),
+        };
+        result.unwrap_or_else(|refusal| answer::refusal(&refusal))
+    }
+
+    async fn resource(
+        &self,
+        user: &User,
+        path: ResourcePath,
+        request: Request<Body>,
+    ) -> Result<Response<Body>, ApiError> {
+        let registry = &self.storage.registry;
+        let served = registry.served(&path.group, &path.version, &path.plural).cloned();
+        let served = served.ok_or_else(error::no_such_path)?;
+        let subresource = match &path.subresource {
+            None => None,
+            Some(name) => Some(find_subresource(&served, name)?),
+        };
+        if path.namespace.is_some() && !served.kind.namespaced {
+            return Err(error::no_such_path());
+        }
+        let query = Query::parse(request.uri())?;
+        let accept = Accept::parse(request.headers())?;
+        let call = Call { server: self.clone(), user: user.clone(), served, path, query, accept };
+        call.dispatch(subresource, request).await
+    }
+}
+
+fn find_subresource(served: &Served, name: &str) -> Result<Subresource, ApiError> {
+    let known = served.kind.subresources.iter().find(|subresource| subresource.name() == name);
+    match known {
+        Some(subresource) => Ok(*subresource),
+        None if ["portforward", "proxy", "ephemeralcontainers", "token", "approval", "resize"]
+            .contains(&name) =>
+        {
+            Err(error::not_supported(&format!("the subresource {}/{name}", served.kind.plural)))
+        }
+        None => Err(error::no_such_path()),
+    }
+}
+
+/// Says in upstream's words what the user may not do.
+fn refuse(user: &User, request: &Request<Body>, route: &Route) -> ApiError {
+    let verb = verb_of(request, route);
+    let Route::Resource(path) = route else {
+        let path = request.uri().path();
+        return error::not_allowed(format!("forbidden: User {:?} cannot {verb} path {path:?}", user.name));
+    };
+    let resource = match &path.subresource {
+        Some(subresource) => format!("{}/{subresource}", path.plural),
+        None => path.plural.clone(),
+    };
+    let place = match &path.namespace {
+        Some(namespace) => format!("in the namespace {namespace:?}"),
+        None => "at the cluster scope".into(),
+    };
+    let name = path.name.as_ref().map(|name| format!(" {name:?}")).unwrap_or_default();
+    error::not_allowed(format!(
+        "{}{name} is forbidden: User {:?} cannot {verb} resource {resource:?} in API group {:?} {place}",
+        if path.group.is_empty() { path.plural.clone() } else { format!("{}.{}", path.plural, path.group) },
+        user.name,
+        path.group
+    ))
+}
+
+fn verb_of(request: &Request<Body>, route: &Route) -> &'static str {
+    let named = matches!(route, Route::Resource(path) if path.name.is_some());
+    match *request.method() {
+        Method::POST => "create",
+        Method::PUT => "update",
+        Method::PATCH => "patch",
+        Method::DELETE if named => "delete",
+        Method::DELETE => "deletecollection",
+        _ if named || !matches!(route, Route::Resource(_)) => "get",
+        _ => "list",
+    }
+}
+
+/// A request for a kind, with everything that its head said.
+pub(crate) struct Call {
+    pub(crate) server: ApiServer,
+    pub(crate) user: User,
+    pub(crate) served: Served,
+    pub(crate) path: ResourcePath,
+    pub(crate) query: Query,
+    pub(crate) accept: Accept,
+}
+
+impl Call {
+    async fn dispatch(
+        self,
+        subresource: Option<Subresource>,
+        request: Request<Body>,
+    ) -> Result<Response<Body>, ApiError> {
+        let method = request.method().clone();
+        if !self.served.kind.stored {
+            return match method {
+                Method::POST => self.review(request).await,
+                _ => Err(error::method_not_allowed()),
+            };
+        }
+        match (method, self.path.name.is_some(), subresource) {
+            (Method::GET, false, None) if self.query.flag("watch") => self.watch(None).await,
+            (Method::GET, false, None) => self.list().await,
+            (Method::POST, false, None) => self.create(request).await,
+            (Method::DELETE, false, None) => self.delete_collection(request).await,
+            (Method::GET, true, None) if self.query.flag("watch") => {
+                let name = self.path.name.clone();
+                self.watch(name.as_deref()).await
+            }
+            (Method::GET, true, None | Some(Subresource::Status)) => self.get().await,
+            (Method::PUT, true, None | Some(Subresource::Status)) => self.update(subresource, request).await,
+            (Method::PATCH, true, None | Some(Subresource::Status)) => self.patch(subresource, request).await,
+            (Method::DELETE, true, None) => self.delete(request).await,
+            (Method::GET, true, Some(Subresource::Scale)) => self.get_scale().await,
+            (Method::PUT, true, Some(Subresource::Scale)) => self.update_scale(request).await,
+            (Method::PATCH, true, Some(Subresource::Scale)) => self.patch_scale(request).await,
+            (Method::POST, true, Some(Subresource::Binding)) => self.bind(request).await,
+            (Method::POST, true, Some(Subresource::Eviction)) => self.evict(request).await,
+            (Method::PUT, true, Some(Subresource::Finalize)) => self.finalize(request).await,
+            (Method::GET, true, Some(Subresource::Log)) => self.log().await,
+            (Method::GET, true, Some(Subresource::Console)) => self.console().await,
+            (Method::GET | Method::POST, true, Some(one @ (Subresource::Exec | Subresource::Attach))) => {
+                self.exec(one, request).await
+            }
+            _ => Err(error::method_not_allowed()),
+        }
+    }
+
+    /// Returns the namespace; empty for cluster-scoped kinds.
+    pub(crate) fn namespace(&self) -> &str {
+        self.path.namespace.as_deref().unwrap_or_default()
+    }
+
+    /// Returns the place that the path names.
+    pub(crate) fn place(&self) -> Place<'_> {
+        let name = self.path.name.as_deref().unwrap_or_default();
+        Place { kind: &self.served.kind, namespace: self.namespace(), name }
+    }
+
+    /// Starts an answer with the warnings of the version that was spoken.
+    pub(crate) fn answer(&self) -> Answer<'_> {
+        let deprecation = self.served.view().and_then(|view| view.deprecation.clone());
+        Answer { served: &self.served, accept: self.accept, warnings: deprecation.into_iter().collect() }
+    }
+}

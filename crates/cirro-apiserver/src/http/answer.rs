@@ -1,0 +1,173 @@
+//! Answers: objects in the form that was asked for, and refusals as `Status`.
+
+use axum::body::Body;
+use axum::http::header::{CONTENT_TYPE, HeaderValue, WARNING};
+use axum::http::{Response, StatusCode};
+use bytes::Bytes;
+use cirro_seams::api::ApiError;
+use cirro_store::Record;
+use serde_json::{Value, json};
+
+use super::negotiate::Accept;
+use crate::error;
+use crate::record;
+use crate::registry::Served;
+use crate::storage::Page;
+use crate::table::{self, Include};
+
+/// Most warnings of an answer, and their longest.
+const MAX_WARNINGS: usize = 20;
+const MAX_WARNING: usize = 1024;
+
+/// What an answer is made with.
+pub(crate) struct Answer<'a> {
+    pub(crate) served: &'a Served,
+    pub(crate) accept: Accept,
+    pub(crate) warnings: Vec<String>,
+}
+
+impl Answer<'_> {
+    /// Answers with one object in its storage form.
+    pub(crate) fn object(self, status: StatusCode, object: &Value) -> Result<Response<Body>, ApiError> {
+        let body = self.form(object, Include::Metadata)?;
+        Ok(self.finish(status, body.to_string().into()))
+    }
+
+    /// Answers with an object that is none of the kind's own.
+    pub(crate) fn foreign(self, status: StatusCode, object: &Value) -> Response<Body> {
+        self.finish(status, object.to_string().into())
+    }
+
+    /// Answers with one stored object.
+    pub(crate) fn record(self, record: &Record, include: Include) -> Result<Response<Body>, ApiError> {
+        if self.accept == Accept::Json && self.served.view().is_none() {
+            let mut out = Vec::with_capacity(record.value.len() + 64);
+            record::splice(&self.served.kind, &record.value, record.revision, &mut out);
+            return Ok(self.finish(StatusCode::OK, out.into()));
+        }
+        let object = record::decode(&record.value, record.revision)?;
+        let body = self.form(&object, include)?;
+        Ok(self.finish(StatusCode::OK, body.to_string().into()))
+    }
+
+    /// Answers with a page of a list.
+    pub(crate) fn page(self, page: &Page, include: Include) -> Result<Response<Body>, ApiError> {
+        let mut metadata = json!({"resourceVersion": page.revision.to_string()});
+        if !page.continue_token.is_empty() {
+            metadata["continue"] = page.continue_token.clone().into();
+        }
+        if let Some(remaining) = page.remaining {
+            metadata["remainingItemCount"] = remaining.into();
+        }
+        let body = match self.accept.writable()? {
+            Accept::Table(version) => self.table_page(version, page, metadata, include)?,
+            accept => self.list_page(accept, page, &metadata)?,
+        };
+        Ok(self.finish(StatusCode::OK, body.into()))
+    }
+
+    fn table_page(
+        &self,
+        version: &str,
+        page: &Page,
+        metadata: Value,
+        include: Include,
+    ) -> Result<Vec<u8>, ApiError> {
+        let columns = &self.served.kind.columns;
+        let mut table = table::head(version, columns, metadata);
+        let mut rows = Vec::with_capacity(page.records.len());
+        for record in &page.records {
+            let object = record::decode(&record.value, record.revision)?;
+            rows.push(table::row(columns, &object, self.served, include));
+        }
+        table["rows"] = rows.into();
+        Ok(table.to_string().into_bytes())
+    }
+
+    fn list_page(&self, accept: Accept, page: &Page, metadata: &Value) -> Result<Vec<u8>, ApiError> {
+        let (kind, api_version) = match accept {
+            Accept::Metadata => ("PartialObjectMetadataList".to_owned(), "meta.k8s.io/v1".to_owned()),
+            _ => (format!("{}List", self.served.kind.kind), self.served.api_version()),
+        };
+        let head =
+            format!(r#"{{"kind":"{kind}","apiVersion":"{api_version}","metadata":{metadata},"items":["#);
+        let size: usize = page.records.iter().map(|record| record.value.len() + 64).sum();
+        let mut out = Vec::with_capacity(head.len() + size);
+        out.extend_from_slice(head.as_bytes());
+        for (index, record) in page.records.iter().enumerate() {
+            if index > 0 {
+                out.push(b',');
+            }
+            if accept == Accept::Json && self.served.view().is_none() {
+                record::splice(&self.served.kind, &record.value, record.revision, &mut out);
+            } else {
+                let object = record::decode(&record.value, record.revision)?;
+                let form = self.form(&object, Include::Metadata)?;
+                out.extend_from_slice(form.to_string().as_bytes());
+            }
+        }
+        out.extend_from_slice(b"]}");
+        Ok(out)
+    }
+
+    /// Returns an object in the form that was asked for.
+    pub(crate) fn form(&self, object: &Value, include: Include) -> Result<Value, ApiError> {
+        Ok(match self.accept.writable()? {
+            Accept::Table(version) => {
+                let columns = &self.served.kind.columns;
+                let metadata = json!({"resourceVersion": object["metadata"]["resourceVersion"]});
+                let mut table = table::head(version, columns, metadata);
+                table["rows"] = json!([table::row(columns, object, self.served, include)]);
+                table
+            }
+            Accept::Metadata => table::partial_metadata(object),
+            _ => self.served.export(object),
+        })
+    }
+
+    fn finish(self, status: StatusCode, body: Bytes) -> Response<Body> {
+        let mut response = json_bytes(status, body);
+        for warning in self.warnings.iter().take(MAX_WARNINGS) {
+            let text: String = warning.chars().filter(|c| !c.is_control()).take(MAX_WARNING).collect();
+            let text = text.replace('\\', "\\\\").replace('"', "\\\"");
+            if let Ok(value) = HeaderValue::from_str(&format!("299 - \"{text}\"")) {
+                response.headers_mut().append(WARNING, value);
+            }
+        }
+        response
+    }
+}
+
+fn json_bytes(status: StatusCode, body: Bytes) -> Response<Body> {
+    let mut response = Response::new(Body::from(body));
+    *response.status_mut() = status;
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
+}
+
+/// Answers with a document.
+pub(crate) fn document(value: &Value) -> Response<Body> {
+    json_bytes(StatusCode::OK, value.to_string().into())
+}
+
+/// Answers with a document that was written before.
+pub(crate) fn bytes(body: Bytes) -> Response<Body> {
+    json_bytes(StatusCode::OK, body)
+}
+
+/// Answers with plain text.
+pub(crate) fn text(body: impl Into<Body>) -> Response<Body> {
+    let mut response = Response::new(body.into());
+    let plain = HeaderValue::from_static("text/plain; charset=utf-8");
+    response.headers_mut().insert(CONTENT_TYPE, plain);
+    response
+}
+
+/// Answers with a refusal.
+pub(crate) fn refusal(refusal: &ApiError) -> Response<Body> {
+    let status = StatusCode::from_u16(refusal.code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    if status.is_server_error() && refusal.code == 500 {
+        tracing::error!(%refusal, "request failed");
+    }
+    json_bytes(status, error::status(refusal).to_string().into())
+}

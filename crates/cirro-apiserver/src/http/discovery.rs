@@ -1,0 +1,187 @@
+//! Discovery: which groups, versions and kinds there are. Classic and aggregated.
+
+use axum::body::Body;
+use axum::http::header::{CONTENT_TYPE, HeaderValue};
+use axum::http::{Method, Request, Response};
+use cirro_seams::api::ApiError;
+use serde_json::{Value, json};
+
+use super::negotiate::aggregated_discovery;
+use super::route::Route;
+use super::{answer, openapi};
+use crate::error;
+use crate::registry::{Group, Registry, Served, join_version};
+
+/// Answers everything that is not about objects.
+pub(super) fn answer(
+    registry: &Registry,
+    route: &Route,
+    request: &Request<Body>,
+) -> Result<Response<Body>, ApiError> {
+    if request.method() != Method::GET {
+        return Err(error::method_not_allowed());
+    }
+    let aggregated = aggregated_discovery(request.headers());
+    match (route, aggregated) {
+        (Route::CoreVersions, Some(version)) => Ok(aggregate(registry, version, true)),
+        (Route::Groups, Some(version)) => Ok(aggregate(registry, version, false)),
+        (Route::CoreVersions, None) => Ok(answer::document(&core_versions())),
+        (Route::Groups, None) => Ok(answer::document(&group_list(registry))),
+        (Route::Group(name), _) => find_group(registry, name).map(|group| answer::document(&group)),
+        (Route::Resources(group, version), _) => {
+            resource_list(registry, group, version).map(|list| answer::document(&list))
+        }
+        (Route::OpenApiIndex, _) => Ok(answer::document(&openapi::index(registry))),
+        (Route::OpenApi(group, version), _) => openapi::document(registry, group, version),
+        (Route::OpenApiV2, _) => openapi::swagger(request.headers(), registry),
+        (Route::Root, _) => Ok(answer::document(&root(registry))),
+        _ => Err(error::no_such_path()),
+    }
+}
+
+/// Answers `/version`.
+pub(super) fn version() -> Response<Body> {
+    answer::document(&json!({
+        "major": "1", "minor": "33", "gitVersion": "v1.33.0+cirro", "gitCommit": "", "gitTreeState": "clean",
+        "buildDate": "1970-01-01T00:00:00Z", "goVersion": "none", "compiler": "rustc",
+        "platform": format!("linux/{}", if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" }),
+    }))
+}
+
+fn root(registry: &Registry) -> Value {
+    let mut paths = vec!["/api".to_owned(), "/api/v1".into(), "/apis".into()];
+    for group in registry.groups().iter().filter(|group| !group.name.is_empty()) {
+        paths.push(format!("/apis/{}", group.name));
+        paths.extend(group.versions.iter().map(|(version, _)| format!("/apis/{}/{version}", group.name)));
+    }
+    paths.extend(
+        ["/healthz", "/livez", "/openapi/v2", "/openapi/v3", "/readyz", "/version"].map(str::to_owned),
+    );
+    json!({"paths": paths})
+}
+
+fn core_versions() -> Value {
+    json!({"kind": "APIVersions", "versions": ["v1"], "serverAddressByClientCIDRs": []})
+}
+
+fn group_list(registry: &Registry) -> Value {
+    let groups = registry.groups();
+    let groups: Vec<_> = groups.iter().filter(|group| !group.name.is_empty()).map(group_entry).collect();
+    json!({"kind": "APIGroupList", "apiVersion": "v1", "groups": groups})
+}
+
+fn group_entry(group: &Group<'_>) -> Value {
+    let version =
+        |version: &str| json!({"groupVersion": join_version(group.name, version), "version": version});
+    let versions: Vec<_> = group.versions.iter().map(|(name, _)| version(name)).collect();
+    json!({"name": group.name, "versions": versions, "preferredVersion": versions[0]})
+}
+
+fn find_group(registry: &Registry, name: &str) -> Result<Value, ApiError> {
+    let groups = registry.groups();
+    let group = groups.iter().find(|group| group.name == name).ok_or_else(error::no_such_path)?;
+    let mut entry = group_entry(group);
+    entry["kind"] = "APIGroup".into();
+    entry["apiVersion"] = "v1".into();
+    Ok(entry)
+}
+
+/// Finds what a group serves in a version.
+pub(super) fn served<'a>(
+    registry: &'a Registry,
+    group: &str,
+    version: &str,
+) -> Result<Vec<&'a Served>, ApiError> {
+    let groups = registry.groups();
+    let group = groups.into_iter().find(|one| one.name == group).ok_or_else(error::no_such_path)?;
+    let version = group.versions.into_iter().find(|(name, _)| *name == version);
+    version.map(|(_, served)| served).ok_or_else(error::no_such_path)
+}
+
+fn resource_list(registry: &Registry, group: &str, version: &str) -> Result<Value, ApiError> {
+    let mut resources = Vec::new();
+    for served in served(registry, group, version)? {
+        let kind = &served.kind;
+        let mut entry = json!({"name": kind.plural, "singularName": kind.singular, "namespaced": kind.namespaced,
+            "kind": kind.kind, "verbs": kind.verbs()});
+        add_names(&mut entry, served);
+        resources.push(entry);
+        for subresource in &kind.subresources {
+            let mut entry = json!({"name": format!("{}/{}", kind.plural, subresource.name()), "singularName": "",
+                "namespaced": kind.namespaced, "kind": kind.kind, "verbs": subresource.verbs()});
+            if let Some((group, version, kind)) = subresource.speaks() {
+                entry["kind"] = kind.into();
+                entry["group"] = group.into();
+                entry["version"] = version.into();
+            }
+            resources.push(entry);
+        }
+    }
+    let group_version = join_version(group, version);
+    Ok(
+        json!({"kind": "APIResourceList", "apiVersion": "v1", "groupVersion": group_version, "resources": resources}),
+    )
+}
+
+/// Short names and categories are of the version that is meant when none is named.
+fn add_names(entry: &mut Value, served: &Served) {
+    let kind = &served.kind;
+    if served.view().is_some() {
+        return;
+    }
+    if !kind.short_names.is_empty() {
+        entry["shortNames"] = json!(kind.short_names);
+    }
+    if !kind.categories.is_empty() {
+        entry["categories"] = json!(kind.categories);
+    }
+}
+
+fn aggregate(registry: &Registry, version: &str, core: bool) -> Response<Body> {
+    let groups = registry.groups();
+    let items: Vec<_> =
+        groups.iter().filter(|group| group.name.is_empty() == core).map(aggregated_group).collect();
+    let list = json!({"kind": "APIGroupDiscoveryList", "apiVersion": format!("apidiscovery.k8s.io/{version}"),
+        "metadata": {}, "items": items});
+    let mut response = answer::document(&list);
+    let media_type = format!("application/json;g=apidiscovery.k8s.io;v={version};as=APIGroupDiscoveryList");
+    let media_type = HeaderValue::from_str(&media_type).expect("it is plain ASCII");
+    response.headers_mut().insert(CONTENT_TYPE, media_type);
+    response
+}
+
+fn aggregated_group(group: &Group<'_>) -> Value {
+    let versions: Vec<_> = group
+        .versions
+        .iter()
+        .map(|(version, served)| {
+            let resources: Vec<_> = served.iter().map(|served| aggregated_resource(served)).collect();
+            json!({"version": version, "resources": resources, "freshness": "Current"})
+        })
+        .collect();
+    json!({"metadata": {"name": group.name, "creationTimestamp": null}, "versions": versions})
+}
+
+fn aggregated_resource(served: &Served) -> Value {
+    let kind = &served.kind;
+    let own = json!({"group": served.group(), "version": served.version(), "kind": kind.kind});
+    let subresources: Vec<_> = kind
+        .subresources
+        .iter()
+        .map(|subresource| {
+            let speaks = subresource.speaks().map_or(
+                own.clone(),
+                |(group, version, kind)| json!({"group": group, "version": version, "kind": kind}),
+            );
+            json!({"subresource": subresource.name(), "responseKind": speaks, "verbs": subresource.verbs()})
+        })
+        .collect();
+    let scope = if kind.namespaced { "Namespaced" } else { "Cluster" };
+    let mut entry = json!({"resource": kind.plural, "responseKind": own, "scope": scope,
+        "singularResource": kind.singular, "verbs": kind.verbs()});
+    add_names(&mut entry, served);
+    if !subresources.is_empty() {
+        entry["subresources"] = subresources.into();
+    }
+    entry
+}

@@ -1,0 +1,254 @@
+//! OpenAPI documents: schemas from the generated file, paths from the registry.
+//!
+//! A document is written at the first request for it and kept compressed.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::io::{Read as _, Write as _};
+use std::sync::{Mutex, OnceLock};
+
+use axum::body::Body;
+use axum::http::Response;
+use axum::http::header::{ACCEPT, CACHE_CONTROL, ETAG, HeaderMap, HeaderValue};
+use bytes::Bytes;
+use cirro_seams::api::ApiError;
+use flate2::read::GzDecoder;
+use flate2::write::GzEncoder;
+use serde_json::value::RawValue;
+use serde_json::{Value, json};
+use sha2::{Digest as _, Sha256};
+
+use super::answer;
+use super::discovery::served;
+use crate::error;
+use crate::registry::{Registry, Served, Subresource};
+
+static DEFINITIONS: &[u8] = include_bytes!("../../data/definitions.json.gz");
+const REFERENCE: &str = "\"#/components/schemas/";
+
+/// Returns the list of documents.
+pub(super) fn index(registry: &Registry) -> Value {
+    let mut paths = BTreeMap::new();
+    for group in registry.groups() {
+        for (version, _) in &group.versions {
+            let path = path_of(group.name, version);
+            let url = format!("/openapi/v3/{path}?hash={}", hash());
+            paths.insert(path, json!({"serverRelativeURL": url}));
+        }
+    }
+    json!({"paths": paths})
+}
+
+fn path_of(group: &str, version: &str) -> String {
+    if group.is_empty() { format!("api/{version}") } else { format!("apis/{group}/{version}") }
+}
+
+/// Returns what changes when any document does: the schemas and this program's version.
+fn hash() -> &'static str {
+    static HASH: OnceLock<String> = OnceLock::new();
+    HASH.get_or_init(|| {
+        let mut hash = Sha256::new();
+        hash.update(env!("CARGO_PKG_VERSION"));
+        hash.update(DEFINITIONS);
+        hex::encode_upper(hash.finalize())
+    })
+}
+
+/// Answers with the document of a group and version.
+pub(super) fn document(registry: &Registry, group: &str, version: &str) -> Result<Response<Body>, ApiError> {
+    static KEPT: Mutex<BTreeMap<String, Bytes>> = Mutex::new(BTreeMap::new());
+    let path = path_of(group, version);
+    let kinds = served(registry, group, version)?;
+    let kept = KEPT.lock().expect("no panic while it is held").get(&path).cloned();
+    let text = match kept {
+        Some(kept) => inflate(&kept),
+        None => {
+            let text = write_document(&kinds);
+            KEPT.lock().expect("no panic while it is held").insert(path, deflate(&text));
+            text
+        }
+    };
+    let mut response = answer::bytes(text.into());
+    let tag = HeaderValue::from_str(&format!("\"{}\"", hash())).expect("it is hexadecimal");
+    response.headers_mut().insert(ETAG, tag);
+    response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("private, no-cache"));
+    Ok(response)
+}
+
+fn inflate(bytes: &[u8]) -> String {
+    let mut text = String::new();
+    GzDecoder::new(bytes).read_to_string(&mut text).expect("it was written by this program");
+    text
+}
+
+fn deflate(text: &str) -> Bytes {
+    let mut encoder = GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    encoder.write_all(text.as_bytes()).expect("memory takes it");
+    encoder.finish().expect("memory takes it").into()
+}
+
+fn write_document(kinds: &[&Served]) -> String {
+    let mut roots: Vec<&str> = kinds.iter().map(|served| served.schema()).collect();
+    roots.extend([
+        "io.k8s.apimachinery.pkg.apis.meta.v1.DeleteOptions",
+        "io.k8s.apimachinery.pkg.apis.meta.v1.Status",
+    ]);
+    if kinds.iter().any(|served| served.kind.has(Subresource::Scale)) {
+        roots.push("io.k8s.api.autoscaling.v1.Scale");
+    }
+    let schemas =
+        with_schemas(&roots, |schemas| serde_json::to_string(schemas).expect("definitions are JSON"));
+    let paths: BTreeMap<_, _> = kinds.iter().flat_map(|served| paths(served)).collect();
+    let info = json!({"title": "Kubernetes", "version": "v1.33.0+cirro"});
+    format!(
+        r#"{{"openapi":"3.0.0","info":{info},"paths":{},"components":{{"schemas":{schemas}}}}}"#,
+        json!(paths)
+    )
+}
+
+/// Calls `use_them` with the definitions that `roots` need.
+fn with_schemas<T>(roots: &[&str], use_them: impl FnOnce(&BTreeMap<&str, &RawValue>) -> T) -> T {
+    let text = inflate(DEFINITIONS);
+    let all: HashMap<&str, &RawValue> = serde_json::from_str(&text).expect("the file is built in");
+    let mut found = BTreeMap::new();
+    let mut wanted: BTreeSet<&str> = roots.iter().copied().collect();
+    while let Some(name) = wanted.pop_first() {
+        let Some((name, schema)) = all.get_key_value(name) else { continue };
+        found.insert(*name, *schema);
+        let names = schema.get().split(REFERENCE).skip(1).filter_map(|rest| rest.split('"').next());
+        wanted.extend(names.filter(|name| !found.contains_key(name)));
+    }
+    use_them(&found)
+}
+
+/// Returns the paths of a kind.
+fn paths(served: &Served) -> Vec<(String, Value)> {
+    let kind = &served.kind;
+    let root = format!("/{}", path_of(served.group(), served.version()));
+    let all = format!("{root}/{}", kind.plural);
+    let collection = if kind.namespaced {
+        format!("{root}/namespaces/{{namespace}}/{}", kind.plural)
+    } else {
+        all.clone()
+    };
+    let one = format!("{collection}/{{name}}");
+    if !kind.stored {
+        return vec![(collection, operations(served, &[("post", "post")]))];
+    }
+    let mut paths = vec![
+        (
+            collection,
+            operations(served, &[("get", "list"), ("post", "post"), ("delete", "deletecollection")]),
+        ),
+        (
+            one.clone(),
+            operations(served, &[("get", "get"), ("put", "put"), ("patch", "patch"), ("delete", "delete")]),
+        ),
+    ];
+    if kind.namespaced {
+        paths.push((all, operations(served, &[("get", "list")])));
+    }
+    if kind.has(Subresource::Status) {
+        let status = operations(served, &[("get", "get"), ("put", "put"), ("patch", "patch")]);
+        paths.push((format!("{one}/status"), status));
+    }
+    paths
+}
+
+fn operations(served: &Served, methods: &[(&str, &str)]) -> Value {
+    let mut item = json!({});
+    for (method, action) in methods {
+        item[*method] = operation(served, method, action);
+    }
+    item
+}
+
+fn operation(served: &Served, method: &str, action: &str) -> Value {
+    let kind = &served.kind;
+    let schema = json!({"$ref": format!("#/components/schemas/{}", served.schema())});
+    let content = json!({"application/json": {"schema": schema}});
+    let mut parameters = Vec::new();
+    if matches!(action, "post" | "put" | "patch") {
+        for name in ["dryRun", "fieldManager", "fieldValidation"] {
+            parameters.push(
+                json!({"name": name, "in": "query", "schema": {"type": "string", "uniqueItems": true}}),
+            );
+        }
+    }
+    let mut operation = json!({
+        "operationId": format!("{action}{}{}{}", capital(served.group()), capital(served.version()), kind.kind),
+        "parameters": parameters,
+        "responses": {"200": {"description": "OK", "content": content}},
+        "x-kubernetes-action": action,
+        "x-kubernetes-group-version-kind": {"group": served.group(), "version": served.version(), "kind": kind.kind},
+    });
+    if matches!(method, "post" | "put") {
+        operation["requestBody"] =
+            json!({"required": true, "content": {"application/json": {"schema": schema}}});
+    } else if method == "patch" {
+        let any = json!({"schema": {"type": "object"}});
+        operation["requestBody"] = json!({"required": true, "content": {
+            "application/json-patch+json": any, "application/merge-patch+json": any,
+            "application/strategic-merge-patch+json": any}});
+    }
+    operation
+}
+
+fn capital(text: &str) -> String {
+    let mut letters = text.split('.').next().unwrap_or_default().chars();
+    letters.next().map(|first| first.to_uppercase().chain(letters).collect()).unwrap_or_default()
+}
+
+/// Answers `/openapi/v2` in JSON; its protobuf form is not written, and clients use v3 first.
+pub(super) fn swagger(headers: &HeaderMap, registry: &Registry) -> Result<Response<Body>, ApiError> {
+    let accepts: Vec<_> = headers.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok()).collect();
+    let json = accepts.is_empty()
+        || accepts.iter().flat_map(|one| one.split(',')).any(|one| {
+            matches!(
+                one.split(';').next().unwrap_or_default().trim(),
+                "application/json" | "*/*" | "application/*"
+            )
+        });
+    if !json {
+        return Err(error::not_acceptable());
+    }
+    let kinds = registry.kinds();
+    let roots: Vec<&str> = kinds.iter().map(|kind| kind.schema.as_str()).collect();
+    let schemas =
+        with_schemas(&roots, |schemas| serde_json::to_string(schemas).expect("definitions are JSON"));
+    let schemas = schemas.replace("#/components/schemas/", "#/definitions/");
+    let info = json!({"title": "Kubernetes", "version": "v1.33.0+cirro"});
+    let text = format!(r#"{{"swagger":"2.0","info":{info},"paths":{{}},"definitions":{schemas}}}"#);
+    Ok(answer::bytes(text.into()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::registry::join_version;
+
+    #[test]
+    fn every_document_is_json_and_whole() {
+        let registry = crate::kinds::registry();
+        for group in registry.groups() {
+            for (version, kinds) in &group.versions {
+                let document: Value = serde_json::from_str(&write_document(kinds)).unwrap();
+                let schemas = document["components"]["schemas"].as_object().unwrap();
+                let text = document.to_string();
+                for rest in text.split(REFERENCE).skip(1) {
+                    let name = rest.split('"').next().unwrap();
+                    assert!(schemas.contains_key(name), "{}: {name}", join_version(group.name, version));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn writing_operations_name_the_field_validation() {
+        let registry = crate::kinds::registry();
+        let kinds = served(&registry, "apps", "v1").unwrap();
+        let document: Value = serde_json::from_str(&write_document(&kinds)).unwrap();
+        let patch = &document["paths"]["/apis/apps/v1/namespaces/{namespace}/deployments/{name}"]["patch"];
+        assert!(patch["parameters"].to_string().contains("fieldValidation"));
+        assert_eq!(patch["x-kubernetes-group-version-kind"]["kind"], "Deployment");
+    }
+}

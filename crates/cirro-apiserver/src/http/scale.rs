@@ -1,0 +1,73 @@
+//! The scale subresource: `autoscaling/v1` Scale over `spec.replicas`.
+
+use axum::body::Body;
+use axum::http::{Request, Response, StatusCode};
+use cirro_seams::api::ApiError;
+use serde_json::{Value, json};
+
+use super::Call;
+use super::write::{Patch, read_body};
+use crate::decode;
+use crate::error;
+use crate::json;
+use crate::storage::Target;
+use crate::table;
+
+const SCHEMA: &str = "io.k8s.api.autoscaling.v1.Scale";
+
+impl Call {
+    /// Answers with the scale.
+    pub(super) async fn get_scale(&self) -> Result<Response<Body>, ApiError> {
+        let object = self.server.storage.get(self.place()).await?;
+        Ok(self.answer().foreign(StatusCode::OK, &scale_of(&object)))
+    }
+
+    /// Replaces the scale.
+    pub(super) async fn update_scale(&self, request: Request<Body>) -> Result<Response<Body>, ApiError> {
+        let (media_type, body) = read_body(request).await?;
+        let wanted = decode::decode(&media_type, &body)?.value;
+        self.change_scale(|_| Ok(wanted.clone())).await
+    }
+
+    /// Patches the scale.
+    pub(super) async fn patch_scale(&self, request: Request<Body>) -> Result<Response<Body>, ApiError> {
+        let patch = Patch::read(request).await?;
+        self.change_scale(|scale| patch.apply(SCHEMA, scale)).await
+    }
+
+    async fn change_scale(
+        &self,
+        change: impl Fn(&Value) -> Result<Value, ApiError> + Send + Sync,
+    ) -> Result<Response<Body>, ApiError> {
+        let place = self.place();
+        let change = |old: &Value| {
+            let wanted = change(&scale_of(old))?;
+            // Go's zero is left out of JSON and of protobuf.
+            let replicas = match json::at(&wanted, "spec.replicas") {
+                None => 0,
+                Some(value) => {
+                    value.as_i64().ok_or_else(|| error::bad_request("spec.replicas must be a number"))?
+                }
+            };
+            let mut new = old.clone();
+            new["spec"]["replicas"] = replicas.into();
+            new["metadata"]["resourceVersion"] = wanted["metadata"]["resourceVersion"].clone();
+            Ok(new)
+        };
+        let updated =
+            self.server.storage.modify(place, Target::Object, self.query.dry_run()?, change).await?;
+        Ok(self.answer().foreign(StatusCode::OK, &scale_of(&updated)))
+    }
+}
+
+fn scale_of(object: &Value) -> Value {
+    let selector = table::selector_text(json::at(object, "spec.selector"));
+    let mut metadata = json!({});
+    for member in ["name", "namespace", "uid", "resourceVersion", "creationTimestamp"] {
+        metadata[member] = object["metadata"][member].clone();
+    }
+    json!({"kind": "Scale", "apiVersion": "autoscaling/v1", "metadata": metadata,
+        "spec": {"replicas": json::number(object, "spec.replicas").unwrap_or(0)},
+        "status": {"replicas": json::number(object, "status.replicas").unwrap_or(0),
+            "selector": if selector == "<none>" { String::new() } else { selector }}})
+}
