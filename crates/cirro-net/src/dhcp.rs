@@ -43,16 +43,20 @@ type Place = (PathBuf, String);
 pub(crate) struct DhcpServers {
     runtime: Handle,
     running: BTreeMap<Place, (Lease, JoinHandle<()>)>,
+    stopped: bool,
 }
 
 impl DhcpServers {
     /// Starts with none.
     pub(crate) fn new(runtime: Handle) -> Self {
-        Self { runtime, running: BTreeMap::new() }
+        Self { runtime, running: BTreeMap::new(), stopped: false }
     }
 
     /// Serves every machine's port of the records, and no other.
     pub(crate) fn follow(&mut self, context: &Context, state: &State) {
+        if self.stopped {
+            return;
+        }
         let mut wanted = BTreeMap::new();
         for record in state.ports.values().filter(|record| record.target == PortTarget::Tap) {
             if let (Some((_, vpc)), Some(lease)) = (state.vpc_of(&record.port.subnet), lease(record)) {
@@ -79,8 +83,9 @@ impl DhcpServers {
         }
     }
 
-    /// Ends them all.
+    /// Ends them all, for good.
     pub(crate) fn stop(&mut self) {
+        self.stopped = true;
         for (_, (_, task)) in std::mem::take(&mut self.running) {
             task.abort();
         }

@@ -38,6 +38,18 @@ pub(crate) fn find(context: &Context, plan: &Plan, state: &State) -> Result<Vec<
     Ok(leaks)
 }
 
+/// Lists every link, namespace and table of a cloud: what is left when its daemon does not run.
+pub(crate) fn list(context: &Context) -> Result<Vec<String>, NetError> {
+    let mut found: Vec<String> = own_links(context)?.into_iter().map(|link| format!("link {link}")).collect();
+    for file in namespace_files(context)? {
+        found.push(format!("network namespace {}", context.netns_dir().join(file).display()));
+    }
+    if table_exists(context)? {
+        found.push(format!("nftables table inet {}", context.prefix));
+    }
+    Ok(found)
+}
+
 /// Removes every link, namespace and table of this cloud.
 pub(crate) fn remove_all(context: &Context) -> Result<(), NetError> {
     if table_exists(context)? {
@@ -52,6 +64,8 @@ pub(crate) fn remove_all(context: &Context) -> Result<(), NetError> {
     for link in own_links(context)? {
         delete_link(&mut netlink, &link)?;
     }
+    // Fails while somebody else keeps something there, which is then not ours to remove.
+    let _ = std::fs::remove_dir(context.netns_dir());
     Ok(())
 }
 

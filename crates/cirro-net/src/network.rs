@@ -204,6 +204,13 @@ impl Network {
         self.call(|worker| worker.tear_down()).await
     }
 
+    /// Lists every link, namespace and table of a cloud, by name; for `cirro doctor` where no daemon runs.
+    ///
+    /// Looks in the calling thread's network namespace; starts nothing.
+    pub fn leftovers(options: NetworkOptions) -> Result<Vec<String>, NetError> {
+        crate::leaks::list(&crate::plan::Context::new(options))
+    }
+
     /// Finds what belongs to this cloud by name but to none of its records; for `cirro doctor`.
     pub async fn leaks(&self) -> Result<Vec<String>, NetError> {
         self.call(|worker| worker.leaks()).await

@@ -152,6 +152,11 @@ fn belongs(request: &Message, answer: &Message) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::io::{Read as _, Write as _};
+
+    use hickory_proto::rr::rdata::A;
+    use hickory_proto::rr::{Name, RData, Record};
+
     use super::*;
 
     #[test]
@@ -162,5 +167,66 @@ mod tests {
         let expected: Vec<SocketAddr> =
             ["10.0.0.1:53", "[::1]:53", "1.1.1.1:53"].map(|text| text.parse().unwrap()).into();
         assert_eq!(found, expected);
+    }
+
+    /// Answers each question with an address, with a truncated message by UDP where the name begins with `long`.
+    fn resolver() -> std::thread::JoinHandle<usize> {
+        let udp = std::net::UdpSocket::bind("127.0.0.1:53").unwrap();
+        let tcp = std::net::TcpListener::bind("127.0.0.1:53").unwrap();
+        let reply = |bytes: &[u8]| {
+            let request = Message::from_vec(bytes).unwrap();
+            let name = request.queries[0].name().clone();
+            let mut reply = request.into_response();
+            let address = RData::A(A(Ipv4Addr::new(192, 0, 2, 7)));
+            reply.add_answer(Record::from_rdata(name, 60, address));
+            reply
+        };
+        std::thread::spawn(move || {
+            let mut buffer = [0; 512];
+            for asked in 1.. {
+                let (length, client) = udp.recv_from(&mut buffer).unwrap();
+                let mut answer = reply(&buffer[..length]);
+                let name = answer.queries[0].name().to_ascii();
+                answer.metadata.truncation = name.starts_with("long");
+                udp.send_to(&answer.to_vec().unwrap(), client).unwrap();
+                if answer.metadata.truncation {
+                    let (mut stream, _) = tcp.accept().unwrap();
+                    let mut length = [0; 2];
+                    stream.read_exact(&mut length).unwrap();
+                    let mut bytes = vec![0; u16::from_be_bytes(length).into()];
+                    stream.read_exact(&mut bytes).unwrap();
+                    let bytes = reply(&bytes).to_vec().unwrap();
+                    stream.write_all(&[&(bytes.len() as u16).to_be_bytes(), &bytes[..]].concat()).unwrap();
+                    return asked;
+                }
+            }
+            unreachable!()
+        })
+    }
+
+    #[test]
+    fn root_questions_are_forwarded_kept_and_asked_again_by_stream() {
+        let host = cirro_sys::netns::Netns::fresh().unwrap();
+        host.run(|| {
+            let mut netlink = cirro_sys::netlink::Netlink::open().unwrap();
+            let lo = netlink.index("lo").unwrap();
+            netlink.set_up(lo, true).unwrap();
+            let file = tempfile::NamedTempFile::new().unwrap();
+            std::fs::write(file.path(), "nameserver 127.0.0.9\nnameserver 127.0.0.1\n").unwrap();
+            let forwarder = Forwarder { resolv_conf: file.path().into(), ..Forwarder::new() };
+            let server = resolver();
+            let runtime =
+                tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+            let ask = |name: &str| {
+                let question = Query::query(Name::from_ascii(name).unwrap(), RecordType::A);
+                runtime.block_on(forwarder.ask(&question, &[]))
+            };
+            // The first server refuses: the second is asked.
+            assert_eq!(ask("example.com.").unwrap().answers.len(), 1);
+            assert_eq!(ask("EXAMPLE.com.").unwrap().answers.len(), 1);
+            assert!(!ask("long.example.com.").unwrap().metadata.truncation);
+            assert_eq!(server.join().unwrap(), 2, "the second question was answered from what is kept");
+        })
+        .unwrap();
     }
 }

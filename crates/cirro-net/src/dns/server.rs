@@ -46,6 +46,7 @@ pub(crate) struct DnsServers {
     names: Arc<Names>,
     forwarder: Arc<Forwarder>,
     running: BTreeMap<Place, (Scope, JoinHandle<()>)>,
+    stopped: bool,
 }
 
 /// What a server needs to answer.
@@ -60,12 +61,21 @@ struct Server {
 impl DnsServers {
     /// Starts with none.
     pub(crate) fn new(runtime: Handle, names: Arc<Names>) -> Self {
-        Self { runtime, names, forwarder: Arc::new(Forwarder::new()), running: BTreeMap::new() }
+        Self {
+            runtime,
+            names,
+            forwarder: Arc::new(Forwarder::new()),
+            running: BTreeMap::new(),
+            stopped: false,
+        }
     }
 
     /// Answers for every subnet of the records, and no other, with the records' names.
     pub(crate) fn follow(&mut self, context: &Context, state: &State) {
         self.names.set_ports(state);
+        if self.stopped {
+            return;
+        }
         let wanted = places(context, state);
         let own: Vec<Ipv4Addr> = wanted.keys().map(|(_, address)| *address).collect();
         self.running.retain(|place, (scope, task)| {
@@ -88,8 +98,9 @@ impl DnsServers {
         }
     }
 
-    /// Ends them all.
+    /// Ends them all, for good.
     pub(crate) fn stop(&mut self) {
+        self.stopped = true;
         for (_, (_, task)) in std::mem::take(&mut self.running) {
             task.abort();
         }

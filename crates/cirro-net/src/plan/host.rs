@@ -187,7 +187,11 @@ fn add_translation(context: &Context, state: &State, table: &mut Table) {
     let hook = "type nat hook prerouting priority -100; policy accept;";
     // Tenants see published ports, as anybody outside does, but not the cluster's services.
     let from_outside = format!("iifname != \"{prefix}-t*\" {to_service}");
-    table.chain("nat_prerouting", Some(hook), [from_outside, "fib daddr type local goto local".into()]);
+    // Translation comes before the kernel's own check of such addresses: without this, a neighbour on the
+    // wire would reach what is published at 127.0.0.1 only.
+    let forged = "iifname != \"lo\" ip daddr 127.0.0.0/8 return".into();
+    let local = "fib daddr type local goto local".into();
+    table.chain("nat_prerouting", Some(hook), [forged, from_outside, local]);
     let hook = "type nat hook output priority -100; policy accept;";
     table.chain("nat_output", Some(hook), [to_service, "fib daddr type local goto local".into()]);
     let hook = "type nat hook postrouting priority 100; policy accept;";
@@ -256,12 +260,12 @@ fn forward_ours(context: &Context, state: &State) -> Vec<String> {
     let prefix = &context.prefix;
     let services = context.options.service_cidr.trunc();
     let mut rules = vec![
+        // Forged VXLAN would enter other VPCs.
+        format!("iifname \"{prefix}-t*\" udp dport {{ 4789, 8472 }} drop"),
         "ct state established,related accept".into(),
         // Nobody's service or pod address; also a service without backends.
         format!("oifname \"{prefix}-gw\" ip daddr {services} reject"),
         format!("oifname \"{prefix}-gw\" reject with icmpx host-unreachable"),
-        // Forged VXLAN would enter other VPCs.
-        format!("iifname \"{prefix}-t*\" udp dport {{ 4789, 8472 }} drop"),
         format!("oifname \"{prefix}-t*\" ct status dnat accept"),
         format!("oifname \"{prefix}-t*\" drop"),
         format!("iifname \"{prefix}-t*\" ct status dnat accept"),

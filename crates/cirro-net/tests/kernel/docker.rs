@@ -4,7 +4,7 @@ use std::net::Ipv4Addr;
 use std::time::Instant;
 
 use cirro_net::{CreateDockerNetwork, NetError, Network, SubnetId};
-use cirro_sys::netlink::Netlink;
+use cirro_sys::netlink::{Netlink, NextHop, Route};
 
 use super::lab::{
     HOST, WORLD, ask, ask_here, ask_open, echoes, nft, on_a_host, publish, request, resolve, serve,
@@ -40,6 +40,47 @@ fn root_a_published_port_is_reached_from_everywhere() {
         drop(out);
         network.delete_port("one").await.unwrap();
         assert!(ask(&lab.world, (HOST, 3000)).is_err());
+        network.tear_down().await.unwrap();
+    });
+}
+
+#[test]
+fn root_what_is_published_at_localhost_is_for_localhost() {
+    on_a_host(async |lab| {
+        let network = lab.start().await;
+        let bridge = default_bridge(&network);
+        let one = workload(&network, "one", &bridge, |port| {
+            let mut local = publish(3000, 80);
+            local.host_address = Some(Ipv4Addr::LOCALHOST.into());
+            port.publish = vec![local];
+        })
+        .await;
+        let _page = serve(&one.netns, "one", 80);
+        assert!(ask_here((Ipv4Addr::LOCALHOST, 3000)).unwrap().starts_with("one "));
+        assert!(ask(&lab.world, (HOST, 3000)).is_err());
+        // A neighbour that sends to 127.0.0.1 by the wire (CVE-2020-8558's way).
+        let localhost = Ipv4Addr::new(127, 0, 0, 1);
+        let forged = lab
+            .world
+            .run(|| {
+                let mut netlink = Netlink::open().unwrap();
+                let lo = netlink.index("lo").unwrap();
+                netlink.delete_address(lo, localhost, 8).unwrap();
+                let hop = NextHop::Via(netlink.index("eth0").unwrap(), HOST);
+                netlink
+                    .set_route(&Route {
+                        destination: localhost,
+                        prefix: 32,
+                        hop,
+                        source: Some(WORLD),
+                        protocol: 4,
+                    })
+                    .unwrap();
+                std::fs::write("/proc/sys/net/ipv4/conf/eth0/route_localnet", "1").unwrap();
+                ask_here((localhost, 3000))
+            })
+            .unwrap();
+        assert!(forged.is_err(), "{forged:?}");
         network.tear_down().await.unwrap();
     });
 }
@@ -98,11 +139,13 @@ fn root_user_networks_have_names_and_are_apart() {
         let _out = serve(&lab.world, "world", 8080);
         assert!(ask(&client.netns, (WORLD, 8080)).is_ok());
         assert!(ask(&other.netns, (WORLD, 8080)).is_err());
+        assert!(Network::leftovers(lab.options()).unwrap().contains(&"nftables table inet lab".into()));
         network.delete_port("other").await.unwrap();
         network.delete_docker_network(&two.id).await.unwrap();
         assert!(network.leaks().await.unwrap().iter().all(|leak| leak.ends_with("/other")));
         network.tear_down().await.unwrap();
         assert_eq!(network.leaks().await.unwrap(), Vec::<String>::new());
+        assert_eq!(Network::leftovers(lab.options()).unwrap(), Vec::<String>::new());
         let names = Netlink::open().unwrap().links().unwrap().into_iter().map(|link| link.name);
         assert_eq!(names.collect::<Vec<_>>(), ["lo", "uplink"]);
         assert_eq!(nft(&["list", "tables"]), "");

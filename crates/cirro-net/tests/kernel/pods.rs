@@ -56,6 +56,32 @@ fn root_a_service_balances_for_pods_host_and_outside() {
         assert!(ask(&c.netns, (SERVICE, 80)).unwrap().ends_with(&c.port.address.to_string()));
         assert!(ask(&lab.world, (HOST, 30080)).unwrap().ends_with(&WORLD.to_string()));
 
+        // Also for a container on docker's bridge, and in front of a process of the host (the API server's way).
+        let bridge = SubnetId::Docker(network.docker_networks()[0].id.clone());
+        let container = workload(&network, "container", &bridge, |_| {}).await;
+        assert_eq!(answers(40, || ask(&container.netns, (SERVICE, 80))), both);
+        let _host = super::lab::serve_here("host", 8080);
+        network.set_services(vec![service(&[GATEWAY])]).await.unwrap();
+        assert_eq!(ask(&c.netns, (SERVICE, 80)).unwrap(), format!("host {}", c.port.address));
+        assert!(ask_here((SERVICE, 80)).unwrap().starts_with("host "));
+        // From outside the gateway's address is nobody's.
+        lab.world
+            .run(|| {
+                let mut netlink = Netlink::open().unwrap();
+                let hop = cirro_sys::netlink::NextHop::Via(netlink.index("eth0").unwrap(), HOST);
+                let destination = Ipv4Addr::new(10, 42, 0, 0);
+                netlink.set_route(&cirro_sys::netlink::Route {
+                    destination,
+                    prefix: 15,
+                    hop,
+                    source: None,
+                    protocol: 4,
+                })
+            })
+            .unwrap()
+            .unwrap();
+        assert!(ask(&lab.world, (GATEWAY, 8080)).is_err());
+
         let sticky = ServicePort { client_ip_affinity: true, ..service(&[a.port.address, b.port.address]) };
         network.set_services(vec![sticky]).await.unwrap();
         assert_eq!(answers(20, || ask(&c.netns, (SERVICE, 80))).len(), 1);
