@@ -54,12 +54,11 @@ pub(crate) async fn build(
     // Taken first, so that a refusal still reads what the client sends.
     let Upload { bytes, broken } = body::upload(request.into_body());
     let request = build_request(&params)?;
-    let names = request.tags.clone();
     let events = tokio::select! {
         events = face.engine.build_image(bytes, request) => events?,
         error = broken.wait() => return Err(error),
     };
-    let mut report = Report { quiet: params.flag("q"), ..Report::new(names) };
+    let mut report = Report::new(params.flag("q"));
     let lines = line_stream::received(events).flat_map(move |event| told(report.tell(event)));
     Ok(line_stream::json_lines(&face, lines))
 }
@@ -134,15 +133,16 @@ fn extra_hosts(text: &str) -> Vec<String> {
 
 /// Turns the builder's events into the lines that a client gets.
 struct Report {
-    names: Vec<ImageReference>,
     quiet: bool,
     /// Output of a quiet build, told when it fails.
     held: Vec<u8>,
+    /// The first bytes of a character whose rest is still to come.
+    torn: Vec<u8>,
 }
 
 impl Report {
-    fn new(names: Vec<ImageReference>) -> Self {
-        Self { names, quiet: false, held: Vec::new() }
+    fn new(quiet: bool) -> Self {
+        Self { quiet, held: Vec::new(), torn: Vec::new() }
     }
 
     fn tell(&mut self, event: Result<BuildEvent, String>) -> Vec<Bytes> {
@@ -152,15 +152,7 @@ impl Report {
             }
             Ok(BuildEvent::Output(bytes)) => self.output(&bytes),
             Ok(BuildEvent::Image(id)) if self.quiet => vec![stream(&format!("{id}\n"))],
-            Ok(BuildEvent::Image(id)) => {
-                let built = stream(&format!("Successfully built {}\n", id.short()));
-                let tagged = self
-                    .names
-                    .iter()
-                    .map(|name| stream(&format!("Successfully tagged {}\n", name.familiar())));
-                let aux = line_stream::line(&json!({ "aux": { "ID": id.to_string() } }));
-                [aux, built].into_iter().chain(tagged).collect()
-            }
+            Ok(BuildEvent::Image(id)) => vec![line_stream::line(&json!({ "aux": { "ID": id.to_string() } }))],
             Err(message) => {
                 let held = std::mem::take(&mut self.held);
                 let mut lines = Vec::new();
@@ -175,13 +167,33 @@ impl Report {
 
     fn output(&mut self, bytes: &[u8]) -> Vec<Bytes> {
         if !self.quiet {
-            return vec![stream(&String::from_utf8_lossy(bytes))];
+            let mut bytes = [&std::mem::take(&mut self.torn), bytes].concat();
+            self.torn = bytes.split_off(whole_characters(&bytes));
+            return if bytes.is_empty() {
+                Vec::new()
+            } else {
+                vec![stream(&String::from_utf8_lossy(&bytes))]
+            };
         }
         self.held.extend_from_slice(bytes);
         let surplus = self.held.len().saturating_sub(QUIET_BYTES);
         self.held.drain(..surplus);
         Vec::new()
     }
+}
+
+/// Returns the length without a character that is cut off at the end.
+fn whole_characters(bytes: &[u8]) -> usize {
+    let tail = bytes.iter().rev().take(4).position(|byte| byte & 0xc0 != 0x80);
+    let Some(behind) = tail else { return bytes.len() };
+    let start = bytes.len() - 1 - behind;
+    let length = match bytes[start] {
+        0xc0..0xe0 => 2,
+        0xe0..0xf0 => 3,
+        0xf0.. => 4,
+        _ => 1,
+    };
+    if behind + 1 < length { start } else { bytes.len() }
 }
 
 fn stream(text: &str) -> Bytes {
@@ -266,22 +278,35 @@ mod tests {
 
     #[test]
     fn events_become_the_classic_builders_lines() {
-        let mut report = Report::new(vec!["app".parse().unwrap()]);
+        let mut report = Report::new(false);
         assert_eq!(
             text(report.tell(Ok(BuildEvent::Line("Step 1/1 : FROM x".into())))),
             "{\"stream\":\"Step 1/1 : FROM x\\n\"}\r\n"
         );
         let id = Digest::of(b"x");
-        let end = text(report.tell(Ok(BuildEvent::Image(id))));
-        assert!(end.starts_with(&format!("{{\"aux\":{{\"ID\":\"{id}\"}}}}\r\n")), "{end}");
-        assert!(end.contains(&format!("Successfully built {}", id.short())), "{end}");
-        assert!(end.contains("Successfully tagged app:latest"), "{end}");
+        let image = text(report.tell(Ok(BuildEvent::Image(id))));
+        assert_eq!(image, format!("{{\"aux\":{{\"ID\":\"{id}\"}}}}\r\n"));
         assert!(text(report.tell(Err("no".into()))).contains("\"errorDetail\":{\"message\":\"no\"}"));
     }
 
     #[test]
+    fn a_character_that_is_torn_apart_is_put_together_again() {
+        let mut report = Report::new(false);
+        let told: Vec<Bytes> = [
+            "grün €\n".as_bytes()[..3].to_vec(),
+            "grün €\n".as_bytes()[3..8].to_vec(),
+            "grün €\n".as_bytes()[8..].to_vec(),
+        ]
+        .into_iter()
+        .flat_map(|piece| report.tell(Ok(BuildEvent::Output(piece.into()))))
+        .collect();
+        assert_eq!(text(told), "{\"stream\":\"gr\"}\r\n{\"stream\":\"ün \"}\r\n{\"stream\":\"€\\n\"}\r\n");
+        assert_eq!(whole_characters(b"\x80\x80\x80\x80\x80"), 5);
+    }
+
+    #[test]
     fn a_quiet_build_tells_its_id_alone_and_its_output_when_it_fails() {
-        let mut report = Report { quiet: true, ..Report::new(Vec::new()) };
+        let mut report = Report::new(true);
         assert!(report.tell(Ok(BuildEvent::Output(Bytes::from_static(b"making\n")))).is_empty());
         let id = Digest::of(b"x");
         assert_eq!(text(report.tell(Ok(BuildEvent::Image(id)))), format!("{{\"stream\":\"{id}\\n\"}}\r\n"));

@@ -39,7 +39,7 @@ pub async fn serve(
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) {
     let face = Face::new(engine, info);
-    let service = dispatcher(face.clone());
+    let service = versioned(routes::routes(face.clone()), &face.info);
     let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     let mut connections = JoinSet::new();
     tokio::pin!(shutdown);
@@ -81,7 +81,8 @@ pub async fn serve(
 /// Returns the whole API as an axum router, version prefixes included. For servers that accept connections
 /// themselves; the connections must be served with upgrades.
 pub fn router(engine: Engine, info: FaceInfo) -> Router {
-    dispatcher(Face::new(engine, info))
+    let face = Face::new(engine, info);
+    versioned(routes::routes(face.clone()), &face.info)
 }
 
 impl Face {
@@ -117,9 +118,8 @@ pub(crate) async fn serve_connection(service: Router, stream: UnixStream, closin
 }
 
 /// Puts the version prefix before the routes and docker's headers behind them.
-fn dispatcher(face: Face) -> Router {
-    let headers = common_headers(&face.info);
-    let routes = routes::routes(face);
+fn versioned(routes: Router, info: &FaceInfo) -> Router {
+    let headers = common_headers(info);
     Router::new().fallback(move |request: Request<Body>| dispatch(routes.clone(), headers.clone(), request))
 }
 
@@ -151,4 +151,64 @@ fn common_headers(info: &FaceInfo) -> HeaderMap {
         headers.insert(header::SERVER, server);
     }
     headers
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::routing::get;
+    use bytes::Bytes;
+    use http_body_util::BodyExt;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::sync::mpsc;
+
+    use super::*;
+
+    async fn asked(path: &str) -> (u16, HeaderMap, String) {
+        let routes = Router::new()
+            .route("/_ping", get(crate::system::ping::get).head(crate::system::ping::head))
+            .fallback(crate::unsupported::page_not_found);
+        let info = FaceInfo { name: "host".into(), version: "0.1.0".into(), data_dir: "/d".into() };
+        let request = Request::get(path).body(Body::empty()).unwrap();
+        let response = versioned(routes, &info).oneshot(request).await.unwrap();
+        let (parts, body) = response.into_parts();
+        let body = body.collect().await.unwrap().to_bytes();
+        (parts.status.as_u16(), parts.headers, String::from_utf8(body.to_vec()).unwrap())
+    }
+
+    #[tokio::test]
+    async fn every_answer_carries_the_headers_that_clients_negotiate_by() {
+        for (path, status) in
+            [("/_ping", 200), ("/v1.44/_ping", 200), ("/v1.99/_ping", 400), ("/nowhere", 404)]
+        {
+            let (found, headers, _) = asked(path).await;
+            assert_eq!(found, status, "{path}");
+            assert_eq!(headers["api-version"], "1.51", "{path}");
+            assert_eq!(headers["server"], "cirro/0.1.0 (linux)", "{path}");
+        }
+        let (_, headers, body) = asked("/_ping").await;
+        assert_eq!((headers["builder-version"].to_str().unwrap(), body.as_str()), ("1", "OK"));
+        assert_eq!(asked("/nowhere").await.2, r#"{"message":"page not found"}"#);
+    }
+
+    #[tokio::test]
+    async fn a_client_that_leaves_a_silent_stream_is_noticed() {
+        let (sender, receiver) = mpsc::channel::<Bytes>(1);
+        let receiver = Arc::new(std::sync::Mutex::new(Some(receiver)));
+        let events = move || {
+            let receiver = receiver.lock().unwrap().take().unwrap();
+            let pieces = crate::line_stream::received(receiver);
+            let pieces = futures_util::StreamExt::map(pieces, Ok::<_, std::convert::Infallible>);
+            std::future::ready(Response::new(Body::from_stream(pieces)))
+        };
+        let router = Router::new().route("/events", get(events));
+        let (mut client, server) = UnixStream::pair().unwrap();
+        tokio::spawn(serve_connection(router, server, CancellationToken::new()));
+        client.write_all(b"GET /events HTTP/1.1\r\nHost: docker\r\n\r\n").await.unwrap();
+        // The head comes although there is no event yet: clients wait for it.
+        let mut head = [0; 15];
+        client.read_exact(&mut head).await.unwrap();
+        assert_eq!(&head, b"HTTP/1.1 200 OK");
+        drop(client);
+        tokio::time::timeout(Duration::from_secs(5), sender.closed()).await.expect("the stream was let go");
+    }
 }

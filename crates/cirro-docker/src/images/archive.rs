@@ -4,9 +4,8 @@ use axum::body::Body;
 use axum::extract::State;
 use axum::response::Response;
 use bytes::Bytes;
-use cirro_image::Loaded;
-use cirro_types::ImageReference;
-use futures_util::StreamExt;
+use futures_util::stream::PollNext;
+use futures_util::{Stream, StreamExt};
 use http::Request;
 use serde_json::json;
 use tokio::sync::mpsc;
@@ -19,6 +18,8 @@ use crate::line_stream;
 use crate::query::Params;
 
 const MAX_NAMES: usize = 1000;
+/// Lines that wait for the client.
+const PROGRESS_LINES: usize = 64;
 
 /// Saves the images that `names` says.
 pub(crate) async fn save(State(face): State<Face>, params: Params) -> Answer {
@@ -49,103 +50,59 @@ pub(crate) async fn load(
         check_platform(Some(platform))?;
     }
     let Upload { bytes, broken } = body::upload(request.into_body());
-    let (progress, mut told) = mpsc::channel(64);
+    let (progress, mut told) = mpsc::channel(PROGRESS_LINES);
     let engine = face.engine.clone();
-    let quiet = params.flag("quiet");
-    // An archive that is refused at once gets a status; once a line has gone out, errors are lines.
     let mut loading = Box::pin(async move {
         tokio::select! {
-            loaded = engine.load_images(bytes, progress) => loaded.map_err(ApiError::from),
+            loaded = engine.load_images(bytes, progress) => loaded.map_err(ApiError::from).map(drop),
             error = broken.wait() => Err(error),
         }
     });
-    let first = tokio::select! {
+    // An archive that is refused at once gets a status; once a line has gone out, an error is a line.
+    let (first, running) = tokio::select! {
         biased;
-        line = told.recv() => line,
-        result = &mut loading => return finished_at_once(&face, told, quiet, result).await,
-    };
-    let progress = futures_util::stream::iter(first).chain(line_stream::received(told)).map(progress_line);
-    let progress = progress.filter(move |_| std::future::ready(!quiet));
-    let result =
-        futures_util::stream::once(loading).flat_map(|result| futures_util::stream::iter(outcome(result)));
-    Ok(line_stream::json_lines(&face, side_by_side(progress, result)))
-}
-
-/// Answers when loading ended before it told anything.
-async fn finished_at_once(
-    face: &Face,
-    mut told: mpsc::Receiver<String>,
-    quiet: bool,
-    result: Result<Vec<Loaded>, ApiError>,
-) -> Result<Response, ApiError> {
-    let loaded = result?;
-    let mut lines = Vec::new();
-    while let Ok(line) = told.try_recv() {
-        if !quiet {
-            lines.push(progress_line(line));
+        first = told.recv() => (first, Some(loading)),
+        result = &mut loading => {
+            result?;
+            (None, None)
         }
-    }
-    lines.extend(outcome(Ok(loaded)));
-    Ok(line_stream::json_lines(face, futures_util::stream::iter(lines)))
+    };
+    let lines = futures_util::stream::iter(first).chain(line_stream::received(told));
+    let end =
+        futures_util::stream::iter(running).then(|running| running).filter_map(async |end| failure(end));
+    Ok(line_stream::json_lines(&face, side_by_side(lines.map(|text| told_line(&text)), end)))
 }
 
 /// Runs two streams at the same time; lines of the first that are there go out first.
 fn side_by_side(
-    one: impl futures_util::Stream<Item = Bytes> + Send,
-    other: impl futures_util::Stream<Item = Bytes> + Send,
-) -> impl futures_util::Stream<Item = Bytes> + Send {
-    futures_util::stream::select_with_strategy(one, other, |(): &mut ()| futures_util::stream::PollNext::Left)
+    one: impl Stream<Item = Bytes> + Send,
+    other: impl Stream<Item = Bytes> + Send,
+) -> impl Stream<Item = Bytes> + Send {
+    futures_util::stream::select_with_strategy(one, other, |(): &mut ()| PollNext::Left)
 }
 
-fn progress_line(text: String) -> Bytes {
-    line_stream::line(&json!({ "status": text }))
+/// The library tells in docker's words what came: `Loaded image: busybox:latest`.
+fn told_line(text: &str) -> Bytes {
+    line_stream::line(&json!({ "stream": format!("{}\n", text.trim_end_matches('\n')) }))
 }
 
-fn outcome(result: Result<Vec<Loaded>, ApiError>) -> Vec<Bytes> {
-    match result {
-        Ok(loaded) => loaded.iter().flat_map(loaded_lines).collect(),
-        Err(error) => vec![line_stream::error_line(&error.message)],
-    }
-}
-
-/// Tells what came: its names, or its id when it has none.
-fn loaded_lines(loaded: &Loaded) -> Vec<Bytes> {
-    let say = |text: String| line_stream::line(&json!({ "stream": text }));
-    match loaded.tags.is_empty() {
-        true => vec![say(format!("Loaded image ID: {}\n", loaded.id))],
-        false => loaded
-            .tags
-            .iter()
-            .map(ImageReference::familiar)
-            .map(|name| say(format!("Loaded image: {name}\n")))
-            .collect(),
-    }
+fn failure(end: Result<(), ApiError>) -> Option<Bytes> {
+    end.err().map(|error| line_stream::error_line(&error.message))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use cirro_types::Digest;
 
-    #[test]
-    fn names_are_told_and_else_the_id() {
-        let id = Digest::of(b"x");
-        let tags = vec!["busybox".parse().unwrap(), "me/app:v1".parse().unwrap()];
-        let lines = outcome(Ok(vec![Loaded { id, tags }, Loaded { id, tags: Vec::new() }]));
-        let text: String = lines.iter().map(|line| String::from_utf8(line.to_vec()).unwrap()).collect();
-        let expected = format!(
-            "{{\"stream\":\"Loaded image: busybox:latest\\n\"}}\r\n{{\"stream\":\"Loaded image: me/app:v1\\n\"}}\r\n\
-             {{\"stream\":\"Loaded image ID: {id}\\n\"}}\r\n"
-        );
-        assert_eq!(text, expected);
-    }
-
-    #[test]
-    fn an_error_after_the_head_is_a_line() {
-        let lines = outcome(Err(ApiError::invalid("not a tar")));
-        assert_eq!(
-            &lines[0][..],
-            b"{\"error\":\"not a tar\",\"errorDetail\":{\"message\":\"not a tar\"}}\r\n"
-        );
+    #[tokio::test]
+    async fn what_was_told_comes_before_the_error_that_ended_it() {
+        let (sender, told) = mpsc::channel(4);
+        sender.try_send(told_line("Loaded image: busybox:latest")).unwrap();
+        drop(sender);
+        let end = futures_util::stream::iter(failure(Err(ApiError::invalid("not a tar"))));
+        let lines: Vec<Bytes> = side_by_side(line_stream::received(told), end).collect().await;
+        assert_eq!(lines[0], "{\"stream\":\"Loaded image: busybox:latest\\n\"}\r\n");
+        assert_eq!(lines[1], "{\"error\":\"not a tar\",\"errorDetail\":{\"message\":\"not a tar\"}}\r\n");
+        assert_eq!(lines.len(), 2);
     }
 }
