@@ -217,20 +217,44 @@ pub(crate) fn clean(path: &[u8]) -> Vec<u8> {
     kept.join(&b'/')
 }
 
-/// Removes everything below a directory, and with `itself` the directory too. No descriptor is kept per level,
-/// so any depth will do, and no symlink is followed.
+/// Why a tree was not removed.
+#[derive(Debug)]
+pub(crate) enum Interrupted {
+    /// It was no longer wanted.
+    Stopped,
+    /// The kernel refused.
+    Failed(Errno),
+}
+
+impl From<Errno> for Interrupted {
+    fn from(errno: Errno) -> Self {
+        Self::Failed(errno)
+    }
+}
+
+/// Removes a directory with everything below; a missing one is no error.
+///
+/// No descriptor is kept per level, so any depth will do, and no symlink is followed.
 pub(crate) fn remove_tree(path: &Path) -> rustix::io::Result<()> {
+    match remove_tree_while(path, &|| true) {
+        Err(Interrupted::Failed(errno)) => Err(errno),
+        Ok(()) | Err(Interrupted::Stopped) => Ok(()),
+    }
+}
+
+/// As [`remove_tree`], but asks before each file whether to go on.
+pub(crate) fn remove_tree_while(path: &Path, wanted: &dyn Fn() -> bool) -> Result<(), Interrupted> {
     match rustix::fs::unlinkat(CWD, path, AtFlags::empty()) {
         Ok(()) | Err(Errno::NOENT) => return Ok(()),
         Err(Errno::ISDIR | Errno::PERM) => {}
-        Err(error) => return Err(error),
+        Err(error) => return Err(error.into()),
     }
     let mut at = rustix::fs::openat(CWD, path, DIRECTORY | OFlags::NOFOLLOW, Mode::empty())?;
-    let mut levels = vec![(Vec::new(), unlink_files(&at)?)];
+    let mut levels = vec![(Vec::new(), unlink_files(&at, wanted)?)];
     while let Some((name, children)) = levels.last_mut() {
         if let Some(child) = children.pop() {
             at = rustix::fs::openat(&at, &child[..], DIRECTORY | OFlags::NOFOLLOW, Mode::empty())?;
-            levels.push((child, unlink_files(&at)?));
+            levels.push((child, unlink_files(&at, wanted)?));
             continue;
         }
         let name = std::mem::take(name);
@@ -240,13 +264,16 @@ pub(crate) fn remove_tree(path: &Path) -> rustix::io::Result<()> {
             rustix::fs::unlinkat(&at, &name[..], AtFlags::REMOVEDIR)?;
         }
     }
-    rustix::fs::unlinkat(CWD, path, AtFlags::REMOVEDIR)
+    Ok(rustix::fs::unlinkat(CWD, path, AtFlags::REMOVEDIR)?)
 }
 
 /// Removes what is no directory; returns the directories.
-fn unlink_files(at: &OwnedFd) -> rustix::io::Result<Vec<Vec<u8>>> {
+fn unlink_files(at: &OwnedFd, wanted: &dyn Fn() -> bool) -> Result<Vec<Vec<u8>>, Interrupted> {
     let mut directories = Vec::new();
     for (name, kind) in names(at)? {
+        if !wanted() {
+            return Err(Interrupted::Stopped);
+        }
         if kind == FileType::Directory {
             directories.push(name);
             continue;
@@ -255,7 +282,7 @@ fn unlink_files(at: &OwnedFd) -> rustix::io::Result<Vec<Vec<u8>>> {
             Ok(()) => {}
             // A file system that does not tell types.
             Err(Errno::ISDIR) => directories.push(name),
-            Err(error) => return Err(error),
+            Err(error) => return Err(error.into()),
         }
     }
     Ok(directories)

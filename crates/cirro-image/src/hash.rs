@@ -1,20 +1,25 @@
 //! SHA-256 as data passes.
+//!
+//! Every byte of a layer goes through here, so it is ring's assembly, which is in the binary for TLS anyway: where the
+//! processor has no SHA instructions it was measured at about twice the speed of the portable code of `sha2`.
 
 use cirro_types::Digest;
+use ring::digest::{Context, SHA256};
 
 /// A computation that is fed piece by piece.
-pub(crate) struct Hasher(sha2::Sha256);
+pub(crate) struct Hasher(Context);
 
 impl Hasher {
     pub(crate) fn new() -> Self {
-        Self(sha2::Digest::new())
+        Self(Context::new(&SHA256))
     }
 
     pub(crate) fn update(&mut self, bytes: &[u8]) {
-        sha2::Digest::update(&mut self.0, bytes);
+        self.0.update(bytes);
     }
 
     pub(crate) fn finish(self) -> Digest {
-        Digest::from_bytes(sha2::Digest::finalize(self.0).into())
+        let digest = self.0.finish();
+        Digest::from_bytes(digest.as_ref().try_into().expect("SHA-256 gives 32 bytes"))
     }
 }

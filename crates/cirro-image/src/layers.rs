@@ -132,7 +132,7 @@ impl Inner {
         match fs::rename(from, &to) {
             Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty => {
                 // An earlier removal did not get it out of the way.
-                drop(self.discard(&to));
+                self.trash.discard(&to);
                 fs::rename(from, &to).context(at)
             }
             other => other.context(at),

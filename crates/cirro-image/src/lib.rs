@@ -13,7 +13,7 @@
 //!
 //! | file | what |
 //! | --- | --- |
-//! | `library`, `records` | state, crash recovery, what is noted where |
+//! | `library`, `records`, `trash` | state, crash recovery, what is noted where, deletion |
 //! | `layers`, `images`, `removal`, `roots` | the nouns and what is done with them |
 //! | `load`, `save`, `compression`, `tarball` | archives in and out |
 //! | `unpack`, `confine`, `xattr` | from hostile tar to tree |
@@ -35,6 +35,7 @@ mod removal;
 mod roots;
 mod save;
 mod tarball;
+mod trash;
 mod unpack;
 mod xattr;
 

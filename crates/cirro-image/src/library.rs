@@ -4,7 +4,8 @@
 //! <dir>/layers/<hex>/{diff,recipe,displaced}   unpacked layers, by diff id
 //! <dir>/roots/<container>/{upper,work}         containers' writable roots
 //! <dir>/scratch/<key>/{upper,work}             layers being built
-//! <dir>/temporary/<n>                          half-done work and what is being deleted
+//! <dir>/temporary/<n>                          half-done work
+//! <dir>/trash/<n>                              what is being deleted
 //! <dir>/empty                                  the lowest directory of an image without layers
 //! ```
 //! The records are the truth. Directories are made in `temporary`, renamed into place, then recorded; they are
@@ -25,6 +26,7 @@ use crate::error::{Context, ImageError};
 use crate::layers::verify;
 use crate::limits::Limits;
 use crate::records::{Batch, LayerRecord, Records, RootRecord};
+use crate::trash::Trash;
 
 /// The library of one host. Cheap to clone.
 #[derive(Clone)]
@@ -42,6 +44,7 @@ pub(crate) struct Inner {
     /// A layer arrived, or did not.
     pub(crate) arrival: Condvar,
     names: AtomicU64,
+    pub(crate) trash: Trash,
 }
 
 /// An image in memory.
@@ -82,11 +85,12 @@ impl Library {
     /// Opens the library with other limits than the usual.
     pub fn open_with(dir: &Path, db: Arc<dyn NodeDb>, limits: Limits) -> Result<Self, ImageError> {
         let dir = std::path::absolute(dir).context(|| format!("find `{}`", dir.display()))?;
-        for name in ["", "layers", "roots", "scratch", "temporary", "empty"] {
+        for name in ["", "layers", "roots", "scratch", "temporary", "trash", "empty"] {
             make_private(&dir.join(name))?;
         }
         let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").context(|| "read boot id".into())?;
         let inner = Inner {
+            trash: Trash::open(dir.join("trash"))?,
             dir,
             records: Records(db),
             limits,
@@ -130,19 +134,6 @@ impl Inner {
         Ok(Temporary { path })
     }
 
-    /// Moves a directory out of sight, to be deleted when the result is dropped: outside of any lock.
-    pub(crate) fn discard(&self, path: &Path) -> Option<Temporary> {
-        let temporary = self.dir.join("temporary").join(self.unique().to_string());
-        match fs::rename(path, &temporary) {
-            Ok(()) => Some(Temporary { path: temporary }),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
-            Err(error) => {
-                tracing::warn!(path = %path.display(), %error, "cannot move away what is not needed");
-                None
-            }
-        }
-    }
-
     fn recover(&self) -> Result<(), ImageError> {
         let mut state = self.state();
         self.read_records(&mut state)?;
@@ -150,8 +141,11 @@ impl Inner {
         let known: HashSet<String> = state.layers.keys().map(Digest::hex).collect();
         let mut leftovers = self.strangers("layers", |name| known.contains(name))?;
         leftovers.extend(self.strangers("roots", |name| state.roots.contains_key(name))?);
-        leftovers.extend(self.strangers("scratch", |_| false)?);
-        self.remove_in_background(leftovers)
+        for name in ["scratch", "temporary"] {
+            leftovers.extend(self.strangers(name, |_| false)?);
+        }
+        leftovers.iter().for_each(|path| self.trash.discard(path));
+        Ok(())
     }
 
     fn read_records(&self, state: &mut State) -> Result<(), ImageError> {
@@ -209,38 +203,6 @@ impl Inner {
             }
         }
         Ok(found)
-    }
-
-    /// Deletes leftovers without holding up the start.
-    fn remove_in_background(&self, leftovers: Vec<PathBuf>) -> Result<(), ImageError> {
-        // This process counts from zero, an earlier one did too: its names must not be in the way.
-        let old = self.dir.join("temporary");
-        let trash = self.dir.join(format!("trash-{}-{}", std::process::id(), self.unique()));
-        fs::rename(&old, &trash).context(|| format!("move `{}` away", old.display()))?;
-        make_private(&old)?;
-        for (index, path) in leftovers.iter().enumerate() {
-            let aside = trash.join(format!("leftover-{index}"));
-            fs::rename(path, aside).context(|| format!("move `{}` away", path.display()))?;
-        }
-        let mut all = Vec::new();
-        for entry in fs::read_dir(&self.dir).context(|| "list library".into())? {
-            let entry = entry.context(|| "list library".into())?;
-            if entry.file_name().to_str().is_some_and(|name| name.starts_with("trash-")) {
-                all.push(entry.path());
-            }
-        }
-        let remove = move || {
-            for path in all {
-                if let Err(error) = remove_tree(&path) {
-                    tracing::warn!(path = %path.display(), %error, "cannot remove what a crash left");
-                }
-            }
-        };
-        std::thread::Builder::new()
-            .name("image-leftovers".into())
-            .spawn(remove)
-            .map(drop)
-            .context(|| "start thread".into())
     }
 }
 

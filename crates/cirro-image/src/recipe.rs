@@ -33,6 +33,7 @@ const CONTENTS: u8 = 2;
 /// Longer runs than an extension header do not occur; a bound for damaged files.
 const MAX_RAW: u64 = 16 << 20;
 const ZERO_BLOCK: [u8; BLOCK] = [0; BLOCK];
+static ZERO_CHUNK: [u8; CHUNK] = [0; CHUNK];
 
 /// Writes a recipe.
 pub(crate) struct RecipeWriter {
@@ -184,10 +185,9 @@ fn copy(from: &mut dyn Read, length: u64, buffer: &mut [u8], out: &mut Output<'_
 }
 
 fn zeros(mut length: u64, out: &mut Output<'_>) -> Result<(), ImageError> {
-    let block = vec![0; CHUNK];
     while length > 0 {
         let count = length.min(CHUNK as u64);
-        out.write(&block[..count as usize])?;
+        out.write(&ZERO_CHUNK[..count as usize])?;
         length -= count;
     }
     Ok(())

@@ -10,7 +10,7 @@ use cirro_types::{Digest, ImageReference};
 
 use crate::error::ImageError;
 use crate::images::{find_id, tags_of};
-use crate::library::{Inner, Library, State, Temporary};
+use crate::library::{Inner, Library, State};
 use crate::records::Batch;
 
 /// How long a layer that a build made or found is kept for the build's next step.
@@ -55,10 +55,7 @@ impl Library {
     ) -> Result<Vec<Removed>, ImageError> {
         let mut state = self.inner.state();
         let plan = plan_removal(&state, name, force, in_use)?;
-        let (removed, _, discarded) = self.inner.apply(&mut state, plan, Cache::Keep)?;
-        drop(state);
-        drop(discarded);
-        Ok(removed)
+        Ok(self.inner.apply(&mut state, plan, Cache::Keep)?.0)
     }
 
     /// Removes images without a name (`all`: without a user) and unreferenced layers, those of the build cache
@@ -77,21 +74,13 @@ impl Library {
                 plan.delete.push(*id);
             }
         }
-        let (removed, bytes, discarded) = self.inner.apply(&mut state, plan, Cache::Drop)?;
-        drop(state);
-        drop(discarded);
-        Ok((removed, bytes))
+        self.inner.apply(&mut state, plan, Cache::Drop)
     }
 }
 
 impl Inner {
-    /// Carries a plan out: records first, then memory; the directories go when the result's last part is dropped.
-    fn apply(
-        &self,
-        state: &mut State,
-        plan: Plan,
-        cache: Cache,
-    ) -> Result<(Vec<Removed>, u64, Vec<Temporary>), ImageError> {
+    /// Carries a plan out: records first, then memory and directories.
+    fn apply(&self, state: &mut State, plan: Plan, cache: Cache) -> Result<(Vec<Removed>, u64), ImageError> {
         let layers = self.unneeded(state, &plan.delete, cache)?;
         let mut batch = Batch::default();
         plan.untag.iter().for_each(|tag| batch.delete_tag(tag));
@@ -115,14 +104,14 @@ impl Inner {
             state.images.remove(&id);
             removed.push(Removed::Deleted(id));
         }
-        let (mut bytes, mut discarded) = (0, Vec::new());
+        let mut bytes = 0;
         for diff_id in layers {
             bytes += state.layers.remove(&diff_id).map_or(0, |layer| layer.record.size);
             state.fresh.remove(&diff_id);
-            discarded.extend(self.discard(&self.layer_dir(&diff_id)));
+            self.trash.discard(&self.layer_dir(&diff_id));
             removed.push(Removed::Deleted(diff_id));
         }
-        Ok((removed, bytes, discarded))
+        Ok((removed, bytes))
     }
 
     /// Lists the layers that nothing needs once these images are gone.

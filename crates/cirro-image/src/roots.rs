@@ -45,7 +45,7 @@ impl Library {
         let mut batch = Batch::default();
         batch.put_root(container, &record);
         if let Err(error) = self.inner.records.write(&batch) {
-            drop(self.inner.discard(&dir));
+            self.inner.trash.discard(&dir);
             return Err(error);
         }
         state.roots.insert(container.to_owned(), record);
@@ -63,9 +63,7 @@ impl Library {
         batch.delete_root(container);
         self.inner.records.write(&batch)?;
         state.roots.remove(container);
-        let discarded = self.inner.discard(&self.inner.root_dir(container));
-        drop(state);
-        drop(discarded);
+        self.inner.trash.discard(&self.inner.root_dir(container));
         Ok(())
     }
 
@@ -112,9 +110,8 @@ impl Library {
     /// Throws scratch space away.
     pub fn drop_layer(&self, key: &str) -> Result<(), ImageError> {
         let dir = self.known_scratch(key)?;
-        let discarded = self.inner.discard(&dir);
+        self.inner.trash.discard(&dir);
         self.inner.state().scratch.remove(key);
-        drop(discarded);
         Ok(())
     }
 

@@ -293,10 +293,11 @@ impl<'a> Unpacker<'a> {
         if total.is_none_or(|total| total > self.limits.layer_bytes) {
             return invalid(format!("layer: more than {} bytes", self.limits.layer_bytes));
         }
-        let file = self.create(parent, name).map_err(refused)?;
+        let file = self.create(parent, name, member.mode).map_err(refused)?;
+        let made = rustix::fs::fstat(&file).map_err(refused)?;
         if member.size > 0 {
             let note = self.recipe.contents(&parent.join(name), member.size)?;
-            self.contents.insert(rustix::fs::fstat(&file).map_err(refused)?.st_ino, note);
+            self.contents.insert(made.st_ino, note);
         }
         let mut file = std::fs::File::from(file);
         loop {
@@ -308,7 +309,7 @@ impl<'a> Unpacker<'a> {
             self.written += piece.len() as u64;
             self.check_ratio()?;
         }
-        metadata::set_file(member, &file).map_err(refused)
+        metadata::set_file(member, &file, &made).map_err(refused)
     }
 
     fn check_ratio(&self) -> Result<(), ImageError> {
@@ -319,9 +320,10 @@ impl<'a> Unpacker<'a> {
         Ok(())
     }
 
-    fn create(&mut self, parent: &Directory, name: &[u8]) -> rustix::io::Result<OwnedFd> {
+    /// Makes a file; set-id bits wait until it has its owner.
+    fn create(&mut self, parent: &Directory, name: &[u8], mode: u32) -> rustix::io::Result<OwnedFd> {
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let open = || rustix::fs::openat(&parent.fd, name, flags, Mode::from_raw_mode(0o600));
+        let open = || rustix::fs::openat(&parent.fd, name, flags, Mode::from_raw_mode(mode & 0o777));
         match open() {
             Err(Errno::EXIST) => {
                 self.remove(parent, name)?;

@@ -105,12 +105,11 @@ fn text(field: &[u8]) -> &[u8] {
 /// Early tars summed signed bytes; both sums are accepted everywhere.
 fn checksum_fits(bytes: &[u8; BLOCK]) -> bool {
     let Ok(stated) = number(&bytes[148..156]) else { return false };
-    let (mut unsigned, mut signed) = (0i64, 0i64);
-    for (index, byte) in bytes.iter().enumerate() {
-        let byte = if (148..156).contains(&index) { b' ' } else { *byte };
-        unsigned += i64::from(byte);
-        signed += i64::from(byte as i8);
-    }
+    // The field itself counts as spaces.
+    let rest = || bytes[..148].iter().chain(&bytes[156..]);
+    let spaces = 8 * i64::from(b' ');
+    let unsigned = spaces + rest().map(|byte| i64::from(*byte)).sum::<i64>();
+    let signed = spaces + rest().map(|byte| i64::from(*byte as i8)).sum::<i64>();
     stated == unsigned || stated == signed
 }
 

@@ -5,7 +5,7 @@
 
 use std::os::fd::AsFd;
 
-use rustix::fs::{AtFlags, Gid, Mode, Timespec, Timestamps, UTIME_OMIT, Uid};
+use rustix::fs::{AtFlags, Gid, Mode, Stat, Timespec, Timestamps, UTIME_OMIT, Uid};
 
 use crate::confine::Directory;
 use crate::tarball::{Member, Time};
@@ -25,11 +25,16 @@ pub(crate) fn set_owner_and_mode(fd: impl AsFd, uid: u32, gid: u32, mode: u32) -
     rustix::fs::fchmod(&fd, Mode::from_raw_mode(mode))
 }
 
-pub(crate) fn set_file(member: &Member, file: impl AsFd) -> Result {
+/// A file that was just made with the owner and mode in `made`; most often these are right already.
+pub(crate) fn set_file(member: &Member, file: impl AsFd, made: &Stat) -> Result {
     let fd = file.as_fd();
-    rustix::fs::fchown(fd, Some(Uid::from_raw(member.uid)), Some(Gid::from_raw(member.gid)))?;
+    if (made.st_uid, made.st_gid) != (member.uid, member.gid) {
+        rustix::fs::fchown(fd, Some(Uid::from_raw(member.uid)), Some(Gid::from_raw(member.gid)))?;
+    }
     portable(member).try_for_each(|(name, value)| xattr::set_open(fd, name, value))?;
-    rustix::fs::fchmod(fd, Mode::from_raw_mode(member.mode))?;
+    if made.st_mode & 0o7777 != member.mode || !member.xattrs.is_empty() {
+        rustix::fs::fchmod(fd, Mode::from_raw_mode(member.mode))?;
+    }
     set_time(fd, member.time)
 }
 

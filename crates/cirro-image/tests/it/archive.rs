@@ -3,6 +3,7 @@
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use cirro_image::{ImageError, Library, Limits, Loaded};
 use cirro_store::{MemoryNodeDb, NodeDb};
@@ -189,6 +190,11 @@ impl Fixture {
     /// Asserts that nothing was kept.
     pub(crate) fn assert_empty(&self) {
         assert!(self.library.list().unwrap().is_empty());
+        let end = Instant::now() + Duration::from_secs(20);
+        while std::fs::read_dir(self.path().join("trash")).unwrap().count() > 0 {
+            assert!(Instant::now() < end, "the trash is not emptied");
+            std::thread::yield_now();
+        }
         for name in ["layers", "roots", "scratch", "temporary"] {
             let left: Vec<_> = std::fs::read_dir(self.path().join(name)).unwrap().collect();
             assert!(left.is_empty(), "left in {name}: {left:?}");

@@ -1,9 +1,7 @@
 //! Daemons die, power fails.
 
 use std::fs;
-use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 use cirro_image::Library;
 use cirro_types::Digest;
@@ -12,15 +10,6 @@ use crate::archive::{Fixture, Tar, docker_archive};
 
 fn reopened(fixture: &Fixture) -> Library {
     Library::open(&fixture.path(), Arc::clone(&fixture.db)).unwrap()
-}
-
-/// Waits for what happens in the background.
-fn gone(path: &Path) {
-    let end = Instant::now() + Duration::from_secs(20);
-    while path.exists() {
-        assert!(Instant::now() < end, "{} is still there", path.display());
-        std::thread::yield_now();
-    }
 }
 
 #[test]
@@ -52,12 +41,7 @@ fn what_a_crash_left_is_removed() {
         assert!(!fixture.path().join(name).exists(), "{name}");
     }
     assert!(library.list().unwrap().is_empty());
-    for entry in fs::read_dir(fixture.path()).unwrap() {
-        let entry = entry.unwrap();
-        if entry.file_name().to_str().unwrap().starts_with("trash-") {
-            gone(&entry.path());
-        }
-    }
+    fixture.assert_empty();
     fixture.load(&docker_archive(&["app"], &[&Tar::new().end()])).unwrap();
 }
 
