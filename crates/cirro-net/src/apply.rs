@@ -9,6 +9,7 @@ use std::io::{self, Write as _};
 use std::net::Ipv4Addr;
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 use cirro_sys::netlink::{Netlink, NewLink, NextHop, Route, VethPeer};
 use cirro_sys::netns::Netns;
@@ -20,6 +21,9 @@ use crate::plan::{LinkKind, LinkPlan, NetnsPlan, PeerPlan, RoutePlan};
 
 /// `rtm_protocol` of our routes; free in iproute2's list.
 const PROTOCOL: u8 = 193;
+
+/// How long a link may take to notice its carrier: the kernel promises a second.
+const PATIENCE: Duration = Duration::from_secs(3);
 
 /// What went wrong with single links; the rest of the plan is applied.
 pub(crate) type Failures = Vec<(String, NetError)>;
@@ -222,9 +226,10 @@ fn ensure_link(
         netlink.add_address(index, address.addr(), address.prefix_len()).map_err(failed)?;
     }
     // The workload's end first: ours being up is the sign that the port is whole.
-    if let (None, LinkKind::Veth(Some(peer))) = (old, &link.kind) {
-        configure_peer(peer)?;
-    }
+    let peer = match (old, &link.kind) {
+        (None, LinkKind::Veth(Some(peer))) => Some((configure_peer(peer)?, &peer.name)),
+        _ => None,
+    };
     if old.is_none() {
         netlink.set_up(index, true).map_err(failed)?;
     }
@@ -232,6 +237,25 @@ fn ensure_link(
         if old.is_none_or(|old| old.neighbours.get(address) != Some(mac)) {
             netlink.set_neighbour(index, *address, mac.0).map_err(failed)?;
         }
+    }
+    if let Some((mut inside, peer)) = peer {
+        wait_until_running(&mut inside, peer).map_err(failed)?;
+        if let Some(master) = &link.master {
+            wait_until_running(netlink, master).map_err(failed)?;
+        }
+    }
+    Ok(())
+}
+
+/// Waits for a link that got its carrier by another link's coming up. The kernel notices in a work queue of
+/// its own; until then the link drops what it is given, and the first packet would be lost.
+fn wait_until_running(netlink: &mut Netlink, name: &str) -> io::Result<()> {
+    let until = Instant::now() + PATIENCE;
+    while !netlink.link(name)?.is_some_and(|link| link.running) {
+        if Instant::now() > until {
+            return Err(io::Error::new(io::ErrorKind::TimedOut, format!("{name} has no carrier")));
+        }
+        std::thread::sleep(Duration::from_micros(200));
     }
     Ok(())
 }
@@ -257,21 +281,22 @@ pub(crate) fn open_namespace(path: &Path) -> Result<Netns, NetError> {
     Netns::open(path).map_err(|error| NetError::kernel(format!("open namespace {}", path.display()), error))
 }
 
-fn configure_peer(peer: &PeerPlan) -> Result<(), NetError> {
+/// Sets up the workload's end; returns the socket inside.
+fn configure_peer(peer: &PeerPlan) -> Result<Netlink, NetError> {
     let failed =
         |error| NetError::kernel(format!("set up {} in {}", peer.name, peer.namespace.display()), error);
     let netns = open_namespace(&peer.namespace)?;
     netns.run(|| configure_peer_inside(peer)).and_then(|result| result).map_err(failed)
 }
 
-fn configure_peer_inside(peer: &PeerPlan) -> io::Result<()> {
+fn configure_peer_inside(peer: &PeerPlan) -> io::Result<Netlink> {
     let mut netlink = Netlink::open()?;
     let index = netlink.index(&peer.name)?;
     // Docker's containers have no IPv6 address either unless the network has IPv6.
     let _ = write_sysctl(&format!("ipv6/conf/{}/disable_ipv6", peer.name), "1");
     netlink.add_address(index, peer.address.addr(), peer.address.prefix_len())?;
     netlink.set_up(index, true)?;
-    let Some(gateway) = peer.gateway else { return Ok(()) };
+    let Some(gateway) = peer.gateway else { return Ok(netlink) };
     let on_link = peer.address.contains(&gateway);
     if !on_link {
         let hop = NextHop::Link(index);
@@ -296,7 +321,7 @@ fn configure_peer_inside(peer: &PeerPlan) -> io::Result<()> {
             protocol: PROTOCOL,
         })?;
     }
-    Ok(())
+    Ok(netlink)
 }
 
 fn kernel_route(netlink: &mut Netlink, destination: Ipv4Net, route: &RoutePlan) -> io::Result<Option<Route>> {

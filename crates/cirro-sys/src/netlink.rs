@@ -45,6 +45,8 @@ pub struct Link {
     pub kind: String,
     /// Whether it is up.
     pub up: bool,
+    /// Whether it has a carrier and sends what it is given; follows `up` a moment later.
+    pub running: bool,
     /// Its MTU.
     pub mtu: u32,
     /// Its Ethernet address, when it has one.
@@ -383,6 +385,7 @@ fn read_link(answer: &RouteNetlinkMessage) -> Option<Link> {
         name: String::new(),
         kind: String::new(),
         up: message.header.flags.contains(LinkFlags::Up),
+        running: message.header.flags.contains(LinkFlags::Running),
         mtu: 0,
         mac: None,
         master: None,

@@ -191,6 +191,53 @@ fn root_a_port_follows_its_workload_into_a_new_namespace() {
 }
 
 #[test]
+fn root_a_port_whose_namespace_is_gone_stops_nothing() {
+    on_a_host(async |lab| {
+        let network = lab.start().await;
+        let bridge = default_bridge(&network);
+        let lost = workload(&network, "lost", &bridge, |port| port.publish = vec![publish(3000, 80)]).await;
+        let path = lost.path.clone();
+        network.stop().await;
+        drop(network);
+        // As after a reboot: the file is there, the namespace and its links are not.
+        drop(lost);
+        cirro_sys::netns::unpin(&path).unwrap();
+        std::fs::write(&path, "").unwrap();
+        let mut netlink = Netlink::open().unwrap();
+        for link in netlink.links().unwrap().iter().filter(|link| link.name.starts_with("lab-v")) {
+            let _ = netlink.delete_link(link.index);
+        }
+        let network = lab.start().await;
+        let other = workload(&network, "other", &bridge, |_| {}).await;
+        assert_eq!(other.port.address, Ipv4Addr::new(172, 17, 0, 3));
+        let again = workload(&network, "lost", &bridge, |_| {}).await;
+        assert_eq!(again.port.address, Ipv4Addr::new(172, 17, 0, 2));
+        let _page = serve(&again.netns, "again", 80);
+        assert!(ask(&lab.world, (HOST, 3000)).unwrap().starts_with("again"));
+        network.tear_down().await.unwrap();
+    });
+}
+
+#[test]
+fn root_a_refused_port_leaves_nothing_behind() {
+    on_a_host(async |lab| {
+        let network = lab.start().await;
+        let bridge = default_bridge(&network);
+        let one = workload(&network, "one", &bridge, |_| {}).await;
+        let before = (Netlink::open().unwrap().links().unwrap(), nft(&["list", "ruleset"]));
+        // The namespace has an eth0 already, so the kernel refuses half-way.
+        let mut second = request("second", &bridge, one.path.clone());
+        second.publish = vec![publish(3000, 80)];
+        assert!(matches!(network.create_port(second.clone()).await, Err(NetError::Kernel(_))));
+        assert_eq!((Netlink::open().unwrap().links().unwrap(), nft(&["list", "ruleset"])), before);
+        assert!(network.port("second").is_none());
+        second.target = cirro_net::PortTarget::Namespace { path: one.path.clone(), interface: "eth1".into() };
+        assert_eq!(network.create_port(second).await.unwrap().address, Ipv4Addr::new(172, 17, 0, 3));
+        network.tear_down().await.unwrap();
+    });
+}
+
+#[test]
 fn root_ranges_of_others_are_left_alone() {
     on_a_host(async |lab| {
         let mut netlink = Netlink::open().unwrap();
