@@ -95,7 +95,7 @@ pub enum PortTarget {
         /// Name of the link inside.
         interface: String,
     },
-    /// A tap for a machine, see [`Network::open_tap`]; it gets its address by our DHCP.
+    /// A tap for a machine, see [`Network::open_tap`](crate::Network::open_tap); it gets its address by our DHCP.
     Tap,
 }
 

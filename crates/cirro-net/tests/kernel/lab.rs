@@ -42,9 +42,6 @@ pub(crate) fn on_a_host<F: Future<Output = ()>>(test: impl FnOnce(Arc<Lab>) -> F
         let lab = Arc::new(lab);
         runtime.block_on(test(lab.clone()));
         drop(runtime);
-        for entry in std::fs::read_dir(lab.directory.path().join("netns")).into_iter().flatten() {
-            cirro_sys::netns::unpin(&entry.unwrap().path()).unwrap();
-        }
     })
     .unwrap();
 }
@@ -72,6 +69,15 @@ fn wire(world: &Netns) {
         .unwrap();
     let (destination, prefix, hop) = (Ipv4Addr::UNSPECIFIED, 0, NextHop::Via(index, WORLD));
     netlink.set_route(&Route { destination, prefix, hop, source: None, protocol: 4 }).unwrap();
+}
+
+impl Drop for Lab {
+    fn drop(&mut self) {
+        // Also when the test failed: the namespaces' files hold mounts.
+        for entry in std::fs::read_dir(self.directory.path().join("netns")).into_iter().flatten().flatten() {
+            let _ = cirro_sys::netns::unpin(&entry.path());
+        }
+    }
 }
 
 impl Lab {
