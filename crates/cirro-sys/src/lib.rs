@@ -1,6 +1,11 @@
-//! The only crate with `unsafe`: namespaces, links, taps, sockets and what else the kernel offers only raw.
+//! The only crate with `unsafe`: thin, owned wrappers over what the kernel offers only raw, one module per subject.
 
+pub mod descriptors;
+pub mod mounts;
+pub mod namespaces;
 pub mod netlink;
 pub mod netns;
+pub mod process;
+pub mod readiness;
 pub mod socket;
 pub mod tap;

@@ -1,0 +1,260 @@
+//! The cgroups of a workload in every hierarchy of the host: version 1, version 2, or both at once.
+//!
+//! libcgroups sets limits; this module does what must work whoever made the groups, also after a crash: find the
+//! processes, end them, freeze them, remove the groups.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use cirro_sys::process::send_signal;
+
+/// One mounted hierarchy.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Hierarchy {
+    mount: PathBuf,
+    /// Empty for version 2.
+    controllers: Vec<String>,
+    unified: bool,
+}
+
+/// All hierarchies of the host.
+#[derive(Debug, Clone)]
+pub(crate) struct Hierarchies(Vec<Hierarchy>);
+
+impl Hierarchies {
+    /// Finds what is mounted.
+    pub(crate) fn detect() -> io::Result<Self> {
+        let found = parse(&fs::read_to_string("/proc/self/mountinfo")?);
+        if found.is_empty() {
+            return Err(io::Error::new(io::ErrorKind::NotFound, "no cgroup hierarchy is mounted"));
+        }
+        Ok(Self(found))
+    }
+
+    /// Whether there are version 1 hierarchies with controllers.
+    pub(crate) fn has_version_1(&self) -> bool {
+        self.0.iter().any(|hierarchy| !hierarchy.unified)
+    }
+
+    /// The group `path` (like `/cirro/ID`) in all of them.
+    pub(crate) fn group(&self, path: &str) -> Group {
+        Group { hierarchies: self.clone(), path: path.trim_start_matches('/').to_owned() }
+    }
+}
+
+fn parse(mountinfo: &str) -> Vec<Hierarchy> {
+    let mut found: Vec<Hierarchy> = Vec::new();
+    for line in mountinfo.lines() {
+        let Some((left, right)) = line.split_once(" - ") else { continue };
+        let mut left = left.split(' ').skip(3);
+        let (Some(root), Some(mount)) = (left.next(), left.next()) else { continue };
+        let mut right = right.split(' ');
+        let (Some(kind), Some(options)) = (right.next(), right.nth(1)) else { continue };
+        let unified = kind == "cgroup2";
+        if root != "/"
+            || !(unified || kind == "cgroup")
+            || found.iter().any(|one| one.mount == Path::new(mount))
+        {
+            continue;
+        }
+        let controllers = if unified {
+            Vec::new()
+        } else {
+            let plain = |option: &&str| !matches!(*option, "rw" | "ro" | "xattr" | "clone_children" | "none");
+            options.split(',').filter(plain).map(str::to_owned).collect()
+        };
+        found.push(Hierarchy { mount: PathBuf::from(mount), controllers, unified });
+    }
+    found
+}
+
+/// One workload's groups.
+#[derive(Debug, Clone)]
+pub(crate) struct Group {
+    hierarchies: Hierarchies,
+    path: String,
+}
+
+impl Group {
+    fn directories(&self) -> impl Iterator<Item = (&Hierarchy, PathBuf)> {
+        self.hierarchies.0.iter().map(|hierarchy| (hierarchy, hierarchy.mount.join(&self.path)))
+    }
+
+    fn controller(&self, name: &str) -> Option<PathBuf> {
+        self.directories()
+            .find(|(hierarchy, _)| hierarchy.controllers.iter().any(|controller| controller == name))
+            .map(|(_, directory)| directory)
+    }
+
+    fn unified(&self) -> Option<PathBuf> {
+        self.directories().find(|(hierarchy, _)| hierarchy.unified).map(|(_, directory)| directory)
+    }
+
+    /// Makes the groups where they are missing and moves the calling process in.
+    pub(crate) fn make_and_join(&self) -> io::Result<()> {
+        for (hierarchy, directory) in self.directories() {
+            join(hierarchy, &directory)?;
+        }
+        Ok(())
+    }
+
+    /// As [`make_and_join`](Self::make_and_join), only where libcgroups makes none: version 2 beside version 1, and hierarchies
+    /// without a controller. Without this the workload would stay in the supervisor's.
+    pub(crate) fn join_uncontrolled(&self) -> io::Result<()> {
+        if !self.hierarchies.has_version_1() {
+            return Ok(());
+        }
+        for (hierarchy, directory) in self.directories() {
+            if hierarchy.unified || hierarchy.controllers.iter().all(|name| name.starts_with("name=")) {
+                join(hierarchy, &directory)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Moves the calling process into those groups that exist.
+    pub(crate) fn join_existing(&self) -> io::Result<()> {
+        for (_, directory) in self.directories() {
+            match fs::write(directory.join("cgroup.procs"), "0") {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Moves the calling process to the top of every hierarchy, so that its groups can be removed.
+    pub(crate) fn leave(&self) {
+        for hierarchy in &self.hierarchies.0 {
+            let _ = fs::write(hierarchy.mount.join("cgroup.procs"), "0");
+        }
+    }
+
+    /// Lists the processes in any of the groups and in those below.
+    pub(crate) fn processes(&self) -> Vec<i32> {
+        let mut found = Vec::new();
+        for (_, directory) in self.directories() {
+            collect(&directory, &mut found);
+        }
+        found.sort_unstable();
+        found.dedup();
+        found
+    }
+
+    /// Sends a signal to every process; forked ones may escape any but SIGKILL, which is sent until none is left alive.
+    pub(crate) fn signal_all(&self, signal: i32) {
+        if let Some(unified) = self.unified().filter(|_| signal == 9) {
+            let _ = fs::write(unified.join("cgroup.kill"), "1");
+        }
+        // A few rounds, for what forks meanwhile; what is left is met again when the groups are removed.
+        for _ in 0..if signal == 9 { 3 } else { 1 } {
+            for pid in self.processes() {
+                let _ = send_signal(pid, signal);
+            }
+        }
+    }
+
+    /// Freezes or thaws.
+    pub(crate) fn set_frozen(&self, frozen: bool) -> io::Result<()> {
+        if let Some(freezer) = self.controller("freezer") {
+            return fs::write(freezer.join("freezer.state"), if frozen { "FROZEN" } else { "THAWED" });
+        }
+        let unified = self.unified().ok_or(io::ErrorKind::NotFound)?;
+        fs::write(unified.join("cgroup.freeze"), if frozen { "1" } else { "0" })
+    }
+
+    /// How often the kernel killed a process of the group for want of memory.
+    pub(crate) fn oom_kills(&self) -> u64 {
+        let file = match (self.controller("memory"), self.unified()) {
+            (Some(memory), _) => memory.join("memory.oom_control"),
+            (None, Some(unified)) => unified.join("memory.events"),
+            (None, None) => return 0,
+        };
+        let text = fs::read_to_string(file).unwrap_or_default();
+        text.lines().find_map(|line| line.strip_prefix("oom_kill ")?.trim().parse().ok()).unwrap_or(0)
+    }
+
+    /// Removes the groups and those below. Fails with `ResourceBusy` while processes are in them.
+    pub(crate) fn remove(&self) -> io::Result<()> {
+        let mut result = Ok(());
+        for (_, directory) in self.directories() {
+            if let Err(error) = remove_tree(&directory) {
+                result = Err(error);
+            }
+        }
+        result
+    }
+}
+
+fn join(hierarchy: &Hierarchy, directory: &Path) -> io::Result<()> {
+    fs::create_dir_all(directory)?;
+    if hierarchy.controllers.iter().any(|name| name == "cpuset") {
+        fill_cpuset(&hierarchy.mount, directory)?;
+    }
+    fs::write(directory.join("cgroup.procs"), "0")
+}
+
+/// A new version 1 cpuset is empty and takes no process until it has processors and memory nodes, its parents first.
+fn fill_cpuset(mount: &Path, directory: &Path) -> io::Result<()> {
+    if directory == mount {
+        return Ok(());
+    }
+    let parent = directory.parent().unwrap_or(mount);
+    fill_cpuset(mount, parent)?;
+    for file in ["cpuset.cpus", "cpuset.mems"] {
+        if fs::read_to_string(directory.join(file))?.trim().is_empty() {
+            fs::write(directory.join(file), fs::read_to_string(parent.join(file))?.trim())?;
+        }
+    }
+    Ok(())
+}
+
+fn collect(directory: &Path, found: &mut Vec<i32>) {
+    let Ok(text) = fs::read_to_string(directory.join("cgroup.procs")) else { return };
+    // 0 stands for a process outside our pid namespace.
+    found.extend(text.lines().filter_map(|line| line.parse::<i32>().ok()).filter(|pid| *pid > 1));
+    for child in children(directory) {
+        collect(&child, found);
+    }
+}
+
+fn children(directory: &Path) -> Vec<PathBuf> {
+    let Ok(entries) = fs::read_dir(directory) else { return Vec::new() };
+    let is_directory = |entry: &fs::DirEntry| entry.file_type().is_ok_and(|kind| kind.is_dir());
+    entries.flatten().filter(is_directory).map(|entry| entry.path()).collect()
+}
+
+fn remove_tree(directory: &Path) -> io::Result<()> {
+    match fs::remove_dir(directory) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Ok(()) => Ok(()),
+        Err(_) => {
+            for child in children(directory) {
+                remove_tree(&child)?;
+            }
+            fs::remove_dir(directory)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hybrid_hosts_have_both_versions() {
+        let found = parse(
+            "30 20 0:26 / /sys/fs/cgroup/cpu,cpuacct rw,nosuid - cgroup cgroup rw,cpu,cpuacct\n\
+             31 20 0:27 / /sys/fs/cgroup/systemd rw shared:9 - cgroup systemd rw,xattr,name=systemd\n\
+             32 20 0:28 / /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw,nsdelegate\n\
+             33 20 0:29 /docker/x /elsewhere rw - cgroup cgroup rw,memory\n\
+             34 20 0:30 / / rw - ext4 /dev/vda rw\n",
+        );
+        let summary: Vec<_> = found.iter().map(|one| (one.unified, one.controllers.join("+"))).collect();
+        assert_eq!(
+            summary,
+            [(false, "cpu+cpuacct".to_owned()), (false, "name=systemd".to_owned()), (true, String::new())]
+        );
+    }
+}

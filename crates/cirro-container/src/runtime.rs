@@ -1,0 +1,119 @@
+//! What makes containers: one narrow trait, and what stands behind it.
+//!
+//! Everything here runs in a helper: a single-threaded child of the supervisor that makes one thing, reports and ends. What it
+//! made is then the supervisor's child, since that is the subreaper. libcontainer makes containers; commands in them and plain
+//! processes are started by our own [`launch`], because libcontainer's tenant builder drops the seccomp filter.
+
+mod command;
+mod executor;
+mod launch;
+mod libcontainer;
+mod ptmx;
+mod root;
+mod spec;
+
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+
+use oci_spec::runtime::Process;
+
+use crate::cgroup::Hierarchies;
+use crate::error::ContainerError;
+use crate::request::{CreateProcess, Rootfs};
+
+pub(crate) use libcontainer::Libcontainer;
+pub(crate) use ptmx::set_size as set_terminal_size;
+
+/// Where one workload's files are.
+#[derive(Debug, Clone)]
+pub(crate) struct WorkloadDirectory(PathBuf);
+
+impl WorkloadDirectory {
+    pub(crate) fn new(supervisor_directory: &Path, id: &str) -> Self {
+        Self(supervisor_directory.join(id))
+    }
+    pub(crate) fn path(&self) -> &Path {
+        &self.0
+    }
+    /// The OCI bundle.
+    pub(crate) fn bundle(&self) -> PathBuf {
+        self.0.join("bundle")
+    }
+    /// The runtime's own state.
+    pub(crate) fn runtime(&self) -> PathBuf {
+        self.0.join("runtime")
+    }
+    /// Always empty: the lowest layer of a root that has none.
+    pub(crate) fn empty(&self) -> PathBuf {
+        self.0.join("empty")
+    }
+}
+
+/// The far ends of a workload's standard streams.
+#[derive(Debug, Default)]
+pub(crate) struct Streams {
+    pub(crate) stdin: Option<OwnedFd>,
+    pub(crate) stdout: Option<OwnedFd>,
+    pub(crate) stderr: Option<OwnedFd>,
+}
+
+/// A container to make.
+pub(crate) struct NewContainer<'a> {
+    pub(crate) id: &'a str,
+    /// Its cgroup in every hierarchy: `/<name>/<id>`.
+    pub(crate) cgroup: &'a str,
+    pub(crate) hierarchies: &'a Hierarchies,
+    pub(crate) directory: &'a WorkloadDirectory,
+    /// The OCI spec as JSON.
+    pub(crate) spec: &'a str,
+    pub(crate) rootfs: &'a Rootfs,
+    pub(crate) tty: bool,
+    pub(crate) size: Option<(u16, u16)>,
+    pub(crate) streams: Streams,
+}
+
+/// A command to run in a container.
+pub(crate) struct NewExec<'a> {
+    /// The container's first process.
+    pub(crate) pid: i32,
+    pub(crate) cgroup: &'a str,
+    pub(crate) hierarchies: &'a Hierarchies,
+    pub(crate) directory: &'a WorkloadDirectory,
+    pub(crate) process: Process,
+    pub(crate) tty: bool,
+    pub(crate) size: Option<(u16, u16)>,
+    pub(crate) streams: Streams,
+}
+
+/// A plain process to start.
+pub(crate) struct NewProcess<'a> {
+    pub(crate) cgroup: &'a str,
+    pub(crate) hierarchies: &'a Hierarchies,
+    pub(crate) request: &'a CreateProcess,
+    /// Become the numbers in the request.
+    pub(crate) descriptors: Vec<OwnedFd>,
+    pub(crate) streams: Streams,
+}
+
+/// What was made.
+#[derive(Debug)]
+pub(crate) struct Made {
+    pub(crate) pid: i32,
+    /// The terminal's master, for a terminal.
+    pub(crate) terminal: Option<OwnedFd>,
+}
+
+/// What makes containers. All but `start` is called in a helper.
+pub(crate) trait Runtime {
+    /// Makes a container whose process waits for `start`.
+    fn create(&self, container: NewContainer<'_>) -> Result<Made, ContainerError>;
+    /// Lets a made container's process go; does not block.
+    fn start(&self, id: &str, directory: &WorkloadDirectory) -> Result<(), ContainerError>;
+    /// Runs a command in a container.
+    fn exec(&self, exec: NewExec<'_>) -> Result<Made, ContainerError>;
+}
+
+/// Starts a plain process; called in a helper.
+pub(crate) fn spawn(process: NewProcess<'_>) -> Result<Made, ContainerError> {
+    launch::spawn(process)
+}

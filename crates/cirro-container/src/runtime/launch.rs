@@ -1,0 +1,275 @@
+//! Starts a program from a helper: a command in a container, or a plain process.
+//!
+//! ```text
+//!  helper: join cgroups ─▶ enter the pid namespace ─▶ fork ─▶ wait until the status socket closes (it runs) or tells why not
+//!  child:  enter the other namespaces ─▶ terminal, descriptors ─▶ limits, user, capabilities, seccomp ─▶ execve
+//! ```
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+
+use libcontainer::syscall::syscall::create_syscall;
+use oci_spec::runtime::{LinuxSeccomp, Process, Spec};
+use rustix::fs::{Mode, OFlags};
+use rustix::net::{AddressFamily, SocketFlags, SocketType};
+use rustix::process::{PidfdFlags, pidfd_open};
+
+use super::command::{execute, refuse, resolve};
+use super::libcontainer::give_to;
+use super::spec::Host;
+use super::{Made, NewExec, NewProcess, Streams, ptmx};
+use crate::error::ContainerError;
+
+/// Which namespaces the program lives in.
+enum Home {
+    /// The host's, perhaps with another network.
+    Host { network: Option<OwnedFd> },
+    /// A container's.
+    Container { namespaces: cirro_sys::namespaces::Others, pidfd: OwnedFd },
+}
+
+/// Who the program is.
+struct Identity {
+    process: Process,
+    seccomp: Option<LinuxSeccomp>,
+}
+
+struct Launch<'a> {
+    args: &'a [String],
+    env: &'a [String],
+    home: Home,
+    identity: Option<Identity>,
+    terminal: bool,
+    descriptors: Vec<(OwnedFd, i32)>,
+}
+
+/// Runs a command in a container.
+pub(super) fn exec(exec: NewExec<'_>) -> Result<Made, ContainerError> {
+    let NewExec { pid, cgroup, hierarchies, directory, mut process, tty, size, streams } = exec;
+    let spec = Spec::load(directory.bundle().join("config.json"))
+        .map_err(|error| ContainerError::runtime("read bundle", &error))?;
+    Host::detect(hierarchies).fit_process(&mut process);
+    let seccomp = spec.linux().as_ref().and_then(|linux| linux.seccomp().clone());
+    let home = container_home(pid).map_err(|error| ContainerError::runtime("find namespaces", &error))?;
+    // From here on this process can be seen from inside the container.
+    cirro_sys::process::forbid_tracing();
+    prepare(hierarchies, cgroup, process.oom_score_adj())
+        .map_err(|error| ContainerError::runtime("join cgroup", &error))?;
+    give_to(&streams, process.user().uid());
+    let args = process.args().clone().unwrap_or_default();
+    let env = process.env().clone().unwrap_or_default();
+    let descriptors =
+        standard(streams, tty).map_err(|error| ContainerError::runtime("open /dev/null", &error))?;
+    let identity = Some(Identity { process, seccomp });
+    let made = Launch { args: &args, env: &env, home, identity, terminal: tty, descriptors }.run()?;
+    if let (Some(master), Some(size)) = (&made.terminal, size) {
+        ptmx::set_size(master, size).map_err(|error| ContainerError::runtime("set terminal size", &error))?;
+    }
+    Ok(made)
+}
+
+/// Starts a plain process.
+pub(super) fn spawn(process: NewProcess<'_>) -> Result<Made, ContainerError> {
+    let NewProcess { cgroup, hierarchies, request, descriptors, streams } = process;
+    let network = request.netns.as_deref().map(open_namespace).transpose();
+    let network = network.map_err(|error| ContainerError::runtime("open network namespace", &error))?;
+    hierarchies
+        .group(cgroup)
+        .make_and_join()
+        .map_err(|error| ContainerError::runtime("join cgroup", &error))?;
+    let mut arranged =
+        standard(streams, false).map_err(|error| ContainerError::runtime("open /dev/null", &error))?;
+    arranged.extend(descriptors.into_iter().zip(request.fd_numbers.iter().copied()));
+    let home = Home::Host { network };
+    Launch {
+        args: &request.args,
+        env: &request.env,
+        home,
+        identity: None,
+        terminal: false,
+        descriptors: arranged,
+    }
+    .run()
+}
+
+fn container_home(pid: i32) -> io::Result<Home> {
+    let raw = rustix::process::Pid::from_raw(pid).ok_or(io::ErrorKind::NotFound)?;
+    let pidfd = pidfd_open(raw, PidfdFlags::empty())?;
+    Ok(Home::Container { namespaces: cirro_sys::namespaces::Others::of(pid)?, pidfd })
+}
+
+fn prepare(
+    hierarchies: &crate::cgroup::Hierarchies,
+    cgroup: &str,
+    oom_score_adj: Option<i32>,
+) -> io::Result<()> {
+    if let Some(score) = oom_score_adj {
+        std::fs::write("/proc/self/oom_score_adj", score.to_string())?;
+    }
+    hierarchies.group(cgroup).join_existing()
+}
+
+fn open_namespace(path: &Path) -> io::Result<OwnedFd> {
+    Ok(rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?)
+}
+
+/// The three standard streams; what is missing is /dev/null.
+fn standard(streams: Streams, terminal: bool) -> io::Result<Vec<(OwnedFd, i32)>> {
+    if terminal {
+        return Ok(Vec::new());
+    }
+    let mut descriptors = Vec::with_capacity(3);
+    for (number, stream) in [streams.stdin, streams.stdout, streams.stderr].into_iter().enumerate() {
+        let stream = match stream {
+            Some(stream) => stream,
+            None => rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?,
+        };
+        descriptors.push((stream, number as i32));
+    }
+    Ok(descriptors)
+}
+
+impl Launch<'_> {
+    fn run(self) -> Result<Made, ContainerError> {
+        let explain = |error: io::Error| ContainerError::runtime("start process", &error);
+        let pair =
+            rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None);
+        let (ours, theirs) = pair.map_err(|error| explain(error.into()))?;
+        if let Home::Container { namespaces, pidfd } = &self.home {
+            namespaces.enter_for_children(pidfd).map_err(explain)?;
+        }
+        let mut keep = vec![theirs.as_raw_fd()];
+        keep.extend(self.descriptors.iter().map(|(descriptor, _)| descriptor.as_raw_fd()));
+        match &self.home {
+            Home::Host { network } => keep.extend(network.iter().map(AsRawFd::as_raw_fd)),
+            Home::Container { pidfd, .. } => keep.push(pidfd.as_raw_fd()),
+        }
+        let pid = cirro_sys::process::fork_child(&keep, || self.become_program(&theirs)).map_err(explain)?;
+        drop(theirs);
+        let terminal = wait_until_it_runs(&ours)?;
+        Ok(Made { pid, terminal })
+    }
+
+    /// In the child: becomes the program, or tells why it could not.
+    fn become_program(&self, status: &OwnedFd) -> i32 {
+        // Out of the way of the numbers that the program expects.
+        let least = self.descriptors.iter().map(|(_, number)| number + 1).max().unwrap_or(3).max(3);
+        let Ok(status) = rustix::io::fcntl_dupfd_cloexec(status, least) else { return 126 };
+        let error = match self.steps(&status) {
+            Ok(never) => match never {},
+            Err(error) => error,
+        };
+        let _ = cirro_sys::descriptors::send(&status, &serde_json::to_vec(&error).unwrap_or_default(), &[]);
+        126
+    }
+
+    fn steps(&self, status: &OwnedFd) -> Result<std::convert::Infallible, ContainerError> {
+        let told = |doing: &'static str| move |error: io::Error| ContainerError::runtime(doing, &error);
+        rustix::process::setsid().map_err(|error| told("start session")(error.into()))?;
+        match &self.home {
+            Home::Host { network: None } => {}
+            Home::Host { network: Some(network) } => {
+                cirro_sys::namespaces::enter(network).map_err(told("enter network namespace"))?;
+            }
+            Home::Container { namespaces, pidfd } => {
+                namespaces.enter(pidfd).map_err(told("enter namespaces"))?
+            }
+        }
+        if self.terminal {
+            self.open_terminal(status).map_err(told("open terminal"))?;
+        } else {
+            let wanted: Vec<(BorrowedFd<'_>, i32)> =
+                self.descriptors.iter().map(|(descriptor, number)| (descriptor.as_fd(), *number)).collect();
+            cirro_sys::process::arrange_descriptors(&wanted).map_err(told("arrange descriptors"))?;
+        }
+        if let Some(identity) = &self.identity {
+            identity.assume()?;
+        }
+        let program = resolve(self.args, self.env)?;
+        Err(refuse(&self.args[0], &execute(&program, self.args, self.env)))
+    }
+
+    fn open_terminal(&self, status: &OwnedFd) -> io::Result<()> {
+        let (master, slave) = ptmx::open()?;
+        if let Some(uid) =
+            self.identity.as_ref().map(|identity| identity.process.user().uid()).filter(|uid| *uid != 0)
+        {
+            rustix::fs::fchown(&slave, Some(rustix::fs::Uid::from_raw(uid)), None)?;
+        }
+        rustix::process::ioctl_tiocsctty(&slave)?;
+        cirro_sys::descriptors::send(status, b"terminal", &[master.as_fd()])?;
+        let stdio = slave.as_fd();
+        cirro_sys::process::arrange_descriptors(&[(stdio, 0), (stdio, 1), (stdio, 2)])
+    }
+}
+
+/// Reads the child's status: closed without a word, it runs.
+fn wait_until_it_runs(status: &OwnedFd) -> Result<Option<OwnedFd>, ContainerError> {
+    let mut terminal = None;
+    let mut buffer = [0; 4096];
+    loop {
+        let mut descriptors = Vec::new();
+        let length = cirro_sys::descriptors::receive(status, &mut buffer, &mut descriptors)
+            .map_err(|error| ContainerError::runtime("wait for process", &error))?;
+        if let Some(master) = descriptors.pop() {
+            terminal = Some(master);
+        } else if length == 0 {
+            return Ok(terminal);
+        } else {
+            let error = serde_json::from_slice(&buffer[..length]);
+            return Err(error.unwrap_or_else(|error| ContainerError::runtime("read status", &error)));
+        }
+    }
+}
+
+impl Identity {
+    /// Becomes the user with its limits, capabilities and system calls. The order matters: loading a filter without
+    /// no_new_privs needs the capabilities that are dropped next.
+    fn assume(&self) -> Result<(), ContainerError> {
+        let told = |doing: &'static str| move |error: io::Error| ContainerError::runtime(doing, &error);
+        let process = &self.process;
+        let system = create_syscall();
+        for limit in process.rlimits().iter().flatten() {
+            system.set_rlimit(limit).map_err(|error| ContainerError::runtime("set limit", &error))?;
+        }
+        // As root first, who may enter directories that the user may not; then, where root may not, as the user.
+        let entered = crate::process::enter_directory(process.cwd());
+        if process.no_new_privileges() == Some(true) {
+            rustix::thread::set_no_new_privs(true).map_err(|error| told("set no_new_privs")(error.into()))?;
+        } else {
+            self.load_filter()?;
+        }
+        let user = process.user();
+        cirro_sys::process::set_user(
+            user.uid(),
+            user.gid(),
+            user.additional_gids().as_deref().unwrap_or_default(),
+        )
+        .map_err(told("set user"))?;
+        if let Some(umask) = user.umask() {
+            rustix::process::umask(Mode::from_raw_mode(umask));
+        }
+        libcontainer::capabilities::reset_effective(system.as_ref())
+            .map_err(|error| ContainerError::runtime("set capabilities", &error))?;
+        if let Some(capabilities) = process.capabilities() {
+            libcontainer::capabilities::drop_privileges(capabilities, system.as_ref())
+                .map_err(|error| ContainerError::runtime("set capabilities", &error))?;
+        }
+        if entered.is_err() {
+            crate::process::enter_directory(process.cwd()).map_err(|error| {
+                ContainerError::runtime(&format!("chdir to {}", process.cwd().display()), &error)
+            })?;
+        }
+        // A directory outside the root would be a way out of the container (CVE-2024-21626).
+        std::env::current_dir().map_err(told("check working directory"))?;
+        if process.no_new_privileges() == Some(true) { self.load_filter() } else { Ok(()) }
+    }
+
+    fn load_filter(&self) -> Result<(), ContainerError> {
+        let Some(seccomp) = &self.seccomp else { return Ok(()) };
+        libcontainer::seccomp::initialize_seccomp(seccomp)
+            .map(drop)
+            .map_err(|error| ContainerError::runtime("load seccomp filter", &error))
+    }
+}

@@ -1,0 +1,57 @@
+//! The supervisor: parent of every workload of one host; one thread, one epoll loop.
+//!
+//! ```text
+//!  connections ─ requests ─▶ helpers ─▶ workloads ─ outputs ─▶ log, attachers
+//!                               ▲           ▲  └──── ends ───▶ records, events
+//!  guardian ── kept descriptors, ends ──────┘
+//! ```
+//! It never blocks on a client, a helper or a workload. All it must not forget is in a file per workload and in the guardian's
+//! hands before anybody is told, so that it can be killed between any two instructions.
+
+mod adopt;
+mod attachers;
+mod connections;
+mod ends;
+mod event_loop;
+mod helpers;
+mod outputs;
+mod record;
+mod removal;
+mod requests;
+mod workload;
+
+use std::ffi::OsString;
+use std::io;
+use std::process::ExitCode;
+
+use crate::arguments::Arguments;
+use crate::guardian::{GuardianLink, LINK_DESCRIPTOR, directory};
+
+use event_loop::EventLoop;
+
+/// The name of the socket in the supervisor's directory.
+pub(crate) const SOCKET: &str = "supervisor.sock";
+
+/// Entry point of `cirro supervisor`: never returns. Called before any thread exists, by the guardian only.
+pub fn supervisor_main(args: &[OsString]) -> ExitCode {
+    match Arguments::parse(args).map_err(io::Error::other).and_then(|arguments| run(&arguments)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("supervisor: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(arguments: &Arguments) -> io::Result<()> {
+    let link = cirro_sys::process::inherited_descriptor(LINK_DESCRIPTOR)?;
+    rustix::thread::set_name(c"cirro-supervise")?;
+    cirro_sys::process::become_subreaper()?;
+    cirro_sys::process::raise_open_files()?;
+    let directory = directory(&arguments.run_dir);
+    // Sockets are bound by short names.
+    crate::process::enter_directory(&directory)?;
+    let mut event_loop = EventLoop::new(arguments.name.clone(), directory, GuardianLink::new(link))?;
+    event_loop.adopt_all()?;
+    event_loop.run()
+}

@@ -1,0 +1,319 @@
+//! Helpers: forked, single-threaded, short-lived processes that call the runtime.
+//!
+//! Each has its own process group and a deadline, and dies with the supervisor. It reports over a socket and ends; that it
+//! died without a report is known from its end as a process, since what it left behind may hold the socket open.
+
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::time::{Duration, Instant};
+
+use cirro_sys::process;
+use oci_spec::runtime::Process;
+use rustix::event::epoll::EventFlags;
+use rustix::net::{AddressFamily, SocketFlags, SocketType};
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+
+use super::event_loop::{EventLoop, Source};
+use super::record::Kind;
+use super::workload::{Which, kept_input_name};
+use crate::error::ContainerError;
+use crate::protocol::{ExecState, Reply};
+use crate::request::{CreateProcess, Rootfs};
+use crate::runtime::{self, Made, NewContainer, NewExec, NewProcess, Runtime, Streams};
+use crate::workload::WorkloadPhase;
+
+/// Making a container takes milliseconds; on a machine that is drowning, seconds.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// What a helper does.
+pub(super) enum Work {
+    Create {
+        spec: Box<RawValue>,
+        rootfs: Rootfs,
+        streams: Streams,
+    },
+    Spawn {
+        request: CreateProcess,
+        descriptors: Vec<OwnedFd>,
+        streams: Streams,
+    },
+    Exec {
+        exec: String,
+        pid: i32,
+        process: Box<Process>,
+        tty: bool,
+        size: Option<(u16, u16)>,
+        streams: Streams,
+    },
+}
+
+/// A request that waits for a helper.
+pub(super) struct Job {
+    /// Connection and sequence.
+    pub(super) from: (u64, u64),
+    /// The workload.
+    pub(super) id: String,
+    pub(super) work: Work,
+}
+
+/// A helper at work, or one that has reported and not ended yet.
+pub(super) struct Helper {
+    pub(super) deadline: Instant,
+    socket: OwnedFd,
+    token: u64,
+    /// Taken by the report.
+    task: Option<Task>,
+}
+
+struct Task {
+    from: (u64, u64),
+    id: String,
+    /// The exec's id, for an exec.
+    exec: Option<String>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Report {
+    pid: i32,
+    start_time: u64,
+}
+
+impl EventLoop {
+    /// Gives a job to a helper, now or when one of those at work is done.
+    pub(super) fn enqueue(&mut self, job: Job) {
+        self.jobs.push_back(job);
+        self.start_helpers();
+    }
+
+    fn start_helpers(&mut self) {
+        while self.helpers.len() < self.most_helpers {
+            let Some(job) = self.jobs.pop_front() else { return };
+            let task = Task { from: job.from, id: job.id.clone(), exec: exec_of(&job.work) };
+            if let Err(error) = self.start_helper(job) {
+                self.conclude(task, Err(ContainerError::runtime("start helper", &error)), None);
+            }
+        }
+    }
+
+    fn start_helper(&mut self, job: Job) -> io::Result<()> {
+        let task = Task { from: job.from, id: job.id.clone(), exec: exec_of(&job.work) };
+        let (ours, theirs) =
+            rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
+        let mut keep = descriptors_of(&job.work);
+        keep.push(theirs.as_raw_fd());
+        let pid = process::fork_child(&keep, || {
+            let _ = rustix::process::setpgid(None, None);
+            process::die_with_parent();
+            process::unblock_signals();
+            let _ = rustix::thread::set_name(c"cirro-helper");
+            let result = self.work(job);
+            report(&theirs, result);
+            0
+        })?;
+        if let Some(workload) = self.workloads.get_mut(&task.id).filter(|_| task.exec.is_none()) {
+            workload.record.helper = crate::process::start_time(pid).ok().map(|start| (pid, start));
+            workload.save();
+        }
+        let token = self.watch(&ours, EventFlags::IN, Source::Helper(pid))?;
+        self.helpers.insert(
+            pid,
+            Helper { deadline: Instant::now() + PATIENCE, socket: ours, token, task: Some(task) },
+        );
+        Ok(())
+    }
+
+    /// In the helper.
+    fn work(&self, job: Job) -> Result<Made, ContainerError> {
+        let Some(workload) = self.workloads.get(&job.id) else {
+            return Err(ContainerError::NotFound(job.id));
+        };
+        let (directory, hierarchies) = (&workload.directory, &self.hierarchies);
+        let cgroup = &format!("/{}/{}", self.name, job.id);
+        match job.work {
+            Work::Create { spec, rootfs, streams } => self.runtime.create(NewContainer {
+                id: &job.id,
+                cgroup,
+                hierarchies,
+                directory,
+                spec: spec.get(),
+                rootfs: &rootfs,
+                tty: workload.record.stdio.tty,
+                size: workload.record.stdio.size,
+                streams,
+            }),
+            Work::Spawn { request, descriptors, streams } => {
+                runtime::spawn(NewProcess { cgroup, hierarchies, request: &request, descriptors, streams })
+            }
+            Work::Exec { pid, process, tty, size, streams, .. } => self.runtime.exec(NewExec {
+                pid,
+                cgroup,
+                hierarchies,
+                directory,
+                process: *process,
+                tty,
+                size,
+                streams,
+            }),
+        }
+    }
+
+    /// Reads a helper's report.
+    pub(super) fn hear_helper(&mut self, pid: i32) {
+        let Some(helper) = self.helpers.get_mut(&pid) else { return };
+        let (mut buffer, mut descriptors) = (vec![0; 16 << 10], Vec::new());
+        let Ok(length @ 1..) = cirro_sys::descriptors::receive(&helper.socket, &mut buffer, &mut descriptors)
+        else {
+            // End of file is no report: its end as a process tells.
+            return self.stop_hearing(pid);
+        };
+        let task = helper.task.take();
+        self.stop_hearing(pid);
+        let result = serde_json::from_slice(&buffer[..length])
+            .unwrap_or_else(|error| Err(ContainerError::runtime("read helper's report", &error)));
+        if let Some(task) = task {
+            self.conclude(task, result, descriptors.pop());
+        }
+    }
+
+    fn stop_hearing(&mut self, pid: i32) {
+        if let Some(helper) = self.helpers.remove(&pid) {
+            self.unwatch(&helper.socket, helper.token);
+            self.helpers.insert(pid, helper);
+        }
+    }
+
+    /// Hears every helper that has something to say.
+    pub(super) fn hear_all_helpers(&mut self) {
+        use rustix::event::{PollFd, PollFlags, poll};
+        let waiting: Vec<i32> =
+            self.helpers.iter().filter(|(_, helper)| helper.task.is_some()).map(|(pid, _)| *pid).collect();
+        for pid in waiting {
+            let Some(helper) = self.helpers.get(&pid) else { continue };
+            let now = rustix::time::Timespec::default();
+            if matches!(poll(&mut [PollFd::new(&helper.socket, PollFlags::IN)], Some(&now)), Ok(1)) {
+                self.hear_helper(pid);
+            }
+        }
+    }
+
+    /// A helper has ended as a process.
+    pub(super) fn helper_ended(&mut self, pid: i32, code: i32) {
+        let Some(helper) = self.helpers.remove(&pid) else { return };
+        self.unwatch(&helper.socket, helper.token);
+        if let Some(task) = helper.task {
+            let _ = process::kill_group(pid);
+            let error = ContainerError::Runtime(format!("the helper ended without a report (code {code})"));
+            self.conclude(task, Err(error), None);
+        }
+        self.start_helpers();
+    }
+
+    /// Ends helpers whose time is over; their end as processes does the rest.
+    pub(super) fn end_late_helpers(&mut self, now: Instant) {
+        for (pid, helper) in &mut self.helpers {
+            if helper.deadline <= now {
+                let _ = process::kill_group(*pid);
+                helper.deadline = now + PATIENCE;
+            }
+        }
+    }
+
+    /// What was to be made is made, or not.
+    fn conclude(&mut self, task: Task, result: Result<Report, ContainerError>, terminal: Option<OwnedFd>) {
+        match (task.exec, result) {
+            (Some(exec), Ok(report)) => self.exec_made(task.from, &task.id, exec, &report, terminal),
+            (None, Ok(report)) => self.workload_made(task.from, &task.id, &report, terminal),
+            (Some(_), Err(error)) => self.reply(task.from, Err(error)),
+            (None, Err(error)) => self.workload_failed(task.from, &task.id, error),
+        }
+    }
+
+    fn workload_made(&mut self, from: (u64, u64), id: &str, report: &Report, terminal: Option<OwnedFd>) {
+        let Some(workload) = self.workloads.get_mut(id) else { return };
+        let running = workload.record.kind == Kind::Process;
+        workload.record.phase = Some(if running { WorkloadPhase::Running } else { WorkloadPhase::Created });
+        workload.record.process = Some((report.pid, report.start_time));
+        workload.record.helper = None;
+        if let Some(master) = terminal {
+            if let Ok(copy) = master.try_clone() {
+                workload.set_input(copy);
+            }
+            workload.set_output(Which::Stdout, master, Vec::new());
+        }
+        workload.hold(report.pid);
+        workload.open_log();
+        if let Some(guardian) = &self.guardian {
+            for which in [Which::Stdout, Which::Stderr] {
+                if let Some(output) = &workload.outputs[which.index()] {
+                    guardian.keep(&which.kept_name(id), &output.descriptor);
+                }
+            }
+            if let Some(input) = workload.input.as_ref().filter(|_| !workload.record.stdio.tty) {
+                guardian.keep(&kept_input_name(id), &input.descriptor);
+            }
+        }
+        workload.save();
+        let state = workload.record.state().expect("it has a phase");
+        self.watch_outputs(id);
+        self.reply(from, Ok(Reply::Workload(state)));
+    }
+
+    fn workload_failed(&mut self, from: (u64, u64), id: &str, error: ContainerError) {
+        self.remove_workload(id, vec![(from, Err(error))]);
+    }
+
+    fn exec_made(
+        &mut self,
+        from: (u64, u64),
+        id: &str,
+        exec: String,
+        report: &Report,
+        terminal: Option<OwnedFd>,
+    ) {
+        let Some(workload) = self.workloads.get_mut(id) else {
+            return self.reply(from, Err(ContainerError::NotFound(id.to_owned())));
+        };
+        let state = ExecState { exec, pid: report.pid, start_time: report.start_time, code: None };
+        workload.record.execs.push(state);
+        workload.save();
+        self.reply_with(from, Ok(Reply::Exec { pid: report.pid }), terminal.into_iter().collect());
+    }
+}
+
+fn exec_of(work: &Work) -> Option<String> {
+    match work {
+        Work::Exec { exec, .. } => Some(exec.clone()),
+        _ => None,
+    }
+}
+
+fn descriptors_of(work: &Work) -> Vec<RawFd> {
+    let (Work::Create { streams, .. } | Work::Spawn { streams, .. } | Work::Exec { streams, .. }) = work;
+    let standard =
+        [&streams.stdin, &streams.stdout, &streams.stderr].into_iter().flatten().map(AsRawFd::as_raw_fd);
+    let mut numbers: Vec<RawFd> = standard.collect();
+    if let Work::Spawn { descriptors, .. } = work {
+        numbers.extend(descriptors.iter().map(AsRawFd::as_raw_fd));
+    }
+    numbers
+}
+
+fn report(socket: &OwnedFd, result: Result<Made, ContainerError>) {
+    use std::os::fd::AsFd;
+    let mut terminal = None;
+    let result: Result<Report, ContainerError> = result.and_then(|made| {
+        terminal = made.terminal;
+        let start_time = crate::process::start_time(made.pid);
+        let start_time =
+            start_time.map_err(|error| ContainerError::runtime("look at new process", &error))?;
+        Ok(Report { pid: made.pid, start_time })
+    });
+    let descriptors: Vec<_> = terminal.iter().map(AsFd::as_fd).collect();
+    let mut bytes = serde_json::to_vec(&result).unwrap_or_default();
+    if bytes.len() > 16 << 10 {
+        let short = Err::<Report, _>(ContainerError::Runtime("the runtime failed at length".to_owned()));
+        bytes = serde_json::to_vec(&short).unwrap_or_default();
+    }
+    let _ = cirro_sys::descriptors::send(socket, &bytes, &descriptors);
+}

@@ -1,0 +1,66 @@
+//! What is written down of a workload, so that another supervisor can take over.
+
+use std::io;
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use crate::protocol::ExecState;
+use crate::request::{LogFile, Stdio};
+use crate::workload::{Exit, WorkloadPhase, WorkloadState};
+
+const FILE: &str = "state.json";
+
+/// What a workload is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) enum Kind {
+    Container,
+    Process,
+}
+
+/// One workload's record.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) struct Record {
+    pub(super) id: String,
+    pub(super) kind: Kind,
+    pub(super) stdio: Stdio,
+    pub(super) log: Option<LogFile>,
+    /// `None` while a helper makes it.
+    pub(super) phase: Option<WorkloadPhase>,
+    /// Process id and start time of the helper that makes it.
+    pub(super) helper: Option<(i32, u64)>,
+    /// Process id and start time of its first process.
+    pub(super) process: Option<(i32, u64)>,
+    pub(super) exit: Option<Exit>,
+    pub(super) execs: Vec<ExecState>,
+}
+
+impl Record {
+    /// A workload that is about to be made.
+    pub(super) fn new(id: String, kind: Kind, stdio: Stdio, log: Option<LogFile>) -> Self {
+        Self { id, kind, stdio, log, phase: None, helper: None, process: None, exit: None, execs: Vec::new() }
+    }
+
+    /// As the daemon sees it; one that is still being made it does not see.
+    pub(super) fn state(&self) -> Option<WorkloadState> {
+        let living = self.phase != Some(WorkloadPhase::Exited);
+        Some(WorkloadState {
+            id: self.id.clone(),
+            pid: self.process.filter(|_| living).map(|(pid, _)| pid),
+            phase: self.phase?,
+            exit: self.exit.clone(),
+        })
+    }
+
+    /// Writes it, whole or not at all. The run directory is memory: it needs no sync.
+    pub(super) fn save(&self, directory: &Path) -> io::Result<()> {
+        let fresh = directory.join("state.json.new");
+        std::fs::write(&fresh, serde_json::to_vec(self)?)?;
+        std::fs::rename(fresh, directory.join(FILE))
+    }
+
+    /// Reads it.
+    pub(super) fn load(directory: &Path) -> io::Result<Self> {
+        Ok(serde_json::from_slice(&std::fs::read(directory.join(FILE))?)?)
+    }
+}

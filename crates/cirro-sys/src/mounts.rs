@@ -1,0 +1,135 @@
+//! Overlay mounts by the new mount interface, and read-only views of our own executable.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{Mode, OFlags};
+use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, MoveMountFlags};
+
+/// `fsconfig` takes strings below this size only.
+const MAX_PARAMETER: usize = 255;
+
+/// An overlay to mount.
+#[derive(Debug)]
+pub struct Overlay<'a> {
+    /// Read-only layers, the top one first; at least one.
+    pub lower: &'a [PathBuf],
+    /// Takes the writes; without it the mount is read-only.
+    pub upper: Option<(&'a Path, &'a Path)>,
+}
+
+impl Overlay<'_> {
+    /// Makes the mount and returns it detached: nobody sees it until it is moved somewhere.
+    ///
+    /// # Errors
+    /// The kernel's; `EINVAL` or `ENOSYS` where layers cannot be added one by one (before Linux 6.7).
+    pub fn detached(&self) -> io::Result<OwnedFd> {
+        let context = rustix::mount::fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
+        // Held until the mount is made: long paths are named by descriptor.
+        let mut held = Vec::new();
+        for layer in self.lower {
+            set_path(&context, "lowerdir+", layer, &mut held)?;
+        }
+        if let Some((upper, work)) = self.upper {
+            set_path(&context, "upperdir", upper, &mut held)?;
+            set_path(&context, "workdir", work, &mut held)?;
+        }
+        rustix::mount::fsconfig_create(&context)?;
+        let attributes =
+            if self.upper.is_some() { MountAttrFlags::empty() } else { MountAttrFlags::MOUNT_ATTR_RDONLY };
+        Ok(rustix::mount::fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, attributes)?)
+    }
+
+    /// Mounts it at `target`, by the old interface where the new one does not do.
+    ///
+    /// # Errors
+    /// The kernel's; too many layers for the old interface's one page of options are an [`io::ErrorKind::InvalidInput`].
+    pub fn mount(&self, target: &Path) -> io::Result<()> {
+        match self.detached() {
+            Ok(mount) => Ok(rustix::mount::move_mount(
+                &mount,
+                "",
+                rustix::fs::CWD,
+                target,
+                MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH,
+            )?),
+            Err(error) if matches!(error.raw_os_error(), Some(libc::EINVAL | libc::ENOSYS)) => {
+                self.mount_by_options(target).map_err(|_| error)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    fn mount_by_options(&self, target: &Path) -> io::Result<()> {
+        let lower: Vec<String> = self.lower.iter().map(|layer| escape(layer)).collect();
+        let mut options = format!("lowerdir={}", lower.join(":"));
+        let mut flags = MountFlags::RDONLY;
+        if let Some((upper, work)) = self.upper {
+            options.push_str(&format!(",upperdir={},workdir={}", escape(upper), escape(work)));
+            flags = MountFlags::empty();
+        }
+        if options.len() >= 4096 {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "too many layers for this kernel"));
+        }
+        let options = std::ffi::CString::new(options)?;
+        Ok(rustix::mount::mount("overlay", target, "overlay", flags, Some(options.as_c_str()))?)
+    }
+}
+
+fn escape(path: &Path) -> String {
+    path.to_string_lossy().replace('\\', "\\\\").replace(':', "\\:").replace(',', "\\,")
+}
+
+fn set_path(context: &OwnedFd, key: &str, path: &Path, held: &mut Vec<OwnedFd>) -> io::Result<()> {
+    if path.as_os_str().len() < MAX_PARAMETER {
+        return Ok(rustix::mount::fsconfig_set_string(context, key, path)?);
+    }
+    let directory = rustix::fs::open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
+    let name = format!("/proc/self/fd/{}", directory.as_raw_fd());
+    held.push(directory);
+    Ok(rustix::mount::fsconfig_set_string(context, key, name.as_str())?)
+}
+
+/// Opens this process' own executable in a form that nobody can write, however privileged (CVE-2019-5736).
+///
+/// A read-only overlay over its directory shares the page cache and costs nothing; where that cannot be mounted it is copied
+/// into sealed memory. `empty` is an empty directory: an overlay without an upper layer wants two lower ones.
+///
+/// # Errors
+/// The kernel's.
+pub fn open_own_executable_read_only(empty: &Path) -> io::Result<OwnedFd> {
+    let path = std::fs::read_link("/proc/self/exe")?;
+    match executable_through_overlay(&path, empty) {
+        Ok(file) => Ok(file),
+        Err(_) => executable_in_sealed_memory(),
+    }
+}
+
+fn executable_through_overlay(path: &Path, empty: &Path) -> io::Result<OwnedFd> {
+    let (Some(directory), Some(name)) = (path.parent(), path.file_name()) else {
+        return Err(io::ErrorKind::NotFound.into());
+    };
+    let lower = [directory.to_owned(), empty.to_owned()];
+    let mount = Overlay { lower: &lower, upper: None }.detached()?;
+    let file = rustix::fs::openat(&mount, name, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
+    // A build may have replaced the file since this process started: run what runs now, not something else.
+    let (there, here) = (rustix::fs::fstat(&file)?, rustix::fs::stat("/proc/self/exe")?);
+    if there.st_size != here.st_size || there.st_mtime != here.st_mtime {
+        return Err(io::ErrorKind::NotFound.into());
+    }
+    Ok(file)
+}
+
+fn executable_in_sealed_memory() -> io::Result<OwnedFd> {
+    use rustix::fs::{MemfdFlags, SealFlags};
+    let memory = rustix::fs::memfd_create("cirro", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
+    let mut copy = File::from(memory);
+    io::copy(&mut File::open("/proc/self/exe")?, &mut copy)?;
+    rustix::fs::fcntl_add_seals(
+        &copy,
+        SealFlags::WRITE | SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL,
+    )?;
+    Ok(copy.into())
+}

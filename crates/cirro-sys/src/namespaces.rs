@@ -1,0 +1,79 @@
+//! Entering and leaving kernel namespaces.
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd};
+
+/// Leaves the host's mount namespace for a copy whose mounts the host does not see; what the host mounts later still shows.
+///
+/// # Errors
+/// The kernel's.
+pub fn leave_mount_namespace() -> io::Result<()> {
+    // SAFETY: only the mount namespace is left; no descriptor table is split.
+    unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::NEWNS)? };
+    use rustix::mount::MountPropagationFlags as Propagation;
+    rustix::mount::mount_change("/", Propagation::DOWNSTREAM | Propagation::REC)?;
+    Ok(())
+}
+
+/// Enters the namespace behind `file` (`/proc/PID/ns/X`, or a bind mount of one), of whatever kind it is.
+///
+/// # Errors
+/// The kernel's.
+pub fn enter(file: impl AsFd) -> io::Result<()> {
+    Ok(rustix::thread::move_into_link_name_space(file.as_fd(), None)?)
+}
+
+/// Those namespaces of another process that differ from ours.
+#[derive(Debug, Clone, Copy)]
+pub struct Others(i32);
+
+impl Others {
+    /// Compares a process' namespaces with ours.
+    ///
+    /// # Errors
+    /// That of reading `/proc`.
+    pub fn of(pid: i32) -> io::Result<Self> {
+        const KINDS: [(&str, i32); 7] = [
+            ("user", libc::CLONE_NEWUSER),
+            ("mnt", libc::CLONE_NEWNS),
+            ("pid", libc::CLONE_NEWPID),
+            ("uts", libc::CLONE_NEWUTS),
+            ("ipc", libc::CLONE_NEWIPC),
+            ("net", libc::CLONE_NEWNET),
+            ("cgroup", libc::CLONE_NEWCGROUP),
+        ];
+        let mut flags = 0;
+        for (kind, flag) in KINDS {
+            let theirs = std::fs::read_link(format!("/proc/{pid}/ns/{kind}"))?;
+            if std::fs::read_link(format!("/proc/self/ns/{kind}"))? != theirs {
+                flags |= flag;
+            }
+        }
+        Ok(Self(flags))
+    }
+
+    /// Enters the pid namespace, which only processes forked from now on are in.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn enter_for_children(self, pidfd: impl AsFd) -> io::Result<()> {
+        enter_some(pidfd, self.0 & libc::CLONE_NEWPID)
+    }
+
+    /// Enters all the others at once.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn enter(self, pidfd: impl AsFd) -> io::Result<()> {
+        enter_some(pidfd, self.0 & !libc::CLONE_NEWPID)
+    }
+}
+
+fn enter_some(pidfd: impl AsFd, flags: i32) -> io::Result<()> {
+    if flags == 0 {
+        return Ok(());
+    }
+    // SAFETY: setns takes a descriptor and flags; it fails cleanly when the process is gone.
+    let answer = unsafe { libc::setns(pidfd.as_fd().as_raw_fd(), flags) };
+    if answer < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
