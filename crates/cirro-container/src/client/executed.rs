@@ -4,6 +4,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use bytes::Bytes;
 use cirro_seams::node::{Output, Session};
@@ -21,6 +22,8 @@ use crate::request::ExecProcess;
 const CHUNK: usize = 32 << 10;
 /// Chunks that wait for a slow reader; the command then waits too.
 const WAITING: usize = 16;
+/// The kernel hands a terminal's bytes over in the background; its end comes after them, unless somebody else holds it open.
+const LAST_WORDS: Duration = Duration::from_millis(100);
 
 pub(super) async fn exec(
     supervisor: &Supervisor,
@@ -132,14 +135,17 @@ async fn read_pipe(
     let mut buffer = vec![0; CHUNK];
     loop {
         let is_over = *over.borrow();
-        match pipe.try_read(&mut buffer) {
+        // At the end the kernel is asked itself: tokio may not have heard yet of what came last.
+        let read = if is_over {
+            rustix::io::read(&pipe, &mut buffer).map_err(Into::into)
+        } else {
+            pipe.try_read(&mut buffer)
+        };
+        match read {
             Ok(0) => return,
             // Nobody listens: the command must not be stopped by a full or a broken pipe.
             Ok(length) => drop(output.send(kind(Bytes::copy_from_slice(&buffer[..length]))).await),
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                if is_over {
-                    return;
-                }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock && !is_over => {
                 tokio::select! {
                     ready = pipe.readable() => if ready.is_err() { return },
                     _ = over.changed() => {}
@@ -184,16 +190,14 @@ async fn read_terminal(
             Ok(0) => return,
             Ok(length) => drop(output.send(Output::Stdout(Bytes::copy_from_slice(&buffer[..length]))).await),
             Err(rustix::io::Errno::AGAIN) => {
-                if is_over {
-                    return;
-                }
                 tokio::select! {
                     ready = master.readable() => match ready {
                         // Cleared before the next read, which looks again.
                         Ok(mut ready) => ready.clear_ready(),
                         Err(_) => return,
                     },
-                    _ = over.changed() => {}
+                    _ = over.changed(), if !is_over => {}
+                    () = tokio::time::sleep(LAST_WORDS), if is_over => return,
                 }
             }
             Err(rustix::io::Errno::INTR) => {}

@@ -4,6 +4,8 @@
 //! flood stalls nobody. The beginning of an unfinished line goes to a small file in the same turn: nothing that was read is only in
 //! memory when the turn ends.
 
+use std::time::Duration;
+
 use rustix::event::epoll::EventFlags;
 
 use super::event_loop::{EventLoop, Source};
@@ -15,6 +17,9 @@ use crate::protocol::chunk;
 const TURNS_AT_END: usize = 17;
 /// More than this for stdin is left with the attacher.
 pub(super) const MOST_INPUT: usize = 64 << 10;
+
+/// Waited for at the end of a terminal that somebody else holds open, which only happens in the host's pid namespace.
+const LAST_WORDS: Duration = Duration::from_millis(20);
 
 /// What a turn met.
 #[derive(PartialEq, Eq)]
@@ -108,6 +113,7 @@ impl EventLoop {
             for _ in 0..TURNS_AT_END {
                 match self.take(id, which) {
                     Took::Bytes => {}
+                    Took::Nothing if self.wait_for_terminal(id) => {}
                     Took::Nothing => break,
                     Took::End => {
                         self.close_output(id, which);
@@ -117,6 +123,17 @@ impl EventLoop {
             }
         }
         self.flush_attachers(id);
+    }
+
+    /// The kernel hands a terminal's last bytes over in the background, then its end. Returns whether there is something.
+    fn wait_for_terminal(&self, id: &str) -> bool {
+        use rustix::event::{PollFd, PollFlags, poll};
+        let Some(workload) = self.workloads.get(id).filter(|workload| workload.record.stdio.tty) else {
+            return false;
+        };
+        let Some(output) = &workload.outputs[0] else { return false };
+        let wait = rustix::time::Timespec { tv_sec: 0, tv_nsec: LAST_WORDS.as_nanos() as i64 };
+        matches!(poll(&mut [PollFd::new(&output.descriptor, PollFlags::IN)], Some(&wait)), Ok(1))
     }
 
     /// Stops reading a workload whose attacher does not keep up, as docker does, instead of buffering without end.
