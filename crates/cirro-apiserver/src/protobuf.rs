@@ -148,12 +148,11 @@ fn message(index: usize, bytes: &[u8], depth: usize) -> Result<Map<String, Value
         let (number, wire) = field?;
         if let Some((member, field)) = kind.numbered(number) {
             put(&mut object, member, &field.shape, wire, depth)?;
-        } else if let Some((_, members)) = kind.inlined.iter().find(|(outer, _)| *outer == number) {
+        } else if kind.inlines(number) {
             let Wire::Bytes(bytes) = wire else { return Err("want a message".into()) };
             for inner in Fields(bytes) {
-                let (number, wire) = inner?;
-                let member = members.iter().find(|(inner, _)| *inner == number).map(|(_, member)| member);
-                if let Some((member, field)) = member.and_then(|member| Some((member, kind.field(member)?))) {
+                let (inner, wire) = inner?;
+                if let Some((member, field)) = kind.inlined(number, inner) {
                     put(&mut object, member, &field.shape, wire, depth)?;
                 }
             }

@@ -424,7 +424,12 @@ impl Registry {
     /// Returns the groups with their versions, in the order of discovery, each with what it serves.
     pub(crate) fn groups(&self) -> Vec<Group<'_>> {
         let mut groups: Vec<Group<'_>> = Vec::new();
-        for served in self.kinds.iter().flat_map(|kind| self.forms(kind)) {
+        // Views come last, so that a group's first version is the one that is stored.
+        let kinds = self.kinds.iter();
+        let storage = kinds.clone().filter_map(|kind| self.served(&kind.group, &kind.version, &kind.plural));
+        let views = kinds.flat_map(|kind| kind.views.iter().map(move |view| (view, &kind.plural)));
+        let views = views.filter_map(|(view, plural)| self.served(&view.group, &view.version, plural));
+        for served in storage.chain(views) {
             let at = groups.iter().position(|group| group.name == served.group());
             let at = at.unwrap_or_else(|| {
                 groups.push(Group { name: served.group(), versions: Vec::new() });
@@ -437,15 +442,6 @@ impl Registry {
             }
         }
         groups
-    }
-
-    fn forms<'a>(&'a self, kind: &'a Arc<Kind>) -> impl Iterator<Item = &'a Served> {
-        let paths = kind.views.iter().map(|view| (view.group.as_str(), view.version.as_str()));
-        let storage = (kind.group.as_str(), kind.version.as_str());
-        [storage]
-            .into_iter()
-            .chain(paths)
-            .filter_map(|(group, version)| self.served(group, version, &kind.plural))
     }
 }
 

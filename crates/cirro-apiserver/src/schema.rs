@@ -27,8 +27,15 @@ pub(crate) struct Type {
     pub(crate) name: Box<str>,
     /// Members, sorted by name.
     fields: Vec<(Box<str>, Field)>,
-    /// Protobuf messages that JSON inlines: their number, and number and member of each field.
-    pub(crate) inlined: Vec<(u32, Vec<(u32, Box<str>)>)>,
+    /// Protobuf messages that JSON inlines.
+    inlined: Vec<Inlined>,
+}
+
+/// A message in protobuf whose fields are members of the outer object in JSON.
+struct Inlined {
+    number: u32,
+    /// Number and member of each field.
+    members: Vec<(u32, Box<str>)>,
 }
 
 /// One member of an object type.
@@ -132,7 +139,7 @@ impl Type {
         let number = |text: &str| text.parse().unwrap_or(0);
         let inlined = entry.i.iter().map(|(outer, members)| {
             let members = members.iter().map(|(inner, member)| (number(inner), (*member).into()));
-            (number(outer), members.collect())
+            Inlined { number: number(outer), members: members.collect() }
         });
         let short = name.rsplit('.').next().unwrap_or(name);
         Self { name: short.into(), inlined: inlined.collect(), fields }
@@ -142,6 +149,18 @@ impl Type {
     pub(crate) fn field(&self, member: &str) -> Option<&Field> {
         let at = self.fields.binary_search_by(|(name, _)| (**name).cmp(member)).ok()?;
         Some(&self.fields[at].1)
+    }
+
+    /// Whether JSON inlines the message of this protobuf number.
+    pub(crate) fn inlines(&self, number: u32) -> bool {
+        self.inlined.iter().any(|inlined| inlined.number == number)
+    }
+
+    /// Finds a member by its protobuf number in a message that JSON inlines.
+    pub(crate) fn inlined(&self, outer: u32, number: u32) -> Option<(&str, &Field)> {
+        let inlined = self.inlined.iter().find(|inlined| inlined.number == outer)?;
+        let (_, member) = inlined.members.iter().find(|(inner, _)| *inner == number)?;
+        self.field(member).map(|field| (&**member, field))
     }
 
     /// Finds a member by its protobuf number.

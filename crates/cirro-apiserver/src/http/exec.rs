@@ -52,6 +52,9 @@ impl Call {
         subresource: Subresource,
         request: Request<Body>,
     ) -> Result<Response<Body>, ApiError> {
+        // Before the protocol: a client that falls back to another one is to see this refusal.
+        let pod = self.server.storage.get(self.place()).await?;
+        let container = container_of(&pod, self.query.get("container"))?;
         let (mut parts, _) = request.into_parts();
         let upgrade = parts.headers.get(UPGRADE).and_then(|value| value.to_str().ok()).unwrap_or_default();
         if !upgrade.eq_ignore_ascii_case("websocket") {
@@ -65,8 +68,6 @@ impl Call {
             let known = PROTOCOLS.join(", ");
             return Err(error::bad_request(format!("unknown subprotocol; this server speaks {known}")));
         }
-        let pod = self.server.storage.get(self.place()).await?;
-        let container = container_of(&pod, self.query.get("container"))?;
         let session = self.session(subresource, &pod, &container).await?;
         let upgraded = socket.max_message_size(MAX_MESSAGE).on_upgrade(|socket| serve(socket, session));
         Ok(upgraded.into_response())

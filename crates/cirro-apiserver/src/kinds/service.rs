@@ -124,12 +124,17 @@ fn address(service: &Value) -> Option<Ipv4Addr> {
 fn node_ports(service: &Value) -> HashSet<u16> {
     let ports = json::array(service, "spec.ports").iter();
     let mut held: HashSet<u16> = ports.filter_map(node_port).collect();
-    held.extend(json::number(service, "spec.healthCheckNodePort").and_then(|port| u16::try_from(port).ok()));
+    held.extend(port_at(service, "spec.healthCheckNodePort"));
     held
 }
 
 fn node_port(port: &Value) -> Option<u16> {
-    json::number(port, "nodePort").and_then(|port| u16::try_from(port).ok()).filter(|port| *port != 0)
+    port_at(port, "nodePort")
+}
+
+/// Returns a port; protobuf bodies carry a 0 for one that was not chosen.
+fn port_at(object: &Value, path: &str) -> Option<u16> {
+    json::number(object, path).and_then(|port| u16::try_from(port).ok()).filter(|port| *port != 0)
 }
 
 /// Carries the address over when the client did not send it, unless the type has none.

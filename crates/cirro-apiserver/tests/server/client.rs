@@ -32,7 +32,7 @@ async fn a_new_cluster_has_its_namespaces_and_its_service() {
     assert_eq!(namespaces.items.len(), 4);
     let service = api.get(&key("", "services", "default", "kubernetes")).await.unwrap();
     assert_eq!(service["spec"]["clusterIP"], "10.96.0.1");
-    assert_eq!(service["metadata"]["resourceVersion"].as_str().unwrap().parse::<u64>().is_ok(), true);
+    assert!(service["metadata"]["resourceVersion"].as_str().unwrap().parse::<u64>().is_ok());
 }
 
 #[tokio::test]

@@ -1,3 +1,7 @@
 //! The server as a whole, over a store in memory.
 
 mod client;
+mod fixture;
+mod http;
+mod kubectl;
+mod watch;

@@ -1,0 +1,115 @@
+//! A server, requests to it, and a node that is not there.
+
+use std::sync::{Arc, Mutex};
+
+use axum::body::Body;
+use axum::http::{Request, Response};
+use bytes::Bytes;
+use cirro_apiserver::{ApiServer, Options, User};
+use cirro_seams::Pending;
+use cirro_seams::node::{ExecRequest, LogOptions, NodeError, NodeStreams, Output, Session};
+use cirro_store::MemoryObjectStore;
+use http_body_util::BodyExt as _;
+use serde_json::Value;
+use tokio::sync::{mpsc, oneshot};
+
+/// A server over a store of its own.
+pub(crate) async fn server() -> ApiServer {
+    ApiServer::open(Arc::new(MemoryObjectStore::new()), Options::default()).await.unwrap()
+}
+
+/// The administrator.
+pub(crate) fn admin() -> User {
+    User { name: "kubernetes-admin".into(), groups: vec!["system:masters".into()] }
+}
+
+/// What came back.
+pub(crate) struct Answer {
+    pub(crate) code: u16,
+    pub(crate) warnings: Vec<String>,
+    pub(crate) body: Value,
+}
+
+/// Builds a request.
+pub(crate) fn request(method: &str, path: &str, media_type: &str, body: impl Into<Body>) -> Request<Body> {
+    Request::builder().method(method).uri(path).header("content-type", media_type).body(body.into()).unwrap()
+}
+
+/// Reads an answer to its end.
+pub(crate) async fn read(response: Response<Body>) -> Answer {
+    let code = response.status().as_u16();
+    let warnings = response.headers().get_all("warning").iter();
+    let warnings = warnings.map(|value| value.to_str().unwrap().to_owned()).collect();
+    let bytes = response.into_body().collect().await.unwrap().to_bytes();
+    let text = || Value::String(String::from_utf8_lossy(&bytes).into_owned());
+    Answer { code, warnings, body: serde_json::from_slice(&bytes).unwrap_or_else(|_| text()) }
+}
+
+/// Sends a request with a JSON body as the administrator.
+pub(crate) async fn send(server: &ApiServer, method: &str, path: &str, body: &Value) -> Answer {
+    let body = if body.is_null() { String::new() } else { body.to_string() };
+    read(server.respond(&admin(), request(method, path, "application/json", body)).await).await
+}
+
+/// A node whose containers say what was asked of them.
+#[derive(Default)]
+pub(crate) struct EchoNode {
+    pub(crate) commands: Mutex<Vec<Vec<String>>>,
+}
+
+impl NodeStreams for EchoNode {
+    fn logs(
+        &self,
+        _pod_uid: &str,
+        container: &str,
+        options: LogOptions,
+    ) -> Pending<'_, Result<mpsc::Receiver<Bytes>, NodeError>> {
+        let text = format!("{container} tail {:?} follow {}\n", options.tail, options.follow);
+        Box::pin(async move {
+            let (lines, receiver) = mpsc::channel(4);
+            lines.send(text.into()).await.unwrap();
+            Ok(receiver)
+        })
+    }
+
+    /// Sends its stdin back, and `done` to stderr when that ends; exits with the first argument.
+    fn exec(
+        &self,
+        _pod_uid: &str,
+        _container: &str,
+        request: ExecRequest,
+    ) -> Pending<'_, Result<Session, NodeError>> {
+        self.commands.lock().unwrap().push(request.command.clone());
+        Box::pin(async move { Ok(echo(request)) })
+    }
+
+    fn attach(&self, pod_uid: &str, container: &str, stdin: bool) -> Pending<'_, Result<Session, NodeError>> {
+        self.exec(
+            pod_uid,
+            container,
+            ExecRequest { stdin, command: vec!["0".into()], ..ExecRequest::default() },
+        )
+    }
+
+    fn instance_console(&self, _uid: &str, limit: usize) -> Pending<'_, Result<Bytes, NodeError>> {
+        Box::pin(async move { Ok(format!("at most {limit} bytes").into()) })
+    }
+}
+
+fn echo(request: ExecRequest) -> Session {
+    let (input, mut stdin) = mpsc::channel::<Bytes>(4);
+    let (output, receiver) = mpsc::channel(4);
+    let (resize, _) = mpsc::channel(4);
+    let (exit, code) = oneshot::channel();
+    let wants_input = request.stdin;
+    tokio::spawn(async move {
+        output.send(Output::Stdout("hello\n".into())).await.unwrap();
+        while let Some(bytes) = if wants_input { stdin.recv().await } else { None } {
+            output.send(Output::Stdout(bytes)).await.unwrap();
+        }
+        output.send(Output::Stderr("done\n".into())).await.unwrap();
+        let status = request.command.first().and_then(|word| word.parse().ok()).unwrap_or(0);
+        let _ = exit.send(status);
+    });
+    Session { input: wants_input.then_some(input), output: receiver, resize, exit: code }
+}
