@@ -173,10 +173,12 @@ impl Unpacker<'_> {
     }
 
     fn entry<R: Read>(&self, entry: &mut tar::Entry<'_, R>, progress: &mut Progress) -> Result<(), Refusal> {
-        let kind = entry.header().entry_type();
-        if matches!(kind, EntryType::XGlobalHeader) {
-            return Ok(());
-        }
+        let kind = match entry.header().entry_type() {
+            EntryType::XGlobalHeader => return Ok(()),
+            // The oldest archives mark a directory by its slash alone.
+            EntryType::Regular if entry.path_bytes().ends_with(b"/") => EntryType::Directory,
+            kind => kind,
+        };
         let names = names(&entry.path_bytes())?;
         let shown = names.iter().collect::<PathBuf>();
         let attributes = self.attributes(entry.header()).map_err(Refusal::at(&shown))?;

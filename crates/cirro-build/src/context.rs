@@ -109,3 +109,6 @@ fn load_ignore(root: &Union, dockerfile: &str) -> Result<Ignore, Refusal> {
     }
     Ok(Ignore::default())
 }
+
+#[cfg(test)]
+mod tests;

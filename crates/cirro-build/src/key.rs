@@ -10,14 +10,21 @@ use sha2::{Digest as _, Sha256};
 /// Changes when what a step does with the same input changes, so that old layers are not taken for it.
 const VERSION: &[u8] = b"cirro-build 1";
 
+/// Bytes read of a file at a time.
+const BUFFER_BYTES: usize = 128 << 10;
+
 /// A key being computed.
 #[derive(Debug, Clone)]
-pub(crate) struct Key(Sha256);
+pub(crate) struct Key {
+    fields: Sha256,
+    /// Made with the first file and kept for the next.
+    buffer: Vec<u8>,
+}
 
 impl Key {
     /// Starts the key of a step of this kind.
     pub(crate) fn new(kind: &str) -> Self {
-        let mut key = Self(Sha256::new());
+        let mut key = Self { fields: Sha256::new(), buffer: Vec::new() };
         key.field(VERSION);
         key.field(kind.as_bytes());
         key
@@ -25,8 +32,8 @@ impl Key {
 
     /// Adds a field.
     pub(crate) fn field(&mut self, bytes: &[u8]) {
-        self.0.update((bytes.len() as u64).to_le_bytes());
-        self.0.update(bytes);
+        self.fields.update((bytes.len() as u64).to_le_bytes());
+        self.fields.update(bytes);
     }
 
     /// Adds a number.
@@ -44,11 +51,11 @@ impl Key {
     /// Adds the digest of what `reader` gives.
     pub(crate) fn content(&mut self, mut reader: impl Read) -> std::io::Result<()> {
         let mut content = Sha256::new();
-        let mut buffer = vec![0; 128 << 10];
+        self.buffer.resize(BUFFER_BYTES, 0);
         loop {
-            match reader.read(&mut buffer) {
+            match reader.read(&mut self.buffer) {
                 Ok(0) => break,
-                Ok(length) => content.update(&buffer[..length]),
+                Ok(length) => content.update(&self.buffer[..length]),
                 Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(error),
             }
@@ -59,6 +66,6 @@ impl Key {
 
     /// Ends the key.
     pub(crate) fn finish(self) -> Digest {
-        Digest::from_bytes(self.0.finalize().into())
+        Digest::from_bytes(self.fields.finalize().into())
     }
 }

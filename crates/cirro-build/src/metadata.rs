@@ -53,7 +53,7 @@ pub(crate) fn apply(
             format!("STOPSIGNAL {signal}")
         }
         Kind::Healthcheck(health) => {
-            let value = healthcheck(state, instruction, health)?;
+            let value = healthcheck(instruction, health)?;
             let created_by = format!("HEALTHCHECK {value}");
             state.config.config.healthcheck = Some(value);
             created_by
@@ -153,16 +153,15 @@ fn volume(state: &mut State, volumes: &[String], expander: &Expander<'_>) -> Res
     Ok(format!("VOLUME [{}]", shown.join(" ")))
 }
 
-fn healthcheck(state: &State, instruction: &Instruction, health: &Health) -> Result<Value, Refusal> {
+fn healthcheck(instruction: &Instruction, health: &Health) -> Result<Value, Refusal> {
     let command = match health {
         Health::None => return Ok(json!({ "Test": ["NONE"] })),
         Health::Command(command) => command,
     };
     let test = match command {
-        Command::Shell(line) if state.config.config.shell.is_empty() => {
-            vec!["CMD-SHELL".into(), line.clone()]
-        }
-        command => [vec!["CMD".to_owned()], arguments(state, command)].concat(),
+        // The runtime takes the image's own shell for it.
+        Command::Shell(line) => vec!["CMD-SHELL".into(), line.clone()],
+        Command::Exec(arguments) => [vec!["CMD".to_owned()], arguments.clone()].concat(),
     };
     let mut value = json!({ "Test": test });
     let times = [

@@ -42,6 +42,12 @@ enum Token {
     },
 }
 
+impl Token {
+    fn literal(&self) -> Option<char> {
+        if let Self::Char(c) = self { Some(*c) } else { None }
+    }
+}
+
 impl Pattern {
     /// Compiles `text`.
     pub(crate) fn parse(text: &str, wildcards: Wildcards) -> Result<Self, BadPattern> {
@@ -77,6 +83,9 @@ impl Pattern {
 
     /// Says whether the whole of `text` matches.
     pub(crate) fn matches(&self, text: &str) -> bool {
+        if self.0.iter().all(|token| token.literal().is_some()) {
+            return self.0.iter().map(Token::literal).eq(text.chars().map(Some));
+        }
         let mut states = States::new(self.0.len());
         let mut next = States::new(self.0.len());
         self.enter(0, &mut states);

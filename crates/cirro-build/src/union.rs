@@ -277,15 +277,12 @@ fn is_whiteout(stat: &Stat) -> bool {
 }
 
 fn is_opaque(directory: impl AsFd) -> rustix::io::Result<bool> {
-    for name in ["trusted.overlay.opaque", "user.overlay.opaque"] {
-        let mut value = [0; 1];
-        match rustix::fs::fgetxattr(&directory, name, &mut value[..]) {
-            Ok(1) if value[0] == b'y' => return Ok(true),
-            Ok(_) | Err(Errno::NODATA | Errno::NOTSUP | Errno::RANGE) => {}
-            Err(error) => return Err(error),
-        }
+    let mut value = [0; 1];
+    match rustix::fs::fgetxattr(&directory, "trusted.overlay.opaque", &mut value[..]) {
+        Ok(length) => Ok(value[..length] == *b"y"),
+        Err(Errno::NODATA | Errno::NOTSUP | Errno::RANGE) => Ok(false),
+        Err(error) => Err(error),
     }
-    Ok(false)
 }
 
 #[cfg(test)]

@@ -10,6 +10,9 @@ use rustix::io::Errno;
 /// Bytes of one extended attribute, and of the list of their names (`XATTR_SIZE_MAX`, `XATTR_LIST_MAX`).
 const MAX_EXTENDED_BYTES: usize = 64 << 10;
 
+/// Bytes that are tried first: most files have no attributes, or few.
+const USUAL_EXTENDED_BYTES: usize = 512;
+
 /// What is carried over from one file to another beside its content.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Attributes {
@@ -44,26 +47,15 @@ impl Attributes {
 
     /// Reads the extended attributes behind `file`, in the order of their names.
     pub(super) fn read_extended(&mut self, file: BorrowedFd<'_>) -> std::io::Result<()> {
-        let mut names = vec![0_u8; MAX_EXTENDED_BYTES];
-        let length = match rustix::fs::flistxattr(file, &mut names[..]) {
-            Ok(length) => length,
-            Err(Errno::NOTSUP) => return Ok(()),
-            Err(error) => return Err(error.into()),
-        };
-        for name in names[..length].split(|byte| *byte == 0).filter(|name| !name.is_empty()) {
-            if [&b"trusted.overlay."[..], b"user.overlay.", b"system."]
-                .iter()
-                .any(|own| name.starts_with(own))
-            {
+        let names = grown(|buffer| rustix::fs::flistxattr(file, buffer))?.unwrap_or_default();
+        for name in names.split(|byte| *byte == 0).filter(|name| !name.is_empty()) {
+            if [&b"trusted.overlay."[..], b"system."].iter().any(|own| name.starts_with(own)) {
                 continue;
             }
-            let mut value = vec![0_u8; MAX_EXTENDED_BYTES];
-            match rustix::fs::fgetxattr(file, OsStr::from_bytes(name), &mut value[..]) {
-                Ok(length) => value.truncate(length),
-                Err(Errno::NODATA) => continue,
-                Err(error) => return Err(error.into()),
+            let name = OsStr::from_bytes(name);
+            if let Some(value) = grown(|buffer| rustix::fs::fgetxattr(file, name, buffer))? {
+                self.extended.push((name.to_owned(), value));
             }
-            self.extended.push((OsStr::from_bytes(name).to_owned(), value));
         }
         self.extended.sort();
         Ok(())
@@ -105,4 +97,21 @@ impl Attributes {
         let time = Timespec { tv_sec: seconds, tv_nsec: nanoseconds };
         Some(Timestamps { last_access: time, last_modification: time })
     }
+}
+
+/// Reads into a buffer that grows once; `None` if there is nothing to read.
+fn grown(read: impl Fn(&mut [u8]) -> rustix::io::Result<usize>) -> std::io::Result<Option<Vec<u8>>> {
+    for size in [USUAL_EXTENDED_BYTES, MAX_EXTENDED_BYTES] {
+        let mut buffer = vec![0; size];
+        match read(&mut buffer) {
+            Ok(length) => {
+                buffer.truncate(length);
+                return Ok(Some(buffer));
+            }
+            Err(Errno::NOTSUP | Errno::NODATA) => return Ok(None),
+            Err(Errno::RANGE) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Err(Errno::RANGE.into())
 }

@@ -71,6 +71,8 @@ async fn files_come_from_images_that_are_not_stages() {
         |root| {
             std::fs::write(root.join("tool"), "t").unwrap();
             std::os::unix::fs::chown(root.join("tool"), Some(7), Some(8)).unwrap();
+            let flags = rustix::fs::XattrFlags::empty();
+            rustix::fs::setxattr(root.join("tool"), "user.mark", b"m", flags).unwrap();
         },
         |_| {},
     );
@@ -79,6 +81,12 @@ async fn files_come_from_images_that_are_not_stages() {
     use std::os::unix::fs::MetadataExt;
     let meta = path.metadata().unwrap();
     assert_eq!((meta.uid(), meta.gid()), (7, 8), "what comes from an image keeps its owner");
+    let mut value = [0; 8];
+    assert_eq!(
+        rustix::fs::getxattr(&path, "user.mark", &mut value[..]),
+        Ok(1),
+        "and its extended attributes"
+    );
     let missing = bench.build("FROM scratch\nCOPY --from=nothing:1 /tool /\n").await;
     assert_eq!(missing.error(), "line 2: COPY failed: No such image: nothing:1");
 }

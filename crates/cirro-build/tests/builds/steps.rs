@@ -90,7 +90,7 @@ ONBUILD RUN write /triggered yes
     assert_eq!(
         config.healthcheck,
         Some(
-            json!({"Test": ["CMD", "/bin/bash", "-c", "curl -f localhost"], "Interval": 90_000_000_000_u64, "Retries": 3})
+            json!({"Test": ["CMD-SHELL", "curl -f localhost"], "Interval": 90_000_000_000_u64, "Retries": 3})
         )
     );
     assert_eq!(config.entrypoint, ["/bin/bash", "-c", "exec run"]);
