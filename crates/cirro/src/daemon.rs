@@ -74,9 +74,6 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
     if tokio::time::timeout(DRAIN, tasks.wait()).await.is_err() {
         info!("some requests did not end in time");
     }
-    if let Some(plane) = plane {
-        plane.end(shutdown.with_workloads()).await?;
-    }
     match shutdown.with_workloads() {
         true => engine.tear_down().await.context("end the workloads")?,
         false => engine.stop().await,
@@ -90,9 +87,6 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
 /// Ends and forgets the workloads of a cloud whose daemon does not run.
 pub(crate) async fn tear_down(config: Config) -> anyhow::Result<()> {
     let engine = Engine::start(engine_options(&config)?).await.context("start the engine")?;
-    if config.has(Role::Control) {
-        ControlPlane::forget_workloads(&config).await?;
-    }
     engine.tear_down().await.context("end the workloads")
 }
 

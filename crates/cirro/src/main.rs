@@ -1,1 +1,26 @@
-fn main() {}
+//! cirro: a private cloud in one binary.
+//!
+//! The roles that become parents of workloads branch off before any thread or runtime exists; every
+//! other subcommand is parsed by clap and runs on a tokio runtime that it builds itself.
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+mod cli;
+mod config;
+mod control;
+mod daemon;
+mod doctor;
+mod down;
+mod plane;
+mod status;
+mod up;
+
+fn main() -> ExitCode {
+    let args: Vec<OsString> = std::env::args_os().collect();
+    match args.get(1).and_then(|role| role.to_str()) {
+        Some("supervisor") => cirro_container::supervisor_main(&args[2..]),
+        Some("guardian") => cirro_container::guardian_main(&args[2..]),
+        _ => cli::run(),
+    }
+}

@@ -42,7 +42,7 @@ pub(super) fn answer(
 /// Answers `/version`.
 pub(super) fn version() -> Response<Body> {
     answer::document(&json!({
-        "major": "1", "minor": "33", "gitVersion": "v1.33.0+cirro", "gitCommit": "", "gitTreeState": "clean",
+        "major": "1", "minor": "33", "gitVersion": crate::VERSION, "gitCommit": "", "gitTreeState": "clean",
         "buildDate": "1970-01-01T00:00:00Z", "goVersion": "none", "compiler": "rustc",
         "platform": format!("linux/{}", if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" }),
     }))

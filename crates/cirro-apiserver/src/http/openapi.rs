@@ -98,7 +98,7 @@ fn write_document(kinds: &[&Served]) -> String {
     let schemas =
         with_schemas(&roots, |schemas| serde_json::to_string(schemas).expect("definitions are JSON"));
     let paths: BTreeMap<_, _> = kinds.iter().flat_map(|served| paths(served)).collect();
-    let info = json!({"title": "Kubernetes", "version": "v1.33.0+cirro"});
+    let info = json!({"title": "Kubernetes", "version": crate::VERSION});
     format!(
         r#"{{"openapi":"3.0.0","info":{info},"paths":{},"components":{{"schemas":{schemas}}}}}"#,
         json!(paths)
@@ -216,7 +216,7 @@ pub(super) fn swagger(headers: &HeaderMap, registry: &Registry) -> Result<Respon
     let schemas =
         with_schemas(&roots, |schemas| serde_json::to_string(schemas).expect("definitions are JSON"));
     let schemas = schemas.replace("#/components/schemas/", "#/definitions/");
-    let info = json!({"title": "Kubernetes", "version": "v1.33.0+cirro"});
+    let info = json!({"title": "Kubernetes", "version": crate::VERSION});
     let text = format!(r#"{{"swagger":"2.0","info":{info},"paths":{{}},"definitions":{schemas}}}"#);
     Ok(answer::bytes(text.into()))
 }

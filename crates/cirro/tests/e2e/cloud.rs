@@ -109,6 +109,16 @@ impl Cloud {
         command
     }
 
+    /// Runs kubectl.
+    pub(crate) fn kubectl(&self, arguments: &[&str]) -> Said {
+        let mut command = Command::new("kubectl");
+        command
+            .env("KUBECONFIG", self.data_dir().join("admin.kubeconfig"))
+            .env("HOME", self.directory.path())
+            .args(arguments);
+        run(&mut command)
+    }
+
     /// Loads a base image that a script under `images/` makes.
     pub(crate) fn load(&self, image: &str) {
         let archive = base_image(image);

@@ -8,3 +8,5 @@ mod commands;
 mod faults;
 mod lifecycle;
 mod walk_container;
+mod walk_kubernetes;
+mod walk_machine;

@@ -1,0 +1,168 @@
+//! The control plane of this host: API server, controllers, scheduler, kubelet.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use cirro_apiserver::{ApiServer, Options, pki};
+use cirro_engine::Engine;
+use cirro_kubelet::Kubelet;
+use cirro_seams::api::{Api, ObjectKey, Resource};
+use cirro_store::EmbeddedStore;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::{error, info};
+
+use crate::config::Config;
+use crate::daemon::listen_tcp;
+
+/// A node that is not Ready after so long is a fault.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// The running control plane.
+pub(crate) struct ControlPlane {
+    /// Where the API listens.
+    pub(crate) addresses: Vec<SocketAddr>,
+    api: Arc<dyn Api>,
+    node_name: String,
+}
+
+impl ControlPlane {
+    /// Starts everything; returns when the API listens and the node is registered.
+    pub(crate) async fn start(
+        config: &Config,
+        engine: &Engine,
+        tasks: &TaskTracker,
+        stop: &CancellationToken,
+    ) -> anyhow::Result<Self> {
+        let path = config.data_dir.join("objects.redb");
+        let store = tokio::task::spawn_blocking(move || EmbeddedStore::open(&path)).await?;
+        let store = Arc::new(store.context("open the store of API objects")?);
+        for key in store.damaged() {
+            error!(%key, "the record's checksum is wrong; it is not served");
+        }
+        let gateway = pod_gateway(config);
+        let options = Options {
+            service_cidr: config.service_cidr,
+            node_ports: config.node_ports.0..=config.node_ports.1,
+            ..Options::default()
+        };
+        let server = ApiServer::open(store, options).await.context("open the API")?;
+        let addresses = serve(config, &server, gateway, tasks, stop).await?;
+
+        let api = server.client();
+        let kinds = server.resources();
+        tasks.spawn(cirro_controllers::run(api.clone(), kinds, stop.clone()));
+        tasks.spawn(cirro_scheduler::run(api.clone(), stop.clone()));
+        let options = cirro_kubelet::Options {
+            node_name: config.node_name.clone(),
+            address: host_address().unwrap_or(gateway),
+            pod_cidr: config.pod_cidr,
+            dns_address: config.dns_address(),
+            api_address: Ipv4Addr::from(u32::from(config.service_cidr.network()) + 1),
+            data_dir: config.data_dir.clone(),
+            version: cirro_apiserver::VERSION.into(),
+        };
+        let kubelet = Kubelet::start(api.clone(), engine.node(), options, tasks, stop.clone()).await;
+        server.set_node_streams(kubelet);
+        Ok(Self { addresses, api, node_name: config.node_name.clone() })
+    }
+
+    /// Resolves when the node is Ready.
+    pub(crate) async fn wait_until_ready(&self, stop: &CancellationToken) -> anyhow::Result<()> {
+        let key = ObjectKey {
+            resource: Resource::new("", "nodes"),
+            namespace: String::new(),
+            name: self.node_name.clone(),
+        };
+        let look = async {
+            loop {
+                let node = self.api.get(&key).await;
+                let conditions =
+                    node.as_ref().ok().and_then(|node| node.pointer("/status/conditions")?.as_array());
+                let is_ready = |one: &serde_json::Value| one["type"] == "Ready" && one["status"] == "True";
+                if conditions.into_iter().flatten().any(is_ready) {
+                    return;
+                }
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        tokio::select! {
+            ready = tokio::time::timeout(PATIENCE, look) => ready.context("the node does not become Ready"),
+            () = stop.cancelled() => Ok(()),
+        }
+    }
+}
+
+/// Listens on every address with a certificate for all of them, and writes the administrator's kubeconfig.
+async fn serve(
+    config: &Config,
+    server: &ApiServer,
+    gateway: Ipv4Addr,
+    tasks: &TaskTracker,
+    stop: &CancellationToken,
+) -> anyhow::Result<Vec<SocketAddr>> {
+    let service = Ipv4Addr::from(u32::from(config.service_cidr.network()) + 1);
+    let mut ips: Vec<IpAddr> = vec![Ipv4Addr::LOCALHOST.into(), gateway.into(), service.into()];
+    ips.extend(host_address().map(IpAddr::V4));
+    ips.extend(config.kubernetes_listen.iter().map(SocketAddr::ip).filter(|ip| !ip.is_unspecified()));
+    let names = [
+        "localhost",
+        "kubernetes",
+        "kubernetes.default",
+        "kubernetes.default.svc",
+        "kubernetes.default.svc.cluster.local",
+    ];
+    let pki = pki::Pki::open(&config.data_dir.join("pki")).context("open the certificate authority")?;
+    let tls = pki.server_tls(&names.map(str::to_owned), &ips).context("make the server's certificate")?;
+    let mut addresses = Vec::new();
+    for address in &config.kubernetes_listen {
+        let listener = listen_tcp(*address).await?;
+        let bound = listener.local_addr()?;
+        info!(address = %bound, "the Kubernetes API listens");
+        let (server, tls, stop) = (server.clone(), tls.clone(), stop.clone());
+        tasks.spawn(async move { server.serve(listener, tls, stop).await });
+        addresses.push(bound);
+    }
+    if let Some(first) = addresses.first() {
+        let kubeconfig = pki.admin_kubeconfig(&format!("https://{}", reachable(*first)))?;
+        write_private(&config.kubeconfig(), &kubeconfig)?;
+    }
+    Ok(addresses)
+}
+
+/// An address that a client on this host can use.
+fn reachable(address: SocketAddr) -> SocketAddr {
+    if address.ip().is_unspecified() {
+        SocketAddr::new(Ipv4Addr::LOCALHOST.into(), address.port())
+    } else {
+        address
+    }
+}
+
+fn pod_gateway(config: &Config) -> Ipv4Addr {
+    Ipv4Addr::from(u32::from(config.pod_cidr.network()) + 1)
+}
+
+/// The address that the host would use towards the world; no packet is sent.
+fn host_address() -> Option<Ipv4Addr> {
+    let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).ok()?;
+    socket.connect((Ipv4Addr::new(192, 0, 2, 1), 9)).ok()?;
+    match socket.local_addr().ok()?.ip() {
+        IpAddr::V4(address) if !address.is_unspecified() => Some(address),
+        _ => None,
+    }
+}
+
+/// Writes a file that only its owner may read; whole or not at all.
+fn write_private(path: &Path, text: &str) -> anyhow::Result<()> {
+    let draft = path.with_extension("part");
+    let _ = std::fs::remove_file(&draft);
+    let mut file = std::fs::File::options().create_new(true).write(true).mode(0o600).open(&draft)?;
+    std::io::Write::write_all(&mut file, text.as_bytes())?;
+    file.sync_all()?;
+    std::fs::rename(&draft, path).with_context(|| format!("write {}", path.display()))
+}
