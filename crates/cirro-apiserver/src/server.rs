@@ -135,6 +135,11 @@ impl ApiServer {
         object: Value,
     ) -> Result<(), ApiError> {
         let kind = self.storage.registry.kind(group, plural).expect("bootstrap knows its kinds");
+        // Looked for first: a service that exists holds the very address that a second one would ask for.
+        match self.storage.record(Place { kind, namespace, name: crate::json::name(&object) }).await {
+            Err(refusal) if refusal.is_not_found() => {}
+            found => return found.map(drop),
+        }
         match self.storage.create(kind, namespace, object, false).await {
             Err(refusal) if !refusal.is_already_exists() => Err(refusal),
             _ => Ok(()),

@@ -108,7 +108,7 @@ impl Call {
 async fn serve(socket: WebSocket, session: Session) {
     let (mut sink, stream) = socket.split();
     let Session { input, mut output, resize, exit } = session;
-    let reading = tokio::spawn(read(stream, input, resize));
+    let mut reading = tokio::spawn(read(stream, input, resize));
     let result = async {
         while let Some(chunk) = output.recv().await {
             let (channel, bytes) = match chunk {
@@ -122,7 +122,12 @@ async fn serve(socket: WebSocket, session: Session) {
         let end = CloseFrame { code: axum::extract::ws::close_code::NORMAL, reason: "".into() };
         sink.send(Message::Close(Some(end))).await
     };
-    if let Err(why) = result.await {
+    // Reading ends only with the connection: then nobody is left to wait for a silent process.
+    let result = tokio::select! {
+        result = result => result,
+        _ = &mut reading => Ok(()),
+    };
+    if let Err(why) = result {
         tracing::debug!(%why, "client of a stream went away");
     }
     reading.abort();

@@ -22,7 +22,8 @@ use crate::server::ApiServer;
 /// Connections at a time; further ones wait in the kernel's queue.
 const MAX_CONNECTIONS: usize = 8192;
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
-const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
+/// Counts between requests too, so that it is also how long an idle connection is kept.
+const HEADER_TIMEOUT: Duration = Duration::from_secs(180);
 /// How long requests get to end after a shutdown began; watches do not end by themselves.
 const DRAIN: Duration = Duration::from_secs(1);
 /// How long accepting pauses when the process has no descriptors left.

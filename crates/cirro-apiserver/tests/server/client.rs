@@ -36,6 +36,22 @@ async fn a_new_cluster_has_its_namespaces_and_its_service() {
 }
 
 #[tokio::test]
+async fn the_way_to_the_api_follows_the_configuration() {
+    let store = Arc::new(MemoryObjectStore::new());
+    for address in ["10.42.0.1:6443", "10.42.0.1:6443", "10.43.0.1:7443"] {
+        let options = Options { advertise: Some(address.parse().unwrap()), ..Options::default() };
+        let api = ApiServer::open(store.clone(), options).await.unwrap().client();
+        let endpoints = api.get(&key("", "endpoints", "default", "kubernetes")).await.unwrap();
+        let slice =
+            api.get(&key("discovery.k8s.io", "endpointslices", "default", "kubernetes")).await.unwrap();
+        let (ip, port) = address.split_once(':').unwrap();
+        assert_eq!(endpoints["subsets"][0]["addresses"][0]["ip"], ip);
+        assert_eq!(endpoints["subsets"][0]["ports"][0]["port"].to_string(), port);
+        assert_eq!(slice["endpoints"][0]["addresses"][0], ip);
+    }
+}
+
+#[tokio::test]
 async fn an_update_at_an_old_revision_is_a_conflict() {
     let api = client().await;
     let first = api.create(&pods(), pod("a")).await.unwrap();

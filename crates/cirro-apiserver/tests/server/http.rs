@@ -243,6 +243,15 @@ async fn tables_have_upstreams_columns() {
 }
 
 #[tokio::test]
+async fn bodies_may_be_yaml() {
+    let server = server().await;
+    let yaml = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: a}\ndata: &x {a: b}\n";
+    let create = request("POST", "/api/v1/namespaces/default/configmaps", "application/yaml", yaml);
+    let created = read(server.respond(&admin(), create).await).await;
+    assert_eq!((created.code, &created.body["data"]["a"]), (201, &json!("b")));
+}
+
+#[tokio::test]
 async fn what_is_too_large_or_too_deep_is_refused() {
     let server = server().await;
     let path = "/api/v1/namespaces/default/configmaps";
