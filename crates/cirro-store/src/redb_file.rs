@@ -8,6 +8,7 @@
 use std::fs::{File, OpenOptions};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError, RwLock};
 use std::{fmt, io};
 
@@ -84,8 +85,11 @@ struct Opened {
 impl RedbFile {
     /// Opens or creates the file at `path`, in a directory that exists.
     pub(crate) fn at(path: &Path, cache_bytes: usize) -> Result<Self, StoreError> {
+        let name = path.display().to_string();
         let path = path.to_owned();
-        Self::with(path.display().to_string(), Box::new(move || open_file(&path, cache_bytes)))
+        let was_open = AtomicBool::new(false);
+        let open = move || open_file(&path, cache_bytes, was_open.swap(true, Ordering::Relaxed));
+        Self::with(name, Box::new(open))
     }
 
     /// Opens a database by `open`, which is called again after every failure.
@@ -242,12 +246,14 @@ fn open_caught(open: &Open) -> Result<Database, Fault> {
     }
 }
 
-fn open_file(path: &Path, cache_bytes: usize) -> Result<Database, DatabaseError> {
+fn open_file(path: &Path, cache_bytes: usize, is_again: bool) -> Result<Database, DatabaseError> {
     let is_new = !path.exists();
     let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)?;
-    // After a failed fsync the kernel takes pages for clean that never reached the disk
-    // (https://lwn.net/Articles/752063/). Reading them back from the disk shows what is there.
-    fadvise(&file, 0, None, Advice::DontNeed).map_err(io::Error::from)?;
+    if is_again {
+        // After a failed fsync the kernel takes pages for clean that never reached the disk
+        // (https://lwn.net/Articles/752063/). Reading them back from the disk shows what is there.
+        fadvise(&file, 0, None, Advice::DontNeed).map_err(io::Error::from)?;
+    }
     let database = Database::builder().set_cache_size(cache_bytes).create_file(file)?;
     if is_new {
         sync_parent(path)?;

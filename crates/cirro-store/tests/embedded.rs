@@ -150,12 +150,15 @@ fn write_until_killed(path: &std::path::Path, commits: usize) -> (u64, u64) {
 async fn a_hundred_thousand_objects_open_quickly() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("objects.redb");
-    let store = EmbeddedStore::open(&path).unwrap();
+    let store = Arc::new(EmbeddedStore::open(&path).unwrap());
     let value = Bytes::from(vec![7; 1000]);
+    let mut commits = tokio::task::JoinSet::new();
     for thousand in 0..1000 {
         let puts = (0..100).map(|number| put(&format!("/registry/pods/{thousand}/{number}"), value.clone()));
-        store.commit(vec![], puts.collect()).await.unwrap();
+        let (store, puts) = (store.clone(), puts.collect());
+        commits.spawn(async move { store.commit(vec![], puts).await.unwrap() });
     }
+    commits.join_all().await;
     drop(store);
     let start = std::time::Instant::now();
     let store = EmbeddedStore::open(&path).unwrap();
