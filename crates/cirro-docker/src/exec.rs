@@ -14,7 +14,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::Face;
 use crate::body;
-use crate::containers::fields::is_zero;
+use crate::containers::create::console_size;
 use crate::containers::lifecycle::terminal_size;
 use crate::error::ApiError;
 use crate::frame::Wanted;
@@ -86,6 +86,10 @@ pub(crate) async fn start(
     let options: ExecStart = body::read(request.into_body()).await?;
     let size = console_size(&options.console_size)?;
     let exec = face.engine.exec(&id)?;
+    if let Some((columns, rows)) = size.filter(|_| exec.request.tty) {
+        // Told before the start, so that the process finds it from its first instruction on.
+        face.engine.resize_exec(&id, columns, rows).await?;
+    }
     let started = face.engine.start_exec(&id).await;
     if options.detach {
         let session = started?;
@@ -96,10 +100,6 @@ pub(crate) async fn start(
         Ok(session) => session,
         Err(error) => failed_start(&face, &id, error)?,
     };
-    if let Some(size) = size.filter(|_| exec.request.tty) {
-        // The terminal may be gone already; then nobody misses the size.
-        let _ = session.resize.send(size).await;
-    }
     let tty = exec.request.tty || options.tty;
     let wanted = Wanted { tty, stdout: exec.request.stdout, stderr: exec.request.stderr };
     let detach_keys = match tty && exec.request.stdin {
@@ -108,15 +108,6 @@ pub(crate) async fn start(
     };
     let exchange = Exchange { session, wanted, replay: None, detach_keys, await_exit: true };
     Ok(hijack.answer(&face.lifetime, wanted.content_type(version.minor), Body::empty(), exchange))
-}
-
-/// Reads `[rows, columns]`; returns columns and rows.
-fn console_size(value: &Value) -> Result<Option<(u16, u16)>, ApiError> {
-    if is_zero(value) || *value == json!([0, 0]) {
-        return Ok(None);
-    }
-    let (rows, columns): (u16, u16) = body::decode(value.clone())?;
-    Ok(Some((columns, rows)))
 }
 
 /// A command that could not be started has an exit code (126 or 127), and the client learns the reason from the
@@ -189,15 +180,6 @@ fn document(exec: &Exec) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_console_size_is_rows_then_columns() {
-        assert_eq!(console_size(&json!([24, 80])), Ok(Some((80, 24))));
-        assert_eq!(console_size(&json!([0, 0])), Ok(None));
-        assert_eq!(console_size(&Value::Null), Ok(None));
-        assert!(console_size(&json!([1])).is_err());
-        assert!(console_size(&json!([70000, 1])).is_err());
-    }
 
     #[test]
     fn an_exec_that_has_not_ended_has_no_exit_code() {

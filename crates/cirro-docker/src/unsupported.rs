@@ -21,7 +21,7 @@ pub(crate) const ENDPOINTS: &[(&str, &str)] = &[
     ("/containers/{name}/checkpoints", "checkpointing"),
     ("/containers/{name}/checkpoints/{checkpoint}", "checkpointing"),
     ("/containers/{name}/export", "exporting a container"),
-    ("/containers/{name}/stats", "container statistics"),
+    ("/containers/{name}/stats", "reading container statistics"),
     ("/distribution/{*name}", "looking an image up in a registry"),
     ("/grpc", "BuildKit's session protocol"),
     ("/images/search", "searching a registry"),

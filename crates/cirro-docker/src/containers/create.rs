@@ -33,8 +33,13 @@ pub(crate) async fn create(
     let document = body::read_json(request.into_body()).await?;
     let gateway = || face.engine.network("bridge").ok().map(|network| IpAddr::V4(network.gateway));
     let (spec, mut warnings) = translate(name, document, gateway)?;
+    let size = spec.tty.then(|| console_size(&spec.face["HostConfig"]["ConsoleSize"])).transpose()?.flatten();
     let (id, more) = face.engine.create_container(spec).await?;
     warnings.extend(more);
+    if let Some((columns, rows)) = size {
+        // Told before the start, so that the process finds it from its first instruction on.
+        face.engine.resize_container(&id, columns, rows).await?;
+    }
     Ok((StatusCode::CREATED, Json(json!({ "Id": id, "Warnings": warnings }))).into_response())
 }
 
@@ -83,6 +88,15 @@ pub(crate) fn check_platform(platform: Option<&str>) -> Result<(), ApiError> {
             go_architecture()
         ))),
     }
+}
+
+/// Reads `[rows, columns]`; returns columns and rows.
+pub(crate) fn console_size(value: &Value) -> Result<Option<(u16, u16)>, ApiError> {
+    if fields::is_zero(value) || *value == json!([0, 0]) {
+        return Ok(None);
+    }
+    let (rows, columns): (u16, u16) = body::decode(value.clone())?;
+    Ok(Some((columns, rows)))
 }
 
 /// Translates a create request; returns the spec and warnings. `gateway` tells what `host-gateway` means.

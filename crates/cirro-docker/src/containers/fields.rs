@@ -63,7 +63,7 @@ pub(crate) const HOST_CONFIG: &[(&str, Support)] = &[
     ("AutoRemove", Works),
     ("VolumeDriver", Refused(&[r#""local""#])),
     ("VolumesFrom", Refused(&[])),
-    ("ConsoleSize", NoEffect("the client sets the size once the container runs")),
+    ("ConsoleSize", Works),
     ("Annotations", NoEffect("kept and shown by inspect")),
     ("CapAdd", Works),
     ("CapDrop", Works),

@@ -4,11 +4,11 @@ use axum::body::Body;
 use axum::extract::State;
 use axum::response::Response;
 use bytes::Bytes;
-use futures_util::stream::PollNext;
-use futures_util::{Stream, StreamExt};
+use futures_util::StreamExt;
 use http::Request;
 use serde_json::json;
 use tokio::sync::mpsc;
+use tokio::task::JoinError;
 
 use crate::Face;
 use crate::body::{self, Upload};
@@ -52,33 +52,26 @@ pub(crate) async fn load(
     let Upload { bytes, broken } = body::upload(request.into_body());
     let (progress, mut told) = mpsc::channel(PROGRESS_LINES);
     let engine = face.engine.clone();
-    let mut loading = Box::pin(async move {
+    // Loading goes on when the client has sent all and left: what is half-way in is brought in.
+    let loading = face.lifetime.tasks.spawn(async move {
         tokio::select! {
             loaded = engine.load_images(bytes, progress) => loaded.map_err(ApiError::from).map(drop),
             error = broken.wait() => Err(error),
         }
     });
     // An archive that is refused at once gets a status; once a line has gone out, an error is a line.
-    let (first, running) = tokio::select! {
-        biased;
-        first = told.recv() => (first, Some(loading)),
-        result = &mut loading => {
-            result?;
-            (None, None)
-        }
+    let Some(first) = told.recv().await else {
+        ended(loading.await)?;
+        return Ok(line_stream::json_lines(&face, futures_util::stream::empty()));
     };
-    let lines = futures_util::stream::iter(first).chain(line_stream::received(told));
-    let end =
-        futures_util::stream::iter(running).then(|running| running).filter_map(async |end| failure(end));
-    Ok(line_stream::json_lines(&face, side_by_side(lines.map(|text| told_line(&text)), end)))
+    let lines = futures_util::stream::iter([first]).chain(line_stream::received(told));
+    let end = futures_util::stream::once(loading).filter_map(async |end| failure(ended(end)));
+    Ok(line_stream::json_lines(&face, lines.map(|text| told_line(&text)).chain(end)))
 }
 
-/// Runs two streams at the same time; lines of the first that are there go out first.
-fn side_by_side(
-    one: impl Stream<Item = Bytes> + Send,
-    other: impl Stream<Item = Bytes> + Send,
-) -> impl Stream<Item = Bytes> + Send {
-    futures_util::stream::select_with_strategy(one, other, |(): &mut ()| PollNext::Left)
+/// Turns the end of the task into its result.
+fn ended(end: Result<Result<(), ApiError>, JoinError>) -> Result<(), ApiError> {
+    end.unwrap_or_else(|error| Err(ApiError::failed(format!("loading ended: {error}"))))
 }
 
 /// The library tells in docker's words what came: `Loaded image: busybox:latest`.
@@ -94,15 +87,13 @@ fn failure(end: Result<(), ApiError>) -> Option<Bytes> {
 mod tests {
     use super::*;
 
-    #[tokio::test]
-    async fn what_was_told_comes_before_the_error_that_ended_it() {
-        let (sender, told) = mpsc::channel(4);
-        sender.try_send(told_line("Loaded image: busybox:latest")).unwrap();
-        drop(sender);
-        let end = futures_util::stream::iter(failure(Err(ApiError::invalid("not a tar"))));
-        let lines: Vec<Bytes> = side_by_side(line_stream::received(told), end).collect().await;
-        assert_eq!(lines[0], "{\"stream\":\"Loaded image: busybox:latest\\n\"}\r\n");
-        assert_eq!(lines[1], "{\"error\":\"not a tar\",\"errorDetail\":{\"message\":\"not a tar\"}}\r\n");
-        assert_eq!(lines.len(), 2);
+    #[test]
+    fn lines_have_one_line_end_and_an_error_is_a_line_of_its_own() {
+        let line = "{\"stream\":\"Loaded image: busybox:latest\\n\"}\r\n";
+        assert_eq!(told_line("Loaded image: busybox:latest"), line);
+        assert_eq!(told_line("Loaded image: busybox:latest\n"), line);
+        let error = failure(Err(ApiError::invalid("not a tar"))).unwrap();
+        assert_eq!(error, "{\"error\":\"not a tar\",\"errorDetail\":{\"message\":\"not a tar\"}}\r\n");
+        assert_eq!(failure(Ok(())), None);
     }
 }

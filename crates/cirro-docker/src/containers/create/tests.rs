@@ -131,6 +131,15 @@ fn small_forms_are_parsed() {
 }
 
 #[test]
+fn a_console_size_is_rows_then_columns() {
+    assert_eq!(console_size(&json!([24, 80])), Ok(Some((80, 24))));
+    assert_eq!(console_size(&json!([0, 0])), Ok(None));
+    assert_eq!(console_size(&Value::Null), Ok(None));
+    assert!(console_size(&json!([1])).is_err());
+    assert!(console_size(&json!([70000, 1])).is_err());
+}
+
+#[test]
 fn names_and_platforms_are_checked() {
     assert_eq!(container_name("/web-1"), Ok("web-1".to_owned()));
     for name in ["", "a", "-web", "we b", "a/b", &"x".repeat(300)] {
