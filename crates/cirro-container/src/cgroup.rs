@@ -37,6 +37,12 @@ impl Hierarchies {
         self.0.iter().any(|hierarchy| !hierarchy.unified)
     }
 
+    /// Whether the memory of swap can be limited (`swapaccount`).
+    pub(crate) fn limits_swap(&self) -> bool {
+        let memory = self.group("/").controller("memory");
+        memory.is_none_or(|memory| memory.join("memory.memsw.limit_in_bytes").exists())
+    }
+
     /// The group `path` (like `/cirro/ID`) in all of them.
     pub(crate) fn group(&self, path: &str) -> Group {
         Group { hierarchies: self.clone(), path: path.trim_start_matches('/').to_owned() }

@@ -40,7 +40,8 @@ struct Launch<'a> {
     env: &'a [String],
     home: Home,
     identity: Option<Identity>,
-    terminal: bool,
+    /// Its columns and rows; zeros leave them unknown.
+    terminal: Option<(u16, u16)>,
     descriptors: Vec<(OwnedFd, i32)>,
 }
 
@@ -62,11 +63,8 @@ pub(super) fn exec(exec: NewExec<'_>) -> Result<Made, ContainerError> {
     let descriptors =
         standard(streams, tty).map_err(|error| ContainerError::runtime("open /dev/null", &error))?;
     let identity = Some(Identity { process, seccomp });
-    let made = Launch { args: &args, env: &env, home, identity, terminal: tty, descriptors }.run()?;
-    if let (Some(master), Some(size)) = (&made.terminal, size) {
-        ptmx::set_size(master, size).map_err(|error| ContainerError::runtime("set terminal size", &error))?;
-    }
-    Ok(made)
+    let terminal = tty.then_some(size.unwrap_or_default());
+    Launch { args: &args, env: &env, home, identity, terminal, descriptors }.run()
 }
 
 /// Starts a plain process.
@@ -87,7 +85,7 @@ pub(super) fn spawn(process: NewProcess<'_>) -> Result<Made, ContainerError> {
         env: &request.env,
         home,
         identity: None,
-        terminal: false,
+        terminal: None,
         descriptors: arranged,
     }
     .run()
@@ -176,8 +174,8 @@ impl Launch<'_> {
                 namespaces.enter(pidfd).map_err(told("enter namespaces"))?
             }
         }
-        if self.terminal {
-            self.open_terminal(status).map_err(told("open terminal"))?;
+        if let Some(size) = self.terminal {
+            self.open_terminal(status, size).map_err(told("open terminal"))?;
         } else {
             let wanted: Vec<(BorrowedFd<'_>, i32)> =
                 self.descriptors.iter().map(|(descriptor, number)| (descriptor.as_fd(), *number)).collect();
@@ -190,8 +188,9 @@ impl Launch<'_> {
         Err(refuse(&self.args[0], &execute(&program, self.args, self.env)))
     }
 
-    fn open_terminal(&self, status: &OwnedFd) -> io::Result<()> {
+    fn open_terminal(&self, status: &OwnedFd, size: (u16, u16)) -> io::Result<()> {
         let (master, slave) = ptmx::open()?;
+        ptmx::set_size(&master, size)?;
         if let Some(uid) =
             self.identity.as_ref().map(|identity| identity.process.user().uid()).filter(|uid| *uid != 0)
         {

@@ -38,8 +38,7 @@ impl Host {
                 .collect(),
             oom_score_adj: own.trim().parse().unwrap_or_default(),
             version_1_cgroups: hierarchies.has_version_1(),
-            swap_limits: !hierarchies.has_version_1()
-                || Path::new("/sys/fs/cgroup/memory/memory.memsw.limit_in_bytes").exists(),
+            swap_limits: hierarchies.limits_swap(),
         }
     }
 

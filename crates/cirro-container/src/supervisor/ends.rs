@@ -12,17 +12,17 @@ use crate::workload::{Exit, WorkloadPhase};
 impl EventLoop {
     /// Takes note of every child that has ended, and only then lets it go: killed between the two, the guardian sees it.
     pub(super) fn reap(&mut self) {
-        // A helper's report comes before the end of what it made, but may still lie in its socket.
-        self.hear_all_helpers();
         loop {
             match process::peek_ended_child() {
                 Ok(Some(ended)) => {
+                    // A helper reports before it ends, and what it made becomes our child only then: whoever this is, the
+                    // report is there, though perhaps not read.
+                    self.hear_all_helpers();
                     self.process_ended(ended.pid, None, ended.code);
                     process::reap(ended.pid);
                     if self.helpers.contains_key(&ended.pid) {
                         self.helper_ended(ended.pid, ended.code);
                     }
-                    self.hear_all_helpers();
                 }
                 Ok(None) => return,
                 Err(error) => return eprintln!("supervisor: wait: {error}"),

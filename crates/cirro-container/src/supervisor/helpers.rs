@@ -102,9 +102,14 @@ impl EventLoop {
             rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
         let mut keep = descriptors_of(&job.work);
         keep.push(theirs.as_raw_fd());
+        let parent = rustix::process::getpid();
         let pid = process::fork_child(&keep, || {
             let _ = rustix::process::setpgid(None, None);
             process::die_with_parent();
+            if rustix::process::getppid() != Some(parent) {
+                // It died before that was said.
+                return 1;
+            }
             process::unblock_signals();
             let _ = rustix::thread::set_name(c"cirro-helper");
             let result = self.work(job);

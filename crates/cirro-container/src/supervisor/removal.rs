@@ -7,13 +7,15 @@ use super::record::Kind;
 use super::workload::Workload;
 use crate::cgroup::Group;
 use crate::error::ContainerError;
-use crate::protocol::Reply;
+use crate::protocol::{Message, Reply};
 use crate::workload::WorkloadPhase;
 
 const FIRST_PAUSE: Duration = Duration::from_millis(2);
 const LONGEST_PAUSE: Duration = Duration::from_millis(200);
 /// A process that does not die of SIGKILL hangs in the kernel; its group is left then, and said so.
 const PATIENCE: Duration = Duration::from_secs(20);
+/// 128 and SIGKILL.
+const KILLED: i32 = 137;
 
 type Answers = Vec<((u64, u64), Result<Reply, ContainerError>)>;
 
@@ -73,6 +75,10 @@ impl EventLoop {
         self.close_streams(id, &mut workload);
         for token in std::mem::take(&mut workload.attachers) {
             self.drop_attacher(token);
+        }
+        // Commands whose end was not met first die with it, and somebody waits for them.
+        for exec in workload.record.execs.iter().filter(|exec| exec.code.is_none()) {
+            self.announce(&Message::ExecExited { exec: exec.exec.clone(), code: KILLED });
         }
         let (now, group) = (Instant::now(), self.group(id));
         group.signal_all(9);

@@ -143,6 +143,10 @@ impl Cloud {
 impl Drop for Cloud {
     /// A failed test leaves nothing either.
     fn drop(&mut self) {
+        if std::thread::panicking() {
+            let log = self.run_dir().join("supervisor/supervisor.log");
+            eprintln!("supervisor: {}", std::fs::read_to_string(log).unwrap_or_default());
+        }
         for role in ["guardian", "supervisor"] {
             if let Some(pid) = find_process(role, &self.run_dir()) {
                 let _ = std::process::Command::new("kill").args(["-9", &pid.to_string()]).status();

@@ -155,6 +155,17 @@ async fn twenty_commands_at_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_command_ends_with_its_container() {
+    let cloud = Cloud::start().await;
+    cloud.run("home", "exec sleep 1000").await;
+    let process = request(&["sleep", "1000"], Stdio::default());
+    let (_, session) = within(cloud.supervisor.exec("home", process)).await.expect("exec");
+    within(cloud.supervisor.delete("home", true)).await.expect("delete");
+    assert_eq!(collect(session).await, (String::new(), String::new(), 137));
+    cloud.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_dropped_session_does_not_end_the_command() {
     let cloud = Cloud::start().await;
     cloud.run("home", "exec sleep 1000").await;

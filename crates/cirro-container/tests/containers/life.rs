@@ -163,6 +163,24 @@ async fn a_frozen_container_stands_still() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn without_a_pid_namespace_the_children_die_too() {
+    let mut cloud = Cloud::start().await;
+    let script = "sleep 1000 & sleep 1000 & echo ready; exec sleep 1000";
+    let mut request = cloud.container("shared", &["sh", "-c", script]);
+    request.spec = changed_spec(&["sh", "-c", script], |spec| {
+        spec["linux"]["namespaces"] = json!([{"type": "mount"}, {"type": "uts"}, {"type": "ipc"}]);
+    });
+    cloud.start_container(request).await;
+    let log = cloud.log("shared");
+    crate::cloud::until(|| std::fs::metadata(&log).is_ok_and(|data| data.len() > 0)).await;
+    within(cloud.supervisor.kill("shared", 9, false)).await.expect("kill");
+    assert_eq!(cloud.exit("shared").await.code, Some(137));
+    within(cloud.supervisor.delete("shared", false)).await.expect("delete");
+    assert!(cloud.cgroups().iter().all(|group| !group.join("shared").exists()));
+    cloud.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn bad_requests_are_refused_and_leave_nothing() {
     let cloud = Cloud::start().await;
     for id in ["", "../x", "a/b", "supervisor", ".hidden"] {

@@ -59,6 +59,23 @@ async fn it_has_a_session_and_cgroups_and_dies_by_force() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn it_can_live_in_another_network() {
+    let mut cloud = Cloud::start().await;
+    let home = cloud.run("home", "exec sleep 1000").await.pid.expect("pid");
+    let mut request =
+        process(&cloud, "vm", "for n in net mnt; do /bin/busybox readlink /proc/self/ns/$n; done");
+    request.netns = Some(format!("/proc/{home}/ns/net").into());
+    within(cloud.supervisor.spawn(request, Vec::new())).await.expect("spawn");
+    cloud.exit("vm").await;
+    let link =
+        |pid: &str, kind: &str| std::fs::read_link(format!("/proc/{pid}/ns/{kind}")).expect("namespace");
+    let (network, mounts) = (link(&home.to_string(), "net"), link("self", "mnt"));
+    assert_ne!(network, link("self", "net"));
+    assert_eq!(cloud.text("vm").await, format!("{}\n{}\n", network.display(), mounts.display()));
+    cloud.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_missing_program_and_mismatched_descriptors_are_refused() {
     let cloud = Cloud::start().await;
     let mut request = process(&cloud, "none", "");
