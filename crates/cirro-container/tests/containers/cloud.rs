@@ -147,6 +147,9 @@ impl Drop for Cloud {
             let log = self.run_dir().join("supervisor/supervisor.log");
             eprintln!("supervisor: {}", std::fs::read_to_string(log).unwrap_or_default());
         }
+        // Our own link would start them again: it finds no place to.
+        let _ = std::fs::rename(self.run_dir(), self.path("old"));
+        let _ = std::fs::write(self.run_dir(), "");
         for role in ["guardian", "supervisor"] {
             if let Some(pid) = find_process(role, &self.run_dir()) {
                 let _ = std::process::Command::new("kill").args(["-9", &pid.to_string()]).status();
