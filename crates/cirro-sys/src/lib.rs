@@ -9,3 +9,4 @@ pub mod process;
 pub mod readiness;
 pub mod socket;
 pub mod tap;
+pub mod tsc;
