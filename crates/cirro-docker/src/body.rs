@@ -19,6 +19,9 @@ const UPLOAD_PIECES: usize = 16;
 /// instead of failing in its write.
 const DRAIN_BYTES: usize = 64 << 20;
 const DRAIN_TIME: Duration = Duration::from_secs(10);
+/// What follows an upload that was broken off. A tar that is cut between two entries looks whole, and its reader may
+/// be too far to be called back; these bytes are no header, and not so many as to fill the rest of an entry exactly.
+const NO_TAR: [u8; 612] = [0xff; 612];
 
 /// Reads a JSON document; nulls are taken out, since Go writes nil slices and maps so. An empty body is `{}`.
 pub(crate) async fn read_json(body: Body) -> Result<Value, ApiError> {
@@ -95,8 +98,8 @@ async fn pass_on(body: Body, sender: mpsc::Sender<Bytes>, broken: oneshot::Sende
         let piece = match piece {
             Ok(piece) => piece,
             Err(error) => {
-                // Before `sender` goes: its end would look like the end of a whole upload.
                 let _ = broken.send(error.to_string());
+                let _ = sender.send(Bytes::from_static(&NO_TAR)).await;
                 return;
             }
         };
@@ -153,6 +156,9 @@ mod tests {
         let pieces = futures_util::stream::iter([Ok("x"), Err(std::io::Error::other("reset"))]);
         let mut upload = upload(Body::from_stream(pieces));
         assert_eq!(upload.bytes.recv().await.unwrap(), "x");
+        // The reader must not take the break for the end of a whole archive.
+        assert_eq!(upload.bytes.recv().await.unwrap(), NO_TAR[..]);
+        assert_eq!(upload.bytes.recv().await, None);
         assert!(upload.broken.wait().await.message.contains("reset"));
     }
 }

@@ -2,7 +2,7 @@
 
 use axum::Json;
 use axum::extract::{Path, State};
-use cirro_seams::container::{Container, Phase, RestartPolicy};
+use cirro_seams::container::{Container, NetworkMode, Phase, RestartPolicy};
 use serde_json::{Map, Value, json};
 
 use super::create::face_document;
@@ -241,7 +241,8 @@ fn gateway(endpoint: &cirro_seams::container::Endpoint) -> String {
 pub(crate) fn networks(container: &Container) -> Value {
     let spec = &container.spec;
     let asked = network::mode_text(&spec.network);
-    if asked.starts_with("container:") {
+    // Whoever shares a network namespace has no place of its own.
+    if matches!(spec.network, NetworkMode::Container(_) | NetworkMode::Sandbox(_)) {
         return json!({});
     }
     let name = container.endpoint.as_ref().map_or(asked, |endpoint| endpoint.network.clone());

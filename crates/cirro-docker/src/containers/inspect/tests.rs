@@ -1,6 +1,6 @@
 use std::net::Ipv4Addr;
 
-use cirro_seams::container::{Endpoint, NetworkMode, ResolvedMount};
+use cirro_seams::container::{Endpoint, ResolvedMount};
 use cirro_seams::network::{PortPublish, Protocol};
 
 use super::*;
@@ -97,6 +97,7 @@ fn a_pods_container_has_a_document_though_docker_did_not_ask_for_it() {
     container.endpoint = None;
     let document = document(&container);
     assert_eq!(document["HostConfig"]["NetworkMode"], "pod:uid");
+    assert_eq!(document["NetworkSettings"]["Networks"], json!({}));
     assert_eq!(document["Config"]["Cmd"], json!(["sh", "-c", "sleep 60"]));
     assert_eq!(document["HostConfig"]["PortBindings"]["80/tcp"][0]["HostPort"], "8080");
 }
