@@ -77,6 +77,13 @@ impl Entry {
     }
 }
 
+impl Entry {
+    /// Whether an operation is under way.
+    pub(crate) fn is_busy(&self) -> bool {
+        self.lock.try_lock().is_err()
+    }
+}
+
 /// Whether a container in this phase has a process.
 pub(crate) fn is_active(phase: Phase) -> bool {
     matches!(phase, Phase::Running | Phase::Paused)

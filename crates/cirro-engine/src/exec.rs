@@ -150,7 +150,7 @@ impl Engine {
             stdio: Stdio { tty: exec.request.tty, stdin: exec.request.stdin, stdin_once: true, size },
         };
         let started = self.shared.supervisor.exec(&container.id, request).await;
-        let (pid, mut session) = started.map_err(|error| exec_failure(error, &exec.request.command[0]))?;
+        let (pid, mut session) = started.map_err(exec_failure)?;
         {
             let mut execs = self.execs();
             if let Some(entry) = execs.by_id.get_mut(&exec.id) {
@@ -223,20 +223,15 @@ impl Engine {
 }
 
 /// Puts the supervisor's refusal into docker's words, with docker's exit code.
-fn exec_failure(error: ContainerError, command: &str) -> (EngineError, i32) {
-    let text = |why: &str| {
-        format!(
-            "OCI runtime exec failed: exec failed: unable to start container process: exec: \"{command}\": {why}: unknown"
-        )
+fn exec_failure(error: ContainerError) -> (EngineError, i32) {
+    let text = |why: String| {
+        EngineError::Invalid(format!(
+            "OCI runtime exec failed: exec failed: unable to start container process: {why}: unknown"
+        ))
     };
     match error {
-        ContainerError::CommandNotFound(_) if command.contains('/') => {
-            (EngineError::Invalid(text(&format!("stat {command}: no such file or directory"))), 127)
-        }
-        ContainerError::CommandNotFound(_) => {
-            (EngineError::Invalid(text("executable file not found in $PATH")), 127)
-        }
-        ContainerError::CommandNotExecutable(_) => (EngineError::Invalid(text("permission denied")), 126),
+        ContainerError::CommandNotFound(why) => (text(why), 127),
+        ContainerError::CommandNotExecutable(why) => (text(why), 126),
         error => (error.into(), 126),
     }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use cirro_container::{ContainerError, CreateProcess, Exit, LogFile};
-use cirro_machine::{BootRequest, GuestCommand};
+use cirro_machine::{BootRequest, GuestCommand, Machines};
 use cirro_net::{CreatePort, PortTarget, SubnetId};
 use cirro_seams::node::{InstanceRequest, InstanceState, NodeEvent};
 use serde::{Deserialize, Serialize};
@@ -57,6 +57,15 @@ impl Engine {
         &self,
     ) -> std::sync::MutexGuard<'_, std::collections::BTreeMap<String, InstanceRecord>> {
         self.shared.instances.lock().expect("no panic while it is held")
+    }
+
+    /// Returns the part that makes machines.
+    pub(crate) fn machines(&self) -> Result<&Machines, EngineError> {
+        if let Some(machines) = self.shared.machines.get() {
+            return Ok(machines);
+        }
+        let opened = Machines::open(&self.shared.options.data_dir, &self.shared.options.run_dir)?;
+        Ok(self.shared.machines.get_or_init(|| opened))
     }
 
     /// Lists the machines that exist.
@@ -144,7 +153,7 @@ impl Engine {
         let (tap, mtu) = self.shared.network.open_tap(&id).await?;
         let uid = request.uid.clone();
         let (library, machines, boot_id) =
-            (self.shared.library.clone(), self.shared.machines.clone(), uid.clone());
+            (self.shared.library.clone(), self.machines()?.clone(), uid.clone());
         let process = blocking(move || {
             let layers = library.layer_dirs(&image.config.rootfs.diff_ids)?;
             let config = &image.config.config;
@@ -172,7 +181,7 @@ impl Engine {
         let (fd_numbers, fds): (Vec<i32>, Vec<OwnedFd>) = process.fds.into_iter().unzip();
         // A machine that ended and was not acknowledged would be in the way.
         self.acknowledge(&id).await;
-        let log = LogFile { path: self.instance_log(&uid), max_size: LOG_SIZE, max_files: 1 };
+        let log = LogFile { path: self.instance_log(&uid)?, max_size: LOG_SIZE, max_files: 1 };
         let process = CreateProcess {
             id,
             args: process.args,
@@ -191,9 +200,8 @@ impl Engine {
     }
 
     /// Where QEMU's own messages go; the guest's console has a file of its own.
-    fn instance_log(&self, uid: &str) -> std::path::PathBuf {
-        let console = self.shared.machines.console_path(uid);
-        console.with_file_name("qemu.log")
+    fn instance_log(&self, uid: &str) -> Result<std::path::PathBuf, EngineError> {
+        Ok(self.machines()?.console_path(uid).with_file_name("qemu.log"))
     }
 
     /// Handles the end of a machine's process.
@@ -232,7 +240,7 @@ impl Engine {
         if !self.instance_table().get(uid).is_some_and(|record| record.running) {
             return Ok(());
         }
-        match self.shared.machines.power_down(uid).await {
+        match self.machines()?.power_down(uid).await {
             Ok(()) if self.instance_ended(uid, &mut changes, POWER_DOWN).await => return Ok(()),
             Ok(()) => {}
             Err(error) => {
@@ -271,18 +279,19 @@ impl Engine {
     pub(crate) async fn remove_instance(&self, uid: &str) -> Result<(), EngineError> {
         check_uid(uid)?;
         let _guard = self.shared.keyed.lock(&workload_id(uid)).await;
+        if !self.instance_table().contains_key(uid) {
+            return Ok(());
+        }
         self.power_off(uid).await?;
         self.acknowledge(&workload_id(uid)).await;
         self.shared.network.delete_port(&workload_id(uid)).await?;
-        let (machines, id) = (self.shared.machines.clone(), uid.to_owned());
+        let (machines, id) = (self.machines()?.clone(), uid.to_owned());
         blocking(move || Ok(machines.remove(&id)?)).await?;
         self.emit_instance("destroy", uid, &[]);
-        if self.instance_table().remove(uid).is_some() {
-            self.shared.journal.delete(INSTANCES, uid);
-            self.shared.journal.flush().await?;
-            self.tell_node(NodeEvent::Instance(uid.to_owned()));
-        }
-        Ok(())
+        self.instance_table().remove(uid);
+        self.shared.journal.delete(INSTANCES, uid);
+        self.tell_node(NodeEvent::Instance(uid.to_owned()));
+        self.shared.journal.flush().await
     }
 
     /// Returns the last bytes of a machine's serial console, at most `limit`.
@@ -290,7 +299,7 @@ impl Engine {
         if !self.instance_table().contains_key(uid) {
             return Err(no_instance(uid));
         }
-        let (path, limit) = (self.shared.machines.console_path(uid), limit.min(MAX_CONSOLE));
+        let (path, limit) = (self.machines()?.console_path(uid), limit.min(MAX_CONSOLE));
         blocking(move || {
             let mut file = match std::fs::File::open(&path) {
                 Ok(file) => file,

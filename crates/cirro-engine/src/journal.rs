@@ -136,6 +136,11 @@ impl Journal {
                 tracing::error!(%error, "engine records writer failed");
             }
             if last {
+                // Whoever still wants something written learns that nobody writes any more.
+                self.progress.send_modify(|progress| {
+                    progress.sequence = u64::MAX;
+                    progress.error.get_or_insert_with(|| "the writer has ended".into());
+                });
                 return;
             }
         }
@@ -272,6 +277,7 @@ mod tests {
         cancelled.cancel();
         task.await.unwrap();
         assert_eq!(db.get(VOLUMES, "v").unwrap().unwrap(), b"2");
+        assert!(journal.flush().await.is_err(), "it says so instead of waiting for ever");
     }
 
     #[tokio::test]

@@ -34,7 +34,7 @@ mod tear_down;
 mod volumes;
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use cirro_container::Supervisor;
 use cirro_image::Library;
@@ -73,7 +73,8 @@ struct Shared {
     library: Library,
     network: Network,
     supervisor: Supervisor,
-    machines: Machines,
+    /// Opened when the first machine is asked for; many hosts have none.
+    machines: OnceLock<Machines>,
     journal: Arc<Journal>,
     containers: Mutex<Containers>,
     sandboxes: Mutex<BTreeMap<String, SandboxRecord>>,

@@ -195,7 +195,8 @@ impl Engine {
                 .iter()
                 .any(|uid| sandboxes::port_id(uid) == id || sandboxes::subnet_port_id(uid) == id);
         }
-        self.container(id).is_ok_and(|container| container.id == id && is_active(container.phase))
+        // One that is being worked on has a namespace before it runs and after it ended.
+        self.table().get(id).is_some_and(|entry| is_active(entry.record.container.phase) || entry.is_busy())
     }
 
     /// Lists the network namespaces that have a name of ours and no owner.
@@ -249,15 +250,23 @@ impl Engine {
             for entry in std::fs::read_dir(&scratch).map_err(io("read the scratch directory"))?.flatten() {
                 remove_dir(&entry.path())?;
             }
-            for uid in engine.shared.machines.list()? {
-                if !engine.instance_table().contains_key(&uid) {
-                    tracing::info!(instance = uid, "disk without a machine removed");
-                    engine.shared.machines.remove(&uid)?;
-                }
+            if engine.shared.options.data_dir.join("machines").exists() {
+                engine.sweep_machines()?;
             }
             Ok(())
         })
         .await
+    }
+
+    fn sweep_machines(&self) -> Result<(), EngineError> {
+        let machines = self.machines()?;
+        for uid in machines.list()? {
+            if !self.instance_table().contains_key(&uid) {
+                tracing::info!(instance = uid, "disk without a machine removed");
+                machines.remove(&uid)?;
+            }
+        }
+        Ok(())
     }
 
     /// Starts what its policy wants running; nobody waits for it.

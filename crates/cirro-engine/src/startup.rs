@@ -1,11 +1,10 @@
 //! Starting the engine and ending it: the parts, the records, the tasks that follow the supervisor.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use cirro_container::{Supervisor, SupervisorEvent, SupervisorOptions};
 use cirro_image::Library;
-use cirro_machine::Machines;
 use cirro_net::Network;
 use cirro_seams::node::NodeEvent;
 use cirro_store::{NodeDb, RedbNodeDb};
@@ -57,7 +56,6 @@ impl Engine {
         let journal = Journal::new(db);
         let loading = journal.clone();
         let records = blocking(move || load(&loading)).await?;
-        let machines = Machines::open(&options.data_dir, &options.run_dir)?;
         let engine = Self {
             shared: Arc::new(Shared {
                 options,
@@ -65,7 +63,7 @@ impl Engine {
                 library,
                 network,
                 supervisor,
-                machines,
+                machines: OnceLock::new(),
                 journal,
                 containers: Mutex::new(records.containers),
                 sandboxes: Mutex::new(records.sandboxes),
@@ -89,6 +87,9 @@ impl Engine {
 
     /// Ends what belongs to the daemon; workloads go on.
     pub async fn stop(&self) {
+        if self.shared.journal_ended.is_cancelled() {
+            return;
+        }
         self.shared.cancelled.cancel();
         self.shared.tasks.close();
         self.shared.tasks.wait().await;

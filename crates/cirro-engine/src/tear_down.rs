@@ -102,7 +102,15 @@ impl Engine {
         found.extend(stray("port", self.stray_ports()));
         found.extend(stray("network namespace", self.stray_namespaces()));
         found.extend(stray("container directory", self.stray_directories()));
-        found.extend(self.shared.network.leaks().await?);
+        let network = self.shared.network.leaks().await?;
+        found.extend(network.into_iter().filter(|leak| !self.is_bare_namespace(leak)));
         Ok(found)
+    }
+
+    /// Whether what the network takes for a leak is the namespace of something that wants no port (`--network none`).
+    fn is_bare_namespace(&self, leak: &str) -> bool {
+        let path = leak.strip_prefix("network namespace ").map(std::path::Path::new);
+        let id = path.and_then(|path| path.file_name()).and_then(|name| name.to_str());
+        id.is_some_and(|id| self.owns_network_of(id) || id.starts_with(crate::build::step::PREFIX))
     }
 }

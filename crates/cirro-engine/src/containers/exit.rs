@@ -44,20 +44,31 @@ impl Engine {
             return self.acknowledge(id).await;
         };
         self.emit_die(&record.container);
-        if matches!(next, Next::Remove) {
-            tokio::join!(self.acknowledge(id), self.leave_or_warn(&before));
-        } else {
-            tokio::join!(self.make_exit_durable(id), self.leave_or_warn(&before));
-        }
-        self.answer_waiters(id, true);
         match next {
-            Next::Nothing => {}
-            Next::Restart(wait, plan) => self.plan_restart(id, wait, plan),
-            Next::Remove => {
-                if let Err(error) = self.remove_locked(id, true).await {
-                    tracing::error!(container = id, %error, "container not removed after its exit");
+            Next::Remove => self.remove_after_exit(id, &before).await,
+            next => {
+                tokio::join!(self.make_exit_durable(id), self.leave_or_warn(&before));
+                self.answer_waiters(id, true);
+                if let Next::Restart(wait, plan) = next {
+                    self.plan_restart(id, wait, plan);
                 }
             }
+        }
+    }
+
+    /// Takes everything of a container away at once: somebody waits for its end.
+    async fn remove_after_exit(&self, id: &str, before: &Container) {
+        self.answer_waiters(id, true);
+        let removed = match self.begin_removal(id) {
+            Ok(()) => {
+                let (removed, (), ()) =
+                    tokio::join!(self.remove_files(id), self.acknowledge(id), self.leave_or_warn(before));
+                self.finish_removal(id, true, removed).await
+            }
+            Err(error) => Err(error),
+        };
+        if let Err(error) = removed {
+            tracing::error!(container = id, %error, "container not removed after its exit");
         }
     }
 

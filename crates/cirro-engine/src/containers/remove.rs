@@ -51,19 +51,38 @@ impl Engine {
 
     /// Removes a container that does not run and whose lock is held.
     pub(crate) async fn remove_locked(&self, id: &str, volumes: bool) -> Result<(), EngineError> {
-        let record = {
-            let mut table = self.table();
-            let entry = table.get_mut(id).ok_or_else(|| EngineError::no_container(id))?;
-            entry.record.container.phase = Phase::Removing;
-            entry.restart_plan += 1;
-            entry.record.clone()
-        };
-        let (engine, own_id) = (self.clone(), id.to_owned());
-        let removed = blocking(move || {
-            engine.shared.library.remove_root(&own_id)?;
-            remove_dir(&engine.shared.options.container_dir(&own_id))
-        });
-        if let Err(error) = removed.await {
+        self.begin_removal(id)?;
+        let removed = self.remove_files(id).await;
+        self.finish_removal(id, volumes, removed).await
+    }
+
+    /// Notes that a container is going; only in memory, since a removal that a crash ends is begun again.
+    pub(super) fn begin_removal(&self, id: &str) -> Result<(), EngineError> {
+        let mut table = self.table();
+        let entry = table.get_mut(id).ok_or_else(|| EngineError::no_container(id))?;
+        entry.record.container.phase = Phase::Removing;
+        entry.restart_plan += 1;
+        Ok(())
+    }
+
+    /// Removes a container's root and directory.
+    pub(super) async fn remove_files(&self, id: &str) -> Result<(), EngineError> {
+        let (engine, id) = (self.clone(), id.to_owned());
+        blocking(move || {
+            engine.shared.library.remove_root(&id)?;
+            remove_dir(&engine.shared.options.container_dir(&id))
+        })
+        .await
+    }
+
+    /// Forgets a container whose files are removed; one whose files are not is dead.
+    pub(super) async fn finish_removal(
+        &self,
+        id: &str,
+        volumes: bool,
+        removed: Result<(), EngineError>,
+    ) -> Result<(), EngineError> {
+        if let Err(error) = removed {
             let text = error.to_string();
             let _ = self.change(id, |entry| {
                 entry.record.container.phase = Phase::Dead;
@@ -71,22 +90,16 @@ impl Engine {
             });
             return Err(error);
         }
-        let entry = self.table().remove(id);
+        let entry = self.table().remove(id).ok_or_else(|| EngineError::no_container(id))?;
         self.shared.journal.delete(CONTAINERS, id);
         self.forget_execs(id);
         if volumes {
-            for name in &record.anonymous_volumes {
-                if let Err(error) = self.remove_volume(name, true).await {
-                    tracing::warn!(volume = name, %error, "anonymous volume not removed");
-                }
-            }
+            self.drop_volumes(&entry.record.anonymous_volumes).await;
         }
-        self.emit_container("destroy", &record.container, &[]);
-        if let Some(entry) = entry {
-            let code = i64::from(record.container.exit_code.unwrap_or(0));
-            entry.ended.send_replace(true);
-            wait::answer_all(entry.waiters, code);
-        }
+        let container = entry.record.container;
+        self.emit_container("destroy", &container, &[]);
+        entry.ended.send_replace(true);
+        wait::answer_all(entry.waiters, i64::from(container.exit_code.unwrap_or(0)));
         Ok(())
     }
 

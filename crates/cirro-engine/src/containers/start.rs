@@ -33,25 +33,15 @@ impl From<EngineError> for StartFailure {
 
 impl StartFailure {
     /// Puts the supervisor's refusal into docker's words.
-    fn of_task(error: ContainerError, command: &str) -> Self {
-        let text =
-            |why: &str| format!("failed to create task for container: exec: \"{command}\": {why}: unknown");
+    fn of_task(error: ContainerError) -> Self {
+        let task = "failed to create task for container";
+        let refused = |code, text: String| Self { error: EngineError::Invalid(text), code };
         match error {
-            ContainerError::CommandNotFound(_) => {
-                let missing = if command.contains('/') {
-                    format!("stat {command}: no such file or directory")
-                } else {
-                    "executable file not found in $PATH".to_owned()
-                };
-                Self { error: EngineError::Invalid(text(&missing)), code: NOT_FOUND }
+            ContainerError::CommandNotFound(text) => refused(NOT_FOUND, format!("{task}: {text}: unknown")),
+            ContainerError::CommandNotExecutable(text) => {
+                refused(NOT_EXECUTABLE, format!("{task}: {text}: unknown"))
             }
-            ContainerError::CommandNotExecutable(_) => {
-                Self { error: EngineError::Invalid(text("permission denied")), code: NOT_EXECUTABLE }
-            }
-            error => {
-                let text = format!("failed to create task for container: {error}");
-                Self { error: EngineError::Failed(text), code: NOT_STARTED }
-            }
+            error => Self { error: EngineError::Failed(format!("{task}: {error}")), code: NOT_STARTED },
         }
     }
 }
@@ -107,12 +97,11 @@ impl Engine {
     async fn launch(&self, record: &Record) -> Result<(Option<i32>, Joined), StartFailure> {
         let container = &record.container;
         let (request, joined) = self.prepare(record).await?;
-        let command = container.args[0].clone();
         let made = self.shared.supervisor.create(request).await;
-        let state = made.map_err(|error| StartFailure::of_task(error, &command))?;
+        let state = made.map_err(StartFailure::of_task)?;
         self.join_pending(&container.id).await?;
         let started = self.shared.supervisor.start(&container.id).await;
-        started.map_err(|error| StartFailure::of_task(error, &command))?;
+        started.map_err(StartFailure::of_task)?;
         Ok((state.pid, joined))
     }
 

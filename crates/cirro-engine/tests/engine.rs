@@ -1,0 +1,15 @@
+//! The engine on the real kernel: root, namespaces, cgroups, overlayfs, nftables and `/bin/busybox` (static) are needed.
+//!
+//! Every test has a cloud of its own in a network namespace of its own, and looks at its end that nothing is left.
+
+mod engine {
+    pub(crate) mod bench;
+    pub(crate) mod builds;
+    pub(crate) mod lab;
+    pub(crate) mod life;
+    pub(crate) mod networks;
+    pub(crate) mod pods;
+    pub(crate) mod restarts;
+    pub(crate) mod streams;
+    pub(crate) mod volumes;
+}

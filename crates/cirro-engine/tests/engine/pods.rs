@@ -1,0 +1,89 @@
+//! The node's seam: sandboxes and pods' containers.
+
+use bytes::Bytes;
+use cirro_engine::EngineError;
+use cirro_seams::container::{ContainerSpec, NetworkMode, Owner};
+use cirro_seams::network::{PortPublish, Protocol};
+use cirro_seams::node::{LogOptions, NodeError, NodeEvent, SandboxSpec};
+
+use super::lab::{script, with_engine, within};
+
+const UID: &str = "0b7f2c7e-5a0c-4f0e-9a6e-0d3f3b8f6a11";
+
+fn sandbox(uid: &str, host_port: Option<u16>) -> SandboxSpec {
+    SandboxSpec {
+        uid: uid.into(),
+        namespace: "default".into(),
+        name: "web-0".into(),
+        hostname: "web-0".into(),
+        publish: host_port
+            .map(|port| PortPublish {
+                host_address: None,
+                host_port: Some(port),
+                port: 80,
+                protocol: Protocol::Tcp,
+            })
+            .into_iter()
+            .collect(),
+        ..SandboxSpec::default()
+    }
+}
+
+fn container(name: &str, text: &str) -> ContainerSpec {
+    ContainerSpec {
+        network: NetworkMode::Sandbox(UID.into()),
+        owner: Owner::Pod {
+            uid: UID.into(),
+            namespace: "default".into(),
+            name: "web-0".into(),
+            container: name.into(),
+        },
+        dns: vec!["10.43.0.10".parse().unwrap()],
+        dns_search: vec!["default.svc.cluster.local".into()],
+        ..script(text)
+    }
+}
+
+#[test]
+fn a_pods_containers_share_its_network_and_name_as_root() {
+    with_engine(|lab| async move {
+        let node = lab.engine.node();
+        let mut events = node.events();
+        let made = node.ensure_sandbox(sandbox(UID, Some(18080))).await.unwrap();
+        assert_eq!(node.ensure_sandbox(sandbox(UID, Some(18080))).await.unwrap(), made);
+        let taken = node.ensure_sandbox(sandbox("other", Some(18080))).await.unwrap_err();
+        assert!(matches!(taken, NodeError::Conflict(_)), "{taken}");
+        let text = "hostname; cat /etc/hosts /etc/resolv.conf; ip addr show eth0; exec sleep 1000";
+        let id = node.run_container(container("web", text)).await.unwrap();
+        assert_eq!(within(events.recv()).await.unwrap(), NodeEvent::Pod(UID.into()));
+        let all = node.list_pod_containers().await.unwrap();
+        assert_eq!(all[0].name, format!("k8s_web_web-0_default_{UID}_0"));
+        assert_eq!(all[0].labels["io.kubernetes.pod.name"], "web-0");
+        let options = LogOptions { follow: true, ..LogOptions::default() };
+        let mut log = node.logs(&id, options).await.unwrap();
+        let mut text = String::new();
+        while !text.contains("inet ") {
+            let bytes: Bytes = within(log.recv()).await.unwrap();
+            text.push_str(&String::from_utf8_lossy(&bytes));
+        }
+        assert!(text.starts_with("web-0\n# Kubernetes-managed hosts file.\n"), "{text}");
+        assert!(text.contains(&format!("{}\tweb-0", made.address)), "{text}");
+        assert!(text.contains("nameserver 10.43.0.10\nsearch default.svc.cluster.local\n"), "{text}");
+        assert!(text.contains(&format!("inet {}", made.address)), "{text}");
+        let refused = lab.engine.stop_container(&id, None, None).await.unwrap_err();
+        assert!(
+            matches!(&refused, EngineError::Conflict(text) if text.contains("default/web-0")),
+            "{refused}"
+        );
+        assert!(lab.engine.remove_container(&id, true, true).await.is_err());
+        assert!(node.remove_container(&id).await.is_err(), "it runs");
+        within(node.stop_container(&id, 0)).await.unwrap();
+        node.remove_container(&id).await.unwrap();
+        let again = node.run_container(container("web", "sleep 1000")).await.unwrap();
+        node.remove_sandbox(UID).await.unwrap();
+        assert!(lab.engine.container(&again).is_err());
+        node.remove_sandbox(UID).await.unwrap();
+        assert!(node.list_sandboxes().await.unwrap().is_empty());
+        lab
+    });
+}
