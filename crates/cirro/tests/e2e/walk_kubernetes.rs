@@ -91,7 +91,7 @@ fn the_flask_application_is_deployed_as_books_do_as_root() {
     cloud.end();
 }
 
-const SERVED: &str = r#"
+pub(crate) const SERVED: &str = r#"
 apiVersion: apps/v1
 kind: Deployment
 metadata:
