@@ -49,8 +49,6 @@ pub struct Options {
     pub pod_cidr: Ipv4Net,
     /// Address of the cluster's DNS.
     pub dns_address: Ipv4Addr,
-    /// The API's service address, for `KUBERNETES_SERVICE_HOST`.
-    pub api_address: Ipv4Addr,
     /// Files of pods' volumes.
     pub data_dir: PathBuf,
     /// Version that the node reports (`v1.33.0`).

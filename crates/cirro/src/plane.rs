@@ -1,17 +1,19 @@
 //! The control plane of this host: API server, controllers, scheduler, kubelet.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4, UdpSocket};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
-use cirro_apiserver::{ApiServer, Options, pki};
+use cirro_apiserver::pki::Pki;
+use cirro_apiserver::{ApiServer, Options};
 use cirro_engine::Engine;
 use cirro_kubelet::Kubelet;
 use cirro_seams::api::{Api, ObjectKey, Resource};
 use cirro_store::EmbeddedStore;
+use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{error, info};
@@ -21,6 +23,16 @@ use crate::daemon::listen_tcp;
 
 /// A node that is not Ready after so long is a fault.
 const PATIENCE: Duration = Duration::from_secs(30);
+
+const DEFAULT_PORT: u16 = 6443;
+/// Names that the server's certificate is for.
+const SERVER_NAMES: [&str; 5] = [
+    "localhost",
+    "kubernetes",
+    "kubernetes.default",
+    "kubernetes.default.svc",
+    "kubernetes.default.svc.cluster.local",
+];
 
 /// The running control plane.
 pub(crate) struct ControlPlane {
@@ -45,13 +57,15 @@ impl ControlPlane {
             error!(%key, "the record's checksum is wrong; it is not served");
         }
         let gateway = pod_gateway(config);
+        let listeners = listen(config, gateway).await?;
         let options = Options {
             service_cidr: config.service_cidr,
             node_ports: config.node_ports.0..=config.node_ports.1,
-            ..Options::default()
+            advertise: Some(SocketAddrV4::new(gateway, listeners.port)),
         };
         let server = ApiServer::open(store, options).await.context("open the API")?;
-        let addresses = serve(config, &server, gateway, tasks, stop).await?;
+        let addresses = listeners.addresses.clone();
+        serve(config, &server, gateway, listeners, tasks, stop)?;
 
         let api = server.client();
         let kinds = server.resources();
@@ -62,7 +76,6 @@ impl ControlPlane {
             address: host_address().unwrap_or(gateway),
             pod_cidr: config.pod_cidr,
             dns_address: config.dns_address(),
-            api_address: Ipv4Addr::from(u32::from(config.service_cidr.network()) + 1),
             data_dir: config.data_dir.clone(),
             version: cirro_apiserver::VERSION.into(),
         };
@@ -97,41 +110,60 @@ impl ControlPlane {
     }
 }
 
-/// Listens on every address with a certificate for all of them, and writes the administrator's kubeconfig.
-async fn serve(
+/// The bound sockets of the API.
+struct Listeners {
+    sockets: Vec<TcpListener>,
+    /// The configured addresses as they were bound.
+    addresses: Vec<SocketAddr>,
+    /// Port at the pod network's gateway.
+    port: u16,
+}
+
+/// Binds every configured address, and for this host's pods the gateway of their network.
+async fn listen(config: &Config, gateway: Ipv4Addr) -> anyhow::Result<Listeners> {
+    let mut listeners = Listeners { sockets: Vec::new(), addresses: Vec::new(), port: DEFAULT_PORT };
+    for address in &config.kubernetes_listen {
+        let socket = listen_tcp(*address).await?;
+        listeners.addresses.push(socket.local_addr()?);
+        listeners.sockets.push(socket);
+    }
+    if let Some(first) = listeners.addresses.first() {
+        listeners.port = first.port();
+    }
+    // A listener on every address has the gateway's too.
+    let covered = |address: &SocketAddr| address.port() == listeners.port && address.ip().is_unspecified();
+    if !listeners.addresses.iter().any(covered) {
+        listeners.sockets.push(listen_tcp((gateway, listeners.port).into()).await?);
+    }
+    Ok(listeners)
+}
+
+/// Serves with one certificate for all addresses, and writes the administrator's kubeconfig.
+fn serve(
     config: &Config,
     server: &ApiServer,
     gateway: Ipv4Addr,
+    listeners: Listeners,
     tasks: &TaskTracker,
     stop: &CancellationToken,
-) -> anyhow::Result<Vec<SocketAddr>> {
+) -> anyhow::Result<()> {
     let service = Ipv4Addr::from(u32::from(config.service_cidr.network()) + 1);
     let mut ips: Vec<IpAddr> = vec![Ipv4Addr::LOCALHOST.into(), gateway.into(), service.into()];
     ips.extend(host_address().map(IpAddr::V4));
     ips.extend(config.kubernetes_listen.iter().map(SocketAddr::ip).filter(|ip| !ip.is_unspecified()));
-    let names = [
-        "localhost",
-        "kubernetes",
-        "kubernetes.default",
-        "kubernetes.default.svc",
-        "kubernetes.default.svc.cluster.local",
-    ];
-    let pki = pki::Pki::open(&config.data_dir.join("pki")).context("open the certificate authority")?;
-    let tls = pki.server_tls(&names.map(str::to_owned), &ips).context("make the server's certificate")?;
-    let mut addresses = Vec::new();
-    for address in &config.kubernetes_listen {
-        let listener = listen_tcp(*address).await?;
-        let bound = listener.local_addr()?;
-        info!(address = %bound, "the Kubernetes API listens");
+    let pki = Pki::open(&config.data_dir.join("pki")).context("open the certificate authority")?;
+    let tls =
+        pki.server_tls(&SERVER_NAMES.map(str::to_owned), &ips).context("make the server's certificate")?;
+    for socket in listeners.sockets {
         let (server, tls, stop) = (server.clone(), tls.clone(), stop.clone());
-        tasks.spawn(async move { server.serve(listener, tls, stop).await });
-        addresses.push(bound);
+        tasks.spawn(async move { server.serve(socket, tls, stop).await });
     }
-    if let Some(first) = addresses.first() {
+    if let Some(first) = listeners.addresses.first() {
+        info!(address = %first, "the Kubernetes API listens");
         let kubeconfig = pki.admin_kubeconfig(&format!("https://{}", reachable(*first)))?;
         write_private(&config.kubeconfig(), &kubeconfig)?;
     }
-    Ok(addresses)
+    Ok(())
 }
 
 /// An address that a client on this host can use.
