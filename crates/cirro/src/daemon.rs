@@ -101,16 +101,21 @@ fn engine_options(config: &Config) -> anyhow::Result<EngineOptions> {
         data_dir: config.data_dir.clone(),
         run_dir: config.run_dir.clone(),
         executable: std::env::current_exe().context("find the executable")?,
-        network: NetworkOptions {
-            name: config.name.clone(),
-            run_dir: config.run_dir.clone(),
-            docker_subnets: config.docker_subnets.clone(),
-            pod_cidr: config.pod_cidr,
-            service_cidr: config.service_cidr,
-            dns_address: config.dns_address(),
-            transit_cidr: config.transit_cidr,
-        },
+        network: network_options(config),
     })
+}
+
+/// Ranges and names of a cloud's network.
+pub(crate) fn network_options(config: &Config) -> NetworkOptions {
+    NetworkOptions {
+        name: config.name.clone(),
+        run_dir: config.run_dir.clone(),
+        docker_subnets: config.docker_subnets.clone(),
+        pod_cidr: config.pod_cidr,
+        service_cidr: config.service_cidr,
+        dns_address: config.dns_address(),
+        transit_cidr: config.transit_cidr,
+    }
 }
 
 fn ask_on_signal(shutdown: &Shutdown) -> anyhow::Result<()> {

@@ -1,10 +1,11 @@
 //! `cirro doctor`: leaks and faults, and what mends them.
 
+use std::path::Path;
 use std::process::ExitCode;
 
 use crate::cli::say;
 use crate::config::{Config, Place};
-use crate::control;
+use crate::{control, daemon};
 
 /// Programs that features start from outside, and the Debian package that brings each.
 const PROGRAMS: [(&str, &str, &str); 3] = [
@@ -25,7 +26,7 @@ pub(crate) fn run(place: &Place) -> anyhow::Result<ExitCode> {
         .collect();
     match control::ask::<Vec<String>>(&config.control_socket(), "GET", "/doctor")? {
         Some(leaks) => faults.extend(leaks),
-        None => faults.extend(leftovers(&config)),
+        None => faults.extend(leftovers(&config)?),
     }
     if faults.is_empty() {
         say("no leaks, no faults\n")?;
@@ -42,22 +43,13 @@ fn is_installed(program: &str) -> bool {
         .any(|directory| directory.join(program).is_file())
 }
 
-/// What a cloud without a daemon left on the host, found by its name alone.
-fn leftovers(config: &Config) -> Vec<String> {
-    let mut found = Vec::new();
-    let prefixes = [format!("{}-", config.name), format!("{}0", config.name)];
-    for link in entries("/sys/class/net") {
-        if prefixes.iter().any(|prefix| link.starts_with(prefix)) {
-            found.push(format!(
-                "link {link}: start the cloud again, or remove it with: ip link delete {link}"
-            ));
-        }
-    }
-    for hierarchy in std::iter::once("/sys/fs/cgroup".to_owned())
-        .chain(entries("/sys/fs/cgroup").into_iter().map(|name| format!("/sys/fs/cgroup/{name}")))
-    {
+/// What a cloud without a daemon left on the host.
+fn leftovers(config: &Config) -> anyhow::Result<Vec<String>> {
+    let mut found = cirro_net::Network::leftovers(daemon::network_options(config))?;
+    let hierarchies = entries("/sys/fs/cgroup").into_iter().map(|name| format!("/sys/fs/cgroup/{name}"));
+    for hierarchy in hierarchies.chain(["/sys/fs/cgroup".to_owned()]) {
         let cgroup = format!("{hierarchy}/{}", config.name);
-        if std::path::Path::new(&cgroup).is_dir() && hierarchy != format!("/sys/fs/cgroup/{}", config.name) {
+        if Path::new(&cgroup).join("cgroup.procs").is_file() {
             found.push(format!(
                 "cgroup {cgroup}: workloads go on; `cirro up` finds them, `cirro down --workloads` ends them"
             ));
@@ -65,12 +57,13 @@ fn leftovers(config: &Config) -> Vec<String> {
     }
     let run_dir = config.run_dir.to_string_lossy().into_owned();
     let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
-    for target in
-        mounts.lines().filter_map(|line| line.split(' ').nth(4)).filter(|target| target.starts_with(&run_dir))
-    {
-        found.push(format!("mount {target}: remove it with: umount {target}"));
-    }
-    found
+    let targets = mounts.lines().filter_map(|line| line.split(' ').nth(4));
+    found.extend(
+        targets
+            .filter(|target| target.starts_with(&run_dir))
+            .map(|target| format!("mount {target}: remove it with: umount {target}")),
+    );
+    Ok(found)
 }
 
 fn entries(directory: &str) -> Vec<String> {
