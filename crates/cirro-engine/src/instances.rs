@@ -64,7 +64,9 @@ impl Engine {
         if let Some(machines) = self.shared.machines.get() {
             return Ok(machines);
         }
-        let opened = Machines::open(&self.shared.options.data_dir, &self.shared.options.run_dir)?;
+        let options = &self.shared.options;
+        let opened =
+            Machines::open_with_kernel(&options.data_dir, &options.run_dir, options.guest_kernel.clone())?;
         Ok(self.shared.machines.get_or_init(|| opened))
     }
 

@@ -17,6 +17,8 @@ pub struct EngineOptions {
     pub executable: PathBuf,
     /// Network ranges.
     pub network: NetworkOptions,
+    /// Directory with the guests' kernel; without it, `data_dir/kernel` or one that is installed on the host.
+    pub guest_kernel: Option<PathBuf>,
 }
 
 impl EngineOptions {

@@ -25,7 +25,7 @@ mod qmp;
 
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, OnceLock};
 
 use cirro_types::MacAddress;
 use serde::{Deserialize, Serialize};
@@ -110,8 +110,6 @@ struct Shared {
     kernel_dir: Option<PathBuf>,
     own_kernel: PathBuf,
     accelerator: OnceLock<Accelerator>,
-    /// Held while boot files or a base disk are made, so that nobody makes them twice.
-    making: Mutex<()>,
 }
 
 /// What is kept of a machine beside its disk.
@@ -156,7 +154,6 @@ impl Machines {
             run,
             kernel_dir,
             accelerator: OnceLock::new(),
-            making: Mutex::new(()),
         };
         let machines = Self { shared: Arc::new(shared) };
         machines.remove_unused_bases()?;
@@ -265,13 +262,13 @@ impl Machines {
 
     fn ensure_boot_files(&self) -> Result<boot::BootFiles, MachineError> {
         let kernel = Kernel::find(self.shared.kernel_dir.as_deref(), &self.shared.own_kernel)?;
-        let _making = self.lock();
+        let _making = self.lock()?;
         boot::ensure(&kernel, &self.shared.data.join("boot"))
     }
 
     /// Makes the machine's disk, or checks that the one it has is of the same image.
     fn ensure_disk(&self, request: &BootRequest, directory: &Path) -> Result<(), MachineError> {
-        let _making = self.lock();
+        let _making = self.lock()?;
         let (disk, base) = (directory.join("disk.qcow2"), self.base_path(&request.image));
         if disk.is_file() {
             let record = self.record(&request.id)?;
@@ -294,6 +291,7 @@ impl Machines {
 
     /// Removes base disks that no machine's disk reads from.
     fn remove_unused_bases(&self) -> Result<(), MachineError> {
+        let _making = self.lock()?;
         let mut used = Vec::new();
         for id in self.list()? {
             if !self.directory(&id).join("disk.qcow2").exists() {
@@ -337,9 +335,15 @@ impl Machines {
         self.shared.run.join(format!("{id}.qmp"))
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, ()> {
-        // It guards files that are made aside and moved, so a panic leaves nothing half done.
-        self.shared.making.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    /// Keeps others, of this process or another one, from making or removing boot files and disks while the file is open.
+    fn lock(&self) -> Result<std::fs::File, MachineError> {
+        let lock = || {
+            let path = self.shared.data.join("lock");
+            let file = std::fs::File::options().create(true).append(true).open(path)?;
+            file.lock()?;
+            Ok(file)
+        };
+        lock().map_err(|error: std::io::Error| failed("lock the machines' directory", &error))
     }
 }
 

@@ -62,6 +62,9 @@ pub(crate) struct Flags {
     /// Range of the links between tenants' networks and the host [default: 100.64.0.0/16]
     #[arg(long, value_name = "CIDR")]
     pub(crate) transit_cidr: Option<Ipv4Net>,
+    /// Kernel of virtual machines: vmlinuz-VERSION, lib/modules/VERSION [default: <data-dir>/kernel, else the host's]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) guest_kernel: Option<PathBuf>,
     /// Least severe log lines written: error, warn, info, debug or trace [default: info]
     #[arg(long, value_name = "LEVEL")]
     pub(crate) log_level: Option<String>,
@@ -94,6 +97,8 @@ pub(crate) struct Config {
     pub(crate) service_cidr: Ipv4Net,
     pub(crate) node_ports: (u16, u16),
     pub(crate) transit_cidr: Ipv4Net,
+    #[serde(default)]
+    pub(crate) guest_kernel: Option<PathBuf>,
     pub(crate) log_level: String,
 }
 
@@ -129,6 +134,7 @@ impl Config {
             service_cidr: flags.service_cidr.unwrap_or_else(|| cidr([10, 43, 0, 0], 16)),
             node_ports: parse_port_range(flags.node_port_range.as_deref().unwrap_or("30000-32767"))?,
             transit_cidr: flags.transit_cidr.unwrap_or_else(|| cidr([100, 64, 0, 0], 16)),
+            guest_kernel: flags.guest_kernel.map(std::path::absolute).transpose()?,
             log_level: flags.log_level.unwrap_or_else(|| "info".into()),
         };
         config.check()?;
@@ -234,6 +240,7 @@ impl Flags {
             service_cidr: self.service_cidr.or(file.service_cidr),
             node_port_range: self.node_port_range.or(file.node_port_range),
             transit_cidr: self.transit_cidr.or(file.transit_cidr),
+            guest_kernel: self.guest_kernel.or(file.guest_kernel),
             log_level: self.log_level.or(file.log_level),
         }
     }
