@@ -2,6 +2,7 @@
 //! record goes.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use cirro_container::{Exit, WorkloadPhase, WorkloadState};
 use cirro_net::{Port, SubnetId};
@@ -13,6 +14,11 @@ use crate::containers::{Record, create::remove_dir, is_active, restart};
 use crate::error::{EngineError, blocking, io};
 use crate::node::sandboxes;
 use crate::{Engine, clock, instances};
+
+/// When to look for what the supervisor was still making for a daemon that was killed: soon, and when its
+/// helpers' deadline has passed.
+const LATE_LOOKS: [Duration; 3] =
+    [Duration::from_millis(500), Duration::from_secs(3), Duration::from_secs(65)];
 
 /// An end that nobody saw.
 fn unseen() -> Exit {
@@ -35,8 +41,55 @@ impl Engine {
         // What is left has no record: steps of builds that are gone, containers that were lost before they were noted.
         join_all(workloads.keys().map(|id| self.acknowledge(id))).await;
         self.sweep_network().await?;
+        self.sweep_scratch().await?;
         self.sweep_disk().await?;
         self.start_wanted();
+        Ok(())
+    }
+
+    /// Looks a few times for workloads that a killed predecessor asked for and that came to be after the comparison:
+    /// what is being made is in no list of the supervisor's yet.
+    pub(crate) async fn look_again(self) {
+        let start = tokio::time::Instant::now();
+        for look in LATE_LOOKS {
+            tokio::select! {
+                () = tokio::time::sleep_until(start + look) => {}
+                () = self.shared.cancelled.cancelled() => return,
+            }
+            if let Err(error) = self.remove_half_made().await {
+                tracing::warn!(%error, "half-made workloads not looked for");
+            }
+        }
+    }
+
+    /// Removes made and never started workloads that nobody here is about to start.
+    async fn remove_half_made(&self) -> Result<(), EngineError> {
+        for workload in self.shared.supervisor.list().await? {
+            if workload.phase != WorkloadPhase::Created {
+                continue;
+            }
+            let id = &workload.id;
+            // A step's directory is there before its process and after it.
+            let own_step = id.starts_with(step::PREFIX) && self.shared.options.container_dir(id).exists();
+            let known =
+                self.table().get(id).map(|entry| entry.is_busy() || is_active(entry.record.container.phase));
+            match known {
+                Some(true) => {}
+                Some(false) => {
+                    let Ok(_guard) = self.lock_container(id).await else { continue };
+                    let record = self.record(id)?;
+                    if !is_active(record.container.phase) {
+                        self.undo_half_start(&record).await;
+                    }
+                }
+                None if own_step => {}
+                None => {
+                    tracing::info!(workload = id, "half-made workload removed");
+                    self.acknowledge(id).await;
+                    self.remove_files(id).await?;
+                }
+            }
+        }
         Ok(())
     }
 
@@ -246,12 +299,19 @@ impl Engine {
                 engine.shared.library.remove_root(&id)?;
                 remove_dir(&engine.shared.options.container_dir(&id))?;
             }
-            let scratch = engine.shared.options.scratch_dir();
-            for entry in std::fs::read_dir(&scratch).map_err(io("read the scratch directory"))?.flatten() {
-                remove_dir(&entry.path())?;
-            }
             if engine.shared.options.data_dir.join("machines").exists() {
                 engine.sweep_machines()?;
+            }
+            Ok(())
+        })
+        .await
+    }
+
+    async fn sweep_scratch(&self) -> Result<(), EngineError> {
+        let scratch = self.shared.options.scratch_dir();
+        blocking(move || {
+            for entry in std::fs::read_dir(&scratch).map_err(io("read the scratch directory"))?.flatten() {
+                remove_dir(&entry.path())?;
             }
             Ok(())
         })

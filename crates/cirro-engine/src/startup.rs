@@ -82,6 +82,7 @@ impl Engine {
         tokio::spawn(journal);
         engine.reconcile().await?;
         engine.shared.tasks.spawn(engine.clone().follow(events));
+        engine.shared.tasks.spawn(engine.clone().look_again());
         Ok(engine)
     }
 

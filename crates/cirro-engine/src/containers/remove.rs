@@ -66,7 +66,7 @@ impl Engine {
     }
 
     /// Removes a container's root and directory.
-    pub(super) async fn remove_files(&self, id: &str) -> Result<(), EngineError> {
+    pub(crate) async fn remove_files(&self, id: &str) -> Result<(), EngineError> {
         let (engine, id) = (self.clone(), id.to_owned());
         blocking(move || {
             engine.shared.library.remove_root(&id)?;

@@ -232,30 +232,26 @@ impl Lab {
     }
 
     /// Ends the engine and starts another one over the same directories.
-    pub(crate) async fn restarted(mut self) -> Self {
+    pub(crate) async fn restarted(self) -> Self {
+        self.replaced(async |_, _| {}).await
+    }
+
+    /// Ends the engine, lets `meanwhile` run over its directories, and starts another one.
+    pub(crate) async fn replaced(self, meanwhile: impl AsyncFnOnce(&std::path::Path, &str)) -> Self {
         within(self.engine.stop()).await;
         let Self { engine, options, directory } = self;
         drop(engine);
-        self = Self { engine: Self::again(&options).await, options, directory };
-        self
-    }
-
-    /// The database is given back when the last handle on the engine has gone.
-    async fn again(options: &EngineOptions) -> Engine {
+        // The database is given back when the last task and thread with a handle on it have ended.
+        let database = options.data_dir.join("node.redb");
         within(async {
-            loop {
-                match Engine::start(options.clone()).await {
-                    Ok(engine) => return engine,
-                    Err(error)
-                        if error.to_string().contains("lock") || error.to_string().contains("open") =>
-                    {
-                        tokio::time::sleep(Duration::from_millis(20)).await;
-                    }
-                    Err(error) => panic!("start: {error}"),
-                }
+            while cirro_store::RedbNodeDb::open(&database).is_err() {
+                tokio::time::sleep(Duration::from_millis(10)).await;
             }
         })
-        .await
+        .await;
+        meanwhile(directory.path(), &options.name).await;
+        let engine = within(Engine::start(options.clone())).await.expect("engine");
+        Self { engine, options, directory }
     }
 
     pub(crate) fn path(&self, name: &str) -> PathBuf {
