@@ -33,8 +33,9 @@ dist: deps ## Build the binary that is shipped (thin link-time optimisation)
 	cargo build --profile dist --package cirro
 
 .PHONY: images
-images: deps ## Make the base images (busybox, node, python) from Debian packages
+images: deps ## Make the base images (busybox, node, python) from Debian packages, fetch the guest kernel
 	@for image in busybox node python; do images/$$image.sh; done
+	@scripts/guest-kernel
 
 .PHONY: demo
 demo: build images ## Start a cloud and deploy the sample applications

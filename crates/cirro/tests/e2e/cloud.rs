@@ -60,7 +60,8 @@ impl Cloud {
         let mut command =
             self.cirro(&["up", "--detach", "--name", &self.name, "--kubernetes-listen", &self.kubernetes]);
         command
-            .args(["--node-name", "node-1", "--log-level", "debug"])
+            .args(["--node-name", "node-1", "--log-level", "debug", "--guest-kernel"])
+            .arg(guest_kernel())
             .args(["--docker-subnets", &format!("10.{second}.0.0/16,10.{}.0.0/16", second + 1)])
             .args(["--pod-cidr", &format!("10.{}.0.0/24", second + 2)])
             .args(["--service-cidr", &format!("10.{}.0.0/16", second + 3)])
@@ -236,6 +237,12 @@ pub(crate) fn base_image(name: &str) -> PathBuf {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../images").join(format!("{name}.sh"));
     let said = run(Command::new("bash").arg(script)).ok();
     PathBuf::from(said.trim())
+}
+
+/// Directory of the kernel that machines boot; fetched when it is not in the cache.
+fn guest_kernel() -> PathBuf {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../scripts/guest-kernel");
+    PathBuf::from(run(Command::new("bash").arg(script)).ok().trim())
 }
 
 /// Every process: id and argument vector.
