@@ -1,7 +1,8 @@
 //! Instances that are bound here become machines.
 
-use std::sync::Arc;
-use std::time::Duration;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use cirro_client::{Cache, Next, Severity, WorkQueue, key_of, name, namespace, text, uid};
 use cirro_seams::api::{ApiError, Resource};
@@ -22,6 +23,8 @@ const AGAIN: Duration = Duration::from_secs(5);
 struct Instances {
     kubelet: Arc<Kubelet>,
     cache: Cache,
+    /// When a start failed last, and at which generation of the object; by uid.
+    failures: Mutex<HashMap<String, (Instant, Value)>>,
 }
 
 /// Runs the loop until `stop`.
@@ -50,7 +53,7 @@ pub(crate) async fn run(kubelet: Arc<Kubelet>, stop: CancellationToken) {
         }
     };
     let listener = tokio::spawn(listener);
-    let instances = Arc::new(Instances { kubelet, cache });
+    let instances = Arc::new(Instances { kubelet, cache, failures: Mutex::default() });
     cirro_client::run("instance", queue, 2, stop, move |uid| {
         let instances = instances.clone();
         async move { instances.sync(&uid).await }
@@ -63,6 +66,7 @@ impl Instances {
     async fn sync(&self, wanted: &str) -> Result<Next, NodeError> {
         let found = self.cache.list().into_iter().find(|instance| uid(instance) == wanted);
         let Some(instance) = found else {
+            self.failures.lock().unwrap_or_else(PoisonError::into_inner).remove(wanted);
             self.kubelet.engine.remove_instance(wanted).await?;
             return Ok(Next::Wait);
         };
@@ -85,7 +89,29 @@ impl Instances {
         if spec.running { self.start(&instance, spec).await } else { self.stop(&instance).await }
     }
 
+    /// How long a start that failed must still wait; an edited object is tried at once.
+    fn delay(&self, instance: &Value) -> Option<Duration> {
+        let failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
+        let (at, generation) = failures.get(uid(instance))?;
+        let left = AGAIN.checked_sub(at.elapsed())?;
+        (*generation == instance["metadata"]["generation"]).then_some(left)
+    }
+
+    fn note(&self, instance: &Value, failed: bool) {
+        let mut failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
+        match failed {
+            true => {
+                let failure = (Instant::now(), instance["metadata"]["generation"].clone());
+                failures.insert(uid(instance).to_owned(), failure);
+            }
+            false => drop(failures.remove(uid(instance))),
+        }
+    }
+
     async fn start(&self, instance: &Value, spec: InstanceSpec) -> Result<Next, NodeError> {
+        if let Some(left) = self.delay(instance) {
+            return Ok(Next::After(left));
+        }
         let known = self.kubelet.engine.list_instances().await?;
         let running = known.iter().any(|machine| machine.uid == uid(instance) && machine.running);
         let request = InstanceRequest {
@@ -99,7 +125,9 @@ impl Instances {
             security_groups: spec.security_groups,
             user_data: spec.user_data,
         };
-        match self.kubelet.engine.ensure_instance(request).await {
+        let started = self.kubelet.engine.ensure_instance(request).await;
+        self.note(instance, !started.as_ref().is_ok_and(|machine| machine.running));
+        match started {
             Ok(InstanceState { address, running: true, .. }) => {
                 if !running {
                     self.tell(instance, Severity::Normal, "Started", "Started machine".into());
