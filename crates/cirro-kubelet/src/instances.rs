@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use cirro_client::{Cache, Next, Severity, WorkQueue, key_of, name, namespace, text, uid};
 use cirro_seams::api::{ApiError, Resource};
@@ -11,6 +11,7 @@ use cirro_types::Quantity;
 use cirro_types::kinds::{InstanceSpec, InstanceStatus};
 use serde::Deserialize as _;
 use serde_json::{Value, json};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::Kubelet;
