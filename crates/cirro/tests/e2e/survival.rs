@@ -54,10 +54,10 @@ impl Everything {
                 "--network",
                 "default/web",
                 "busybox",
+                "timeout",
+                "5",
                 "wget",
                 "-qO-",
-                "-T",
-                "3",
                 "http://hello/",
             ];
             (self.cloud.docker(&words).code == 0).then_some(())

@@ -46,20 +46,31 @@ fn the_image_boots_as_a_machine_guarded_by_its_group_as_root() {
     });
     let table = kubectl("get instances").ok();
     assert!(table.contains("hello") && table.contains(&address), "{table}");
+    // (`wget -T` of Debian's static busybox crashes.)
     let neighbour = |words: &[&str]| {
         let run = ["run", "--rm", "--network", "default/web", "busybox"];
         cloud.docker(&[&run[..], words].concat())
     };
     let said = wait_for("the page by name", PATIENCE, || {
-        let said = neighbour(&["wget", "-qO-", "-T", "3", "http://hello/?name=neighbour"]);
+        let said = neighbour(&["timeout", "5", "wget", "-qO-", "http://hello/?name=neighbour"]);
         (said.code == 0).then_some(said.stdout)
     });
     assert!(said.starts_with("Hello neighbour! I am hello."), "{said}");
     assert_eq!(kubectl("get instance hello -o jsonpath={.status.phase}").ok(), "Running");
 
     let by_address = format!("http://{address}/");
-    let foreign =
-        ["run", "--rm", "--network", "default/elsewhere", "busybox", "wget", "-qO-", "-T", "3", &by_address];
+    let foreign = [
+        "run",
+        "--rm",
+        "--network",
+        "default/elsewhere",
+        "busybox",
+        "timeout",
+        "5",
+        "wget",
+        "-qO-",
+        &by_address,
+    ];
     assert_ne!(cloud.docker(&foreign).code, 0, "another VPC reached the machine");
 
     // Nothing listens on port 22: a group that lets it in answers with a reset, one that does not with silence.
@@ -74,7 +85,7 @@ fn the_image_boots_as_a_machine_guarded_by_its_group_as_root() {
     assert!(console.contains("Linux version") || console.contains("serving on port 80"), "{console}");
 
     kubectl("delete instance hello --timeout=120s").ok();
-    assert_ne!(neighbour(&["wget", "-qO-", "-T", "2", &by_address]).code, 0);
+    assert_ne!(neighbour(&["timeout", "5", "wget", "-qO-", &by_address]).code, 0);
     cloud.end();
 }
 
