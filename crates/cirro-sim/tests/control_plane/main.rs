@@ -1,0 +1,10 @@
+//! The real API server, controllers, scheduler and kubelet over a simulated engine, in simulated time.
+
+mod deletion;
+mod deployments;
+mod instances;
+mod kubelet;
+mod pods;
+mod random;
+mod services;
+mod world;
