@@ -116,7 +116,13 @@ impl Controller {
         if strategy(deployment) != "Recreate" {
             return true;
         }
-        sets.iter().all(|set| replicas(set) == 0 && self.context.pods.controlled_by(uid(set)).is_empty())
+        sets.iter().all(|set| replicas(set) == 0 && !self.lingers(set))
+    }
+
+    /// Whether pods of a set are still there, ending ones too; what ended by itself does not count.
+    fn lingers(&self, set: &Value) -> bool {
+        let pods = self.context.pods.controlled_by(uid(set));
+        pods.iter().any(|pod| !matches!(text(pod, "/status/phase"), "Succeeded" | "Failed"))
     }
 
     async fn create_set(
@@ -126,7 +132,7 @@ impl Controller {
         sets: &[Arc<Value>],
     ) -> Result<Arc<Value>, ApiError> {
         let scale = Scale::of(deployment);
-        let others: Vec<Set> = sets.iter().map(|set| Set::of(set)).collect();
+        let others: Vec<Set> = sets.iter().map(|set| Set::of(set, self.lingers(set))).collect();
         let first = plan::first_replicas(&scale, &others);
         let collisions = deployment.pointer("/status/collisionCount").and_then(Value::as_i64).unwrap_or(0);
         let set = template::replica_set(deployment, owner.reference(), first, collisions);
@@ -200,7 +206,7 @@ impl Controller {
         current: Option<usize>,
     ) -> Result<(), ApiError> {
         let scale = Scale::of(deployment);
-        let view: Vec<Set> = sets.iter().map(|set| Set::of(set)).collect();
+        let view: Vec<Set> = sets.iter().map(|set| Set::of(set, self.lingers(set))).collect();
         for (index, target) in plan::scale(&scale, &view, current).into_iter().enumerate() {
             let (annotations, before) = (&sets[index]["metadata"]["annotations"], view[index].replicas);
             let noted =

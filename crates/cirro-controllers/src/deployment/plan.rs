@@ -27,6 +27,8 @@ pub(super) struct Set {
     pub(super) replicas: i64,
     /// Replicas that are available.
     pub(super) available: i64,
+    /// Whether pods of it are still there, ending ones too.
+    pub(super) lingers: bool,
     /// Replicas that the deployment wanted when the set was scaled last.
     pub(super) noted: Option<i64>,
 }
@@ -55,10 +57,13 @@ impl Scale {
 
 impl Set {
     /// Reads a replica set.
-    pub(super) fn of(set: &Value) -> Self {
+    pub(super) fn of(set: &Value, lingers: bool) -> Self {
+        let replicas = super::replicas(set);
         Self {
-            replicas: super::replicas(set),
-            available: set["status"]["availableReplicas"].as_i64().unwrap_or(0),
+            replicas,
+            // A set that was scaled down a moment ago still tells of pods that are about to go.
+            available: set["status"]["availableReplicas"].as_i64().unwrap_or(0).min(replicas),
+            lingers,
             noted: text(set, "/metadata/annotations/deployment.kubernetes.io~1desired-replicas").parse().ok(),
         }
     }
@@ -82,20 +87,21 @@ pub(super) fn scale(scale: &Scale, sets: &[Set], current: Option<usize>) -> Vec<
         proportional(scale, sets, current, &mut targets);
         return targets;
     }
-    let Some(current) = current else { return targets };
     if scale.recreate {
-        let old_gone = (0..sets.len()).all(|index| index == current || sets[index].replicas == 0);
+        // The new set may not even exist before the old pods are gone.
+        let is_old = |index: &usize| Some(*index) != current;
+        let old_gone =
+            (0..sets.len()).filter(is_old).all(|index| sets[index].replicas == 0 && !sets[index].lingers);
         for (index, target) in targets.iter_mut().enumerate() {
-            *target = if index != current {
-                0
+            if is_old(&index) {
+                *target = 0;
             } else if old_gone {
-                scale.desired
-            } else {
-                *target
-            };
+                *target = scale.desired;
+            }
         }
         return targets;
     }
+    let Some(current) = current else { return targets };
     let total: i64 = sets.iter().map(|set| set.replicas).sum();
     let own = sets[current].replicas;
     if own > scale.desired {
@@ -114,6 +120,10 @@ fn give_up_old(scale: &Scale, sets: &[Set], current: usize, total: i64, targets:
     let least = scale.desired - scale.max_unavailable;
     let new_unavailable = sets[current].replicas - sets[current].available;
     let mut may_go = total - least - new_unavailable;
+    // Statuses come late: what they promise beyond this is not there any more.
+    if may_go <= 0 {
+        return;
+    }
     for (index, set) in sets.iter().enumerate().filter(|(index, _)| *index != current) {
         let idle = (set.replicas - set.available).clamp(0, may_go.max(0));
         targets[index] -= idle;
@@ -189,7 +199,7 @@ mod tests {
     }
 
     fn set(replicas: i64, available: i64, noted: i64) -> Set {
-        Set { replicas, available, noted: Some(noted) }
+        Set { replicas, available, lingers: replicas > 0, noted: Some(noted) }
     }
 
     #[test]
@@ -219,8 +229,20 @@ mod tests {
     }
 
     #[test]
+    fn late_statuses_do_not_take_too_many() {
+        // The old set was scaled from 4 to 3 and its status still says 4.
+        let late = Set { available: 4, ..set(3, 4, 4) };
+        assert_eq!(super::scale(&rolling(4, 1, 0), &[late, set(2, 1, 4)], Some(1)), [3, 2]);
+        let value = json!({"spec": {"replicas": 3}, "status": {"availableReplicas": 4}});
+        assert_eq!(Set::of(&value, true).available, 3);
+    }
+
+    #[test]
     fn recreate_waits_for_the_old_ones() {
         let scale = Scale { recreate: true, ..rolling(2, 0, 2) };
+        assert_eq!(super::scale(&scale, &[set(2, 2, 2)], None), [0]);
+        let ending = Set { lingers: true, ..set(0, 0, 2) };
+        assert_eq!(super::scale(&scale, &[ending, set(0, 0, 2)], Some(1)), [0, 0]);
         assert_eq!(super::scale(&scale, &[set(2, 2, 2), set(0, 0, 2)], Some(1)), [0, 0]);
         assert_eq!(super::scale(&scale, &[set(0, 0, 2), set(0, 0, 2)], Some(1)), [0, 2]);
     }
