@@ -10,6 +10,8 @@ use cirro_seams::network::{PortPublish, Protocol};
 use cirro_seams::node::{NodeError, NodeEvent, Sandbox, SandboxSpec};
 use jiff::Timestamp;
 use serde_json::Value;
+use tokio::sync::broadcast;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info};
 
@@ -35,14 +37,25 @@ pub(crate) struct PodWorkers {
 pub(crate) struct Memory {
     /// Why containers wait: by container.
     pub(crate) waiting: HashMap<String, Waiting>,
-    /// Consecutive failures to find an image, by container.
-    pub(crate) image_failures: HashMap<String, u32>,
+    /// Consecutive failures to start, by container.
+    pub(crate) failures: HashMap<String, u32>,
     /// When a container's next start is due, by container.
-    pub(crate) due: HashMap<String, Timestamp>,
+    due: HashMap<String, Due>,
+    /// The attempt that a container's back-off is counted from: the one after a long run.
+    calm: HashMap<String, u32>,
     /// The pod's address, once it has one.
     pub(crate) sandbox: Option<Sandbox>,
+    /// The pod as its status was written last.
+    pub(crate) written: Option<Arc<Value>>,
     /// Whether its end has begun: what is running is being stopped by another task.
     pub(crate) ending: bool,
+}
+
+/// The next start of a container. Whatever else happens to the pod, it is not tried before.
+#[derive(Debug, Clone, Copy)]
+struct Due {
+    attempt: u32,
+    at: Instant,
 }
 
 impl PodWorkers {
@@ -67,7 +80,8 @@ pub(crate) async fn run(kubelet: Arc<Kubelet>, stop: CancellationToken) {
             own.add(uid(pod).to_owned());
         }
     });
-    let listener = tokio::spawn(listen(kubelet.clone()));
+    // Subscribed before the first look, so that no change falls between the two.
+    let listener = tokio::spawn(listen(kubelet.clone(), kubelet.engine.events()));
     // What the engine has and the API does not know any more goes.
     for container in kubelet.engine.list_pod_containers().await.unwrap_or_default() {
         if let Owner::Pod { uid, .. } = container.spec.owner {
@@ -87,24 +101,28 @@ pub(crate) async fn run(kubelet: Arc<Kubelet>, stop: CancellationToken) {
     listener.abort();
 }
 
-async fn listen(kubelet: Arc<Kubelet>) {
-    let mut events = kubelet.engine.events();
+async fn listen(kubelet: Arc<Kubelet>, mut events: broadcast::Receiver<NodeEvent>) {
     loop {
         match events.recv().await {
             Ok(NodeEvent::Pod(uid)) => kubelet.queue.add(uid),
             Ok(NodeEvent::Instance(_)) => {}
-            Ok(NodeEvent::Everything) | Err(tokio::sync::broadcast::error::RecvError::Lagged(_)) => {
+            Ok(NodeEvent::Everything) | Err(broadcast::error::RecvError::Lagged(_)) => {
                 for pod in kubelet.pods.list() {
                     kubelet.queue.add(uid(&pod).to_owned());
                 }
             }
-            Err(tokio::sync::broadcast::error::RecvError::Closed) => return,
+            Err(broadcast::error::RecvError::Closed) => return,
         }
     }
 }
 
 impl Kubelet {
     async fn sync_pod(self: &Arc<Self>, wanted: &str) -> Result<Next, NodeError> {
+        let written = self.workers.with(wanted, |memory| memory.written.clone());
+        if written.is_some_and(|written| !self.pods.has_seen(&written)) {
+            // What was written comes by soon and wakes this key; an older view would write its times back.
+            return Ok(Next::After(Duration::from_secs(1)));
+        }
         let mine = |pod: &Arc<Value>| text(pod, "/spec/nodeName") == self.options.node_name;
         let pod = self.pods.list().into_iter().find(|pod| uid(pod) == wanted && mine(pod));
         let containers = self.containers_of(wanted).await?;
@@ -205,31 +223,24 @@ impl Kubelet {
         containers: &[Container],
     ) -> Result<(), Duration> {
         let (id, container) = (uid(pod), plan.name());
-        if let Some(delay) = self.delay(id, plan, containers) {
-            let message = format!(
-                "back-off {}s restarting failed container={container} pod={}_{}({id})",
-                backoff(plan.attempt).as_secs(),
-                name(pod),
-                namespace(pod)
-            );
-            self.wait_with(id, container, "CrashLoopBackOff", message);
+        if let Some(delay) = self.delay(pod, plan, containers) {
             return Err(delay);
         }
         let image = text(&plan.spec, "/image");
         match self.engine.find_image(image).await {
-            Ok(Some(_)) => self.workers.with(id, |memory| memory.image_failures.remove(container)),
+            Ok(Some(_)) => {}
             Ok(None) => return Err(self.image_missing(pod, plan, image)),
             Err(error) => {
                 self.wait_with(id, container, "ErrImagePull", error.to_string());
-                return Err(FIRST_BACKOFF);
+                return Err(self.hold(id, plan, soon));
             }
-        };
+        }
         let spec = match self.container_spec(pod, sandbox, plan) {
             Ok(spec) => spec,
             Err(error) => {
                 self.events.record(pod, Severity::Warning, "Failed", format!("Error: {error}"));
                 self.wait_with(id, container, "CreateContainerConfigError", error.to_string());
-                return Err(FIRST_BACKOFF);
+                return Err(self.hold(id, plan, soon));
             }
         };
         match self.engine.run_container(spec).await {
@@ -258,6 +269,7 @@ impl Kubelet {
                 self.workers.with(id, |memory| {
                     memory.waiting.remove(container);
                     memory.due.remove(container);
+                    memory.failures.remove(container);
                 });
                 Ok(())
             }
@@ -265,32 +277,70 @@ impl Kubelet {
                 debug!(pod = id, container, %error, "cannot start");
                 self.events.record(pod, Severity::Warning, "Failed", format!("Error: {error}"));
                 self.wait_with(id, container, "RunContainerError", error.to_string());
-                Err(backoff(plan.attempt + 1))
+                Err(self.hold(id, plan, |failures| backoff(failures + 1)))
             }
         }
     }
 
-    /// How long a container that ended must still wait.
-    fn delay(&self, id: &str, plan: &ContainerPlan, containers: &[Container]) -> Option<Duration> {
-        let last = containers.iter().find(|container| container_name(container) == plan.name())?;
+    /// How long a container's start must still wait.
+    ///
+    /// Once begun, a wait is counted by the clock that does not jump.
+    fn delay(&self, pod: &Value, plan: &ContainerPlan, containers: &[Container]) -> Option<Duration> {
+        let (id, container) = (uid(pod), plan.name());
+        let due = self.workers.with(id, |memory| memory.due.get(container).copied());
+        if let Some(due) = due.filter(|due| due.attempt == plan.attempt) {
+            return Some(due.at.saturating_duration_since(Instant::now())).filter(|left| !left.is_zero());
+        }
+        let last = containers.iter().find(|last| container_name(last) == container)?;
         let time = |text: &Option<String>| text.as_deref()?.parse::<Timestamp>().ok();
         let finished = time(&last.finished_at)?;
         let ran = time(&last.started_at).and_then(|started| Duration::try_from(finished - started).ok());
+        let calm = self.workers.with(id, |memory| {
+            if ran.is_some_and(|ran| ran > BACKOFF_RESET) {
+                memory.calm.insert(container.to_owned(), plan.attempt);
+            }
+            memory.calm.get(container).copied()
+        });
         // The first restart is at once.
-        if plan.attempt <= 1 || ran.is_some_and(|ran| ran > BACKOFF_RESET) {
+        let restarts = calm.map_or(plan.attempt, |calm| plan.attempt.saturating_sub(calm) + 1);
+        if restarts <= 1 {
             return None;
         }
-        let due = finished.checked_add(backoff(plan.attempt)).ok()?;
-        self.workers.with(id, |memory| memory.due.insert(plan.name().to_owned(), due));
-        Duration::try_from(due - Timestamp::now()).ok().filter(|left| !left.is_zero())
+        let whole = backoff(restarts);
+        let passed = Duration::try_from(Timestamp::now() - finished).unwrap_or_default();
+        let left = Some(whole.saturating_sub(passed)).filter(|left| !left.is_zero())?;
+        let message = format!(
+            "back-off {}s restarting failed container={container} pod={}_{}({id})",
+            whole.as_secs(),
+            name(pod),
+            namespace(pod)
+        );
+        self.wait_with(id, container, "CrashLoopBackOff", message);
+        self.workers.with(id, |memory| {
+            let due = Due { attempt: plan.attempt, at: Instant::now() + left };
+            memory.due.insert(container.to_owned(), due);
+        });
+        Some(left)
+    }
+
+    /// Notes a failure to start and returns when to try again, by the number of failures.
+    fn hold(&self, id: &str, plan: &ContainerPlan, delay: impl FnOnce(u32) -> Duration) -> Duration {
+        self.workers.with(id, |memory| {
+            let failures = memory.failures.entry(plan.name().to_owned()).or_insert(0);
+            *failures = failures.saturating_add(1);
+            let delay = delay(*failures);
+            let due = Due { attempt: plan.attempt, at: Instant::now() + delay };
+            memory.due.insert(plan.name().to_owned(), due);
+            delay
+        })
     }
 
     fn image_missing(&self, pod: &Arc<Value>, plan: &ContainerPlan, image: &str) -> Duration {
         let id = uid(pod);
-        let failures = self.workers.with(id, |memory| {
-            let failures = memory.image_failures.entry(plan.name().to_owned()).or_insert(0);
-            *failures += 1;
-            *failures
+        let mut failures = 0;
+        let delay = self.hold(id, plan, |count| {
+            failures = count;
+            soon(count)
         });
         let never = text(&plan.spec, "/imagePullPolicy") == "Never";
         let (reason, message) = if never {
@@ -304,8 +354,7 @@ impl Kubelet {
         };
         self.events.record(pod, Severity::Warning, "Failed", message.clone());
         self.wait_with(id, plan.name(), reason, message);
-        // The image may be built or loaded any moment, and looking is cheap.
-        Duration::from_secs(2).saturating_mul(failures.min(15))
+        delay
     }
 
     fn wait_with(&self, id: &str, container: &str, reason: &str, message: String) {
@@ -375,6 +424,11 @@ fn is_stillborn(container: &Container) -> bool {
 
 fn backoff(attempt: u32) -> Duration {
     FIRST_BACKOFF.saturating_mul(1 << attempt.saturating_sub(2).min(5)).min(LONGEST_BACKOFF)
+}
+
+/// The wait for what may be there any moment (an image, a config map), where looking is cheap.
+fn soon(failures: u32) -> Duration {
+    Duration::from_secs(2).saturating_mul(failures.min(15))
 }
 
 fn sandbox_spec(pod: &Value) -> SandboxSpec {

@@ -81,15 +81,32 @@ pub(crate) fn compute(pod: &Value, observed: &Observed<'_>) -> Value {
 }
 
 /// Writes a status if it says something new.
-pub(crate) async fn write(kubelet: &Kubelet, pod: &Arc<Value>, status: Value) -> Result<(), NodeError> {
+pub(crate) async fn write(kubelet: &Kubelet, pod: &Arc<Value>, mut status: Value) -> Result<(), NodeError> {
+    // The API keeps no nulls: a status with some would seem new for ever.
+    drop_nulls(&mut status);
     let members = status.as_object().into_iter().flatten();
     if members.into_iter().all(|(member, value)| pod["status"].get(member) == Some(value)) {
         return Ok(());
     }
     let patch = json!({"metadata": {"uid": uid(pod)}, "status": status});
     match kubelet.api.merge_patch(&key_of(&Resource::new("", "pods"), pod), true, patch).await {
-        Err(error) if !error.is_not_found() => Err(NodeError::Failed(error.to_string())),
-        _ => Ok(()),
+        Ok(written) => {
+            kubelet.workers.with(uid(pod), |memory| memory.written = Some(written));
+            Ok(())
+        }
+        Err(error) if error.is_not_found() => Ok(()),
+        Err(error) => Err(NodeError::Failed(error.to_string())),
+    }
+}
+
+fn drop_nulls(value: &mut Value) {
+    match value {
+        Value::Object(members) => {
+            members.retain(|_, member| !member.is_null());
+            members.values_mut().for_each(drop_nulls);
+        }
+        Value::Array(items) => items.iter_mut().for_each(drop_nulls),
+        _ => {}
     }
 }
 
@@ -196,7 +213,7 @@ fn conditions(
         let status = if holds { "True" } else { "False" };
         let same = earlier(kind).filter(|condition| condition["status"] == status);
         let since = same.map(|condition| condition["lastTransitionTime"].clone());
-        let mut condition = json!({"type": kind, "status": status, "lastProbeTime": null,
+        let mut condition = json!({"type": kind, "status": status, 
             "lastTransitionTime": since.unwrap_or_else(|| seconds(observed.now).into())});
         if let Some(reason) = reason.filter(|_| !holds) {
             condition["reason"] = reason.into();
