@@ -44,11 +44,15 @@ pub(crate) async fn run(kubelet: Arc<Kubelet>, stop: CancellationToken) {
     if let Ok(machines) = kubelet.engine.list_instances().await {
         machines.into_iter().for_each(|machine| queue.add(machine.uid));
     }
+    let known = cache.clone();
     let listener = async move {
         loop {
             match events.recv().await {
                 Ok(NodeEvent::Instance(uid)) => from_engine.add(uid),
-                Ok(_) | Err(tokio::sync::broadcast::error::RecvError::Lagged(_)) => {}
+                Ok(NodeEvent::Pod(_)) => {}
+                Ok(NodeEvent::Everything) | Err(tokio::sync::broadcast::error::RecvError::Lagged(_)) => {
+                    known.list().iter().for_each(|instance| from_engine.add(uid(instance).to_owned()));
+                }
                 Err(tokio::sync::broadcast::error::RecvError::Closed) => return,
             }
         }

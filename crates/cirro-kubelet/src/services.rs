@@ -18,6 +18,8 @@ use crate::{CLUSTER_DOMAIN, Kubelet};
 const SERVICE_LABEL: &str = "kubernetes.io/service-name";
 /// Changes that come together are applied together.
 const GATHER: Duration = Duration::from_millis(5);
+/// What failed is tried again after so long.
+const AGAIN: Duration = Duration::from_secs(1);
 /// How long a pod that ends waits for the proxy to forget it.
 const PATIENCE: Duration = Duration::from_secs(3);
 
@@ -62,7 +64,10 @@ pub(crate) async fn run(kubelet: Arc<Kubelet>, stop: CancellationToken) {
         if names.as_ref() != Some(&state.names) {
             match kubelet.engine.set_names(state.names.clone()).await {
                 Ok(()) => names = Some(state.names),
-                Err(error) => warn!(%error, "cannot set the cluster's names"),
+                Err(error) => {
+                    warn!(%error, "cannot set the cluster's names");
+                    try_again(&changed);
+                }
             }
         }
         if services.as_ref() != Some(&state.ports) {
@@ -70,11 +75,7 @@ pub(crate) async fn run(kubelet: Arc<Kubelet>, stop: CancellationToken) {
                 Ok(()) => services = Some(state.ports),
                 Err(error) => {
                     warn!(%error, "cannot set the service proxy");
-                    let again = changed.clone();
-                    tokio::spawn(async move {
-                        tokio::time::sleep(Duration::from_secs(1)).await;
-                        again.notify_one();
-                    });
+                    try_again(&changed);
                     continue;
                 }
             }
@@ -82,6 +83,15 @@ pub(crate) async fn run(kubelet: Arc<Kubelet>, stop: CancellationToken) {
         let backends = services.iter().flatten().flat_map(|port| &port.backends).map(|(address, _)| *address);
         kubelet.plane.backends.send_replace(backends.collect());
     }
+}
+
+/// What could not be told is told a little later.
+fn try_again(changed: &Arc<Notify>) {
+    let again = changed.clone();
+    tokio::spawn(async move {
+        tokio::time::sleep(AGAIN).await;
+        again.notify_one();
+    });
 }
 
 /// Everything the proxy and the DNS are to know.
