@@ -8,6 +8,7 @@ mod engine {
     pub(crate) mod kills;
     pub(crate) mod lab;
     pub(crate) mod life;
+    pub(crate) mod machines;
     pub(crate) mod networks;
     pub(crate) mod pods;
     pub(crate) mod restarts;

@@ -58,7 +58,8 @@ pub(crate) fn resolver(port: Option<&Port>) -> Resolver {
         Some((port, dns)) => Resolver {
             servers: vec![dns.into()],
             search: port.dns_search.clone(),
-            options: vec!["ndots:0".into()],
+            // As docker has it where names are whole; with domains to search, those come first.
+            options: if port.dns_search.is_empty() { vec!["ndots:0".into()] } else { Vec::new() },
         },
         None => {
             let text = std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default();

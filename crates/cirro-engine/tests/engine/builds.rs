@@ -7,7 +7,7 @@ use tokio::sync::mpsc;
 
 use super::lab::{command, with_engine, within};
 
-fn context(dockerfile: &str) -> mpsc::Receiver<Bytes> {
+pub(crate) fn context(dockerfile: &str) -> mpsc::Receiver<Bytes> {
     let mut tar = tar::Builder::new(Vec::new());
     for (name, bytes) in [("Dockerfile", dockerfile), ("app.txt", "copied")] {
         let mut header = tar::Header::new_gnu();

@@ -15,7 +15,7 @@ use cirro_types::{ContainerConfig, ImageConfig};
 use tokio::sync::mpsc;
 
 /// Longest wait for anything; a test that reaches it has failed.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
 const STACK: usize = 16 << 20;
 
 /// What a test works with.
@@ -81,13 +81,13 @@ fn options(name: &str, directory: &std::path::Path) -> EngineOptions {
             dns_address: Ipv4Addr::new(10, 43, 0, 10),
             transit_cidr: "100.64.0.0/16".parse().unwrap(),
         },
-        guest_kernel: None,
+        guest_kernel: Some(std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../.cache/kernel")),
     }
 }
 
-const APPLETS: [&str; 26] = [
+const APPLETS: [&str; 27] = [
     "sh", "true", "false", "sleep", "cat", "echo", "id", "hostname", "ls", "env", "pwd", "wc", "nc", "httpd",
-    "ip", "head", "touch", "mkdir", "rm", "stty", "kill", "ping", "wget", "seq", "stat", "test",
+    "ip", "head", "touch", "mkdir", "rm", "stty", "kill", "ping", "wget", "seq", "timeout", "stat", "test",
 ];
 
 /// Makes an image of the host's static busybox.
