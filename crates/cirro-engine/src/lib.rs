@@ -4,13 +4,15 @@
 //! One [`Engine`] owns the records of containers, sandboxes, volumes and machines, and drives the parts that make them
 //! real: the image library (roots), the network (namespaces and ports), the supervisor (processes).
 //!
-//! - Memory is the truth while the engine runs; [`journal`] carries it to the node's database behind the calls.
+//! - Memory is the truth while the engine runs; `journal` carries it to the node's database behind the calls.
 //! - Every container has a lock of its own that is held for the length of one operation; the table of
 //!   containers has a lock that guards plain memory and is never held across an await.
 //! - The supervisor's events are read by one task (`follow`), which handles each exit in a task of its own under that
 //!   container's lock; so an exit is never handled in the middle of a start.
 //! - Every step of a start has its undo; what a crash leaves half-done is put right by `reconcile`, which compares the
 //!   records with the supervisor, the network and the disk at the next start.
+
+#![forbid(unsafe_code)]
 
 mod build;
 mod clock;

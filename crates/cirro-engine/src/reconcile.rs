@@ -40,6 +40,7 @@ impl Engine {
         self.adopt_instances(&mut workloads).await;
         // What is left has no record: steps of builds that are gone, containers that were lost before they were noted.
         join_all(workloads.keys().map(|id| self.acknowledge(id))).await;
+        self.forget_lost_sandboxes();
         self.sweep_network().await?;
         self.sweep_scratch().await?;
         self.sweep_disk().await?;

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, OnceLock};
+use std::time::Duration;
 
 use cirro_container::{Supervisor, SupervisorEvent, SupervisorOptions};
 use cirro_image::Library;
@@ -23,6 +24,8 @@ use crate::spec::host::HostFacts;
 use crate::{Engine, EngineOptions, Shared, instances};
 
 const NODE_EVENTS: usize = 1024;
+/// How long the engine's own tasks may take to end.
+const LAST_TASKS: Duration = Duration::from_secs(10);
 
 /// What the records say.
 struct Records {
@@ -93,7 +96,10 @@ impl Engine {
         }
         self.shared.cancelled.cancel();
         self.shared.tasks.close();
-        self.shared.tasks.wait().await;
+        // An exit that is just being handled may finish; a client that does not read must not keep us.
+        if tokio::time::timeout(LAST_TASKS, self.shared.tasks.wait()).await.is_err() {
+            tracing::warn!(tasks = self.shared.tasks.len(), "tasks left behind at the end");
+        }
         if let Err(error) = self.shared.journal.flush().await {
             tracing::error!(%error, "records not written at the end");
         }

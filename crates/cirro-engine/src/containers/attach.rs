@@ -117,7 +117,8 @@ impl Engine {
                 continue;
             }
             let session = self.shared.supervisor.attach(id, attach.stdin).await?;
-            self.shared.tasks.spawn(attach.join(session));
+            let cancelled = self.shared.cancelled.clone();
+            self.shared.tasks.spawn(async move { cancelled.run_until_cancelled(attach.join(session)).await });
         }
         Ok(())
     }

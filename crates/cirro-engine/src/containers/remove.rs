@@ -24,6 +24,10 @@ impl Engine {
     /// Removes a container, a pod's too.
     pub(crate) async fn remove_by_id(&self, id: &str, force: bool, volumes: bool) -> Result<(), EngineError> {
         let container = self.container(id)?;
+        if container.phase == Phase::Removing && !force {
+            let text = format!("removal of container {} is already in progress", container.name);
+            return Err(EngineError::Conflict(text));
+        }
         if is_active(container.phase) || container.phase == Phase::Restarting {
             if !force {
                 let what = if container.phase == Phase::Paused { "paused" } else { "running" };

@@ -59,6 +59,7 @@ impl Engine {
     ) -> mpsc::Receiver<Bytes> {
         let (sender, receiver) = mpsc::channel(CHANNEL);
         let mut left = options.limit_bytes.unwrap_or(u64::MAX);
+        let cancelled = self.shared.cancelled.clone();
         self.shared.tasks.spawn(async move {
             let mut at_line_start = true;
             loop {
@@ -66,6 +67,7 @@ impl Engine {
                     entry = entries.recv() => entry,
                     // A follower that has gone need not wait for the next line.
                     () = sender.closed() => return,
+                    () = cancelled.cancelled() => return,
                 };
                 let Some(entry) = entry else { return };
                 let mut text = plain_line(&entry, options.timestamps && at_line_start);

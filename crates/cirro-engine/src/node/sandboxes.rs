@@ -150,6 +150,23 @@ impl Engine {
         Ok(())
     }
 
+    /// Forgets sandboxes whose network is gone: removed when the daemon was killed, or with the host's last run.
+    pub(crate) fn forget_lost_sandboxes(&self) {
+        let lost = |record: &SandboxRecord| {
+            let id = port_id(&record.uid);
+            let path = self.shared.options.namespace_path(&id);
+            !record.host_network && !(is_namespace(&path) && self.shared.network.port(&id).is_some())
+        };
+        let mut table = self.sandbox_table();
+        let gone: Vec<String> =
+            table.values().filter(|record| lost(record)).map(|record| record.uid.clone()).collect();
+        for uid in gone {
+            tracing::info!(pod = uid, "sandbox without its network forgotten");
+            table.remove(&uid);
+            self.shared.journal.delete(SANDBOXES, &uid);
+        }
+    }
+
     /// Lists the sandboxes that exist.
     pub(crate) fn sandboxes(&self) -> Vec<Sandbox> {
         let table = self.sandbox_table();
@@ -170,6 +187,12 @@ impl Engine {
     pub(crate) fn sandbox_hostname(&self, uid: &str) -> Option<String> {
         self.sandbox(uid).ok().map(|record| record.hostname).filter(|name| !name.is_empty())
     }
+}
+
+/// Whether a namespace is pinned at a file; after a reboot the file may still be there.
+fn is_namespace(path: &std::path::Path) -> bool {
+    const NSFS: i64 = 0x6e73_6673;
+    rustix::fs::statfs(path).is_ok_and(|stat| stat.f_type == NSFS)
 }
 
 /// Returns the address that this host reaches others from; the loopback when it has no route.

@@ -87,3 +87,28 @@ fn a_pods_containers_share_its_network_and_name_as_root() {
         lab
     });
 }
+
+#[test]
+fn a_sandbox_outlives_the_engine_and_is_forgotten_with_its_network_as_root() {
+    with_engine(|lab| async move {
+        let made = lab.engine.node().ensure_sandbox(sandbox(UID, None)).await.unwrap();
+        let id = lab.engine.node().run_container(container("web", "sleep 1000")).await.unwrap();
+        let lab = lab.restarted().await;
+        let node = lab.engine.node();
+        assert_eq!(node.list_sandboxes().await.unwrap(), [made]);
+        assert!(lab.engine.container(&id).unwrap().pid.is_some());
+        node.remove_sandbox(UID).await.unwrap();
+        node.ensure_sandbox(sandbox(UID, None)).await.unwrap();
+        drop(node);
+        let lab = lab
+            .replaced(async |directory, _| {
+                // As after a reboot: the file is there and no namespace behind it.
+                let file = directory.join("run/netns").join(format!("pod-{UID}"));
+                cirro_sys::netns::unpin(&file).unwrap();
+                std::fs::write(&file, "").unwrap();
+            })
+            .await;
+        assert!(lab.engine.node().list_sandboxes().await.unwrap().is_empty());
+        lab
+    });
+}
