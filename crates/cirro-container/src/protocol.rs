@@ -113,7 +113,7 @@ pub(crate) enum Reply {
     Exec {
         pid: i32,
     },
-    /// Descriptor: the stream socket (see [`Chunk`]).
+    /// Descriptor: the stream socket (see `Chunk`).
     Attached,
 }
 

@@ -12,7 +12,7 @@ pub struct SupervisorOptions {
     pub run_dir: PathBuf,
     /// The cloud's name: workloads are in the cgroups `/<name>/<id>`.
     pub name: String,
-    /// The executable whose `supervisor` and `guardian` subcommands are started (argv[1]).
+    /// The executable whose `supervisor` and `guardian` subcommands are started (the first argument).
     pub executable: PathBuf,
 }
 

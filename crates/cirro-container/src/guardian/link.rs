@@ -10,7 +10,7 @@
 //! | `X` | supervisor | when I end, end too |
 //! | `F` name, descriptor | guardian | one that was kept |
 //! | `E` | guardian | that was all |
-//! | `Z` line | guardian | a process was reaped (see [`Reaped`](super::Reaped)) |
+//! | `Z` line | guardian | a process was reaped (see [`Reaped`]) |
 
 use std::collections::HashMap;
 use std::io;
