@@ -65,7 +65,6 @@ impl World {
             address: "192.0.2.1".parse().unwrap(),
             pod_cidr: "10.42.0.0/16".parse().unwrap(),
             dns_address: "10.96.0.10".parse().unwrap(),
-            api_address: "10.96.0.1".parse().unwrap(),
             data_dir: self.directory.path().to_owned(),
             version: cirro_apiserver::VERSION.into(),
         };
