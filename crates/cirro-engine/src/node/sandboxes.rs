@@ -154,8 +154,11 @@ impl Engine {
     pub(crate) fn forget_lost_sandboxes(&self) {
         let lost = |record: &SandboxRecord| {
             let id = port_id(&record.uid);
-            let path = self.shared.options.namespace_path(&id);
-            !record.host_network && !(is_namespace(&path) && self.shared.network.port(&id).is_some())
+            let whole = || {
+                is_namespace(&self.shared.options.namespace_path(&id))
+                    && self.shared.network.port(&id).is_some()
+            };
+            !record.host_network && !whole()
         };
         let mut table = self.sandbox_table();
         let gone: Vec<String> =

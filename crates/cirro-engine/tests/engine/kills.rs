@@ -4,9 +4,11 @@ use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use cirro_seams::container::Phase;
+use cirro_engine::WaitCondition;
+use cirro_seams::container::{ContainerSpec, Phase};
+use cirro_seams::node::NodeEvent;
 
-use super::lab::{with_engine, within};
+use super::lab::{script, with_engine, within};
 
 const KILLS: u64 = 8;
 const QUIET_LOOKS: u32 = 8;
@@ -56,14 +58,54 @@ fn what_a_kill_leaves_half_done_is_put_right_as_root() {
     });
 }
 
-/// Whether a helper of the supervisor with this run directory is at work.
-fn is_making(run_dir: &std::path::Path) -> bool {
+/// Finds the process of this name with this run directory.
+fn process(comm: &str, run_dir: &std::path::Path) -> Option<i32> {
     let run_dir = run_dir.to_string_lossy().into_owned();
     let processes = std::fs::read_dir("/proc").unwrap().flatten().map(|entry| entry.path());
-    let read = |path: std::path::PathBuf| std::fs::read(path).unwrap_or_default();
-    let helper = |process: std::path::PathBuf| {
-        read(process.join("comm")) == b"cirro-helper\n"
-            && String::from_utf8_lossy(&read(process.join("cmdline"))).contains(&run_dir)
+    let text = |path: std::path::PathBuf| {
+        String::from_utf8_lossy(&std::fs::read(path).unwrap_or_default()).into_owned()
     };
-    processes.into_iter().any(helper)
+    let mut found = processes.filter(|process| {
+        text(process.join("comm")).trim() == comm && text(process.join("cmdline")).contains(&run_dir)
+    });
+    found.next()?.file_name()?.to_str()?.parse().ok()
+}
+
+/// Whether a helper of the supervisor with this run directory is at work.
+fn is_making(run_dir: &std::path::Path) -> bool {
+    process("cirro-helper", run_dir).is_some()
+}
+
+#[test]
+fn containers_go_on_when_the_supervisor_is_killed_as_root() {
+    with_engine(|lab| async move {
+        let text = "echo ready; read word; echo $word; exit 6";
+        let spec = ContainerSpec { open_stdin: true, ..script(text) };
+        let (id, _) = lab.engine.create_container(spec).await.unwrap();
+        let mut session = lab.engine.attach_container(&id, true).await.unwrap();
+        lab.engine.start_container(&id).await.unwrap();
+        within(session.output.recv()).await.expect("ready");
+        let before = lab.engine.container(&id).unwrap();
+        let mut changes = lab.engine.node().events();
+        let supervisor = process("cirro-supervise", &lab.path("run")).expect("supervisor");
+        rustix::process::kill_process(
+            rustix::process::Pid::from_raw(supervisor).unwrap(),
+            rustix::process::Signal::KILL,
+        )
+        .unwrap();
+        within(async { while changes.recv().await.unwrap() != NodeEvent::Everything {} }).await;
+        let after = lab.engine.container(&id).unwrap();
+        assert_eq!((after.phase, after.pid), (Phase::Running, before.pid));
+        let ended = lab.engine.wait_container(&id, WaitCondition::NextExit).await.unwrap();
+        let mut session = lab.engine.attach_container(&id, true).await.unwrap();
+        session.input.take().unwrap().send("later\n".into()).await.unwrap();
+        assert_eq!(within(ended).await.unwrap().0, 6);
+        let mut log = lab.engine.container_logs(&id, Default::default()).await.unwrap();
+        let mut lines = Vec::new();
+        while let Some(entry) = within(log.recv()).await {
+            lines.push(entry.line);
+        }
+        assert_eq!(lines, ["ready\n", "later\n"]);
+        lab
+    });
 }
