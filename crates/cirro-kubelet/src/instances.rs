@@ -98,7 +98,7 @@ impl Instances {
     fn delay(&self, instance: &Value) -> Option<Duration> {
         let failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
         let (at, generation) = failures.get(uid(instance))?;
-        let left = AGAIN.checked_sub(at.elapsed())?;
+        let left = AGAIN.checked_sub(at.elapsed()).filter(|left| !left.is_zero())?;
         (*generation == instance["metadata"]["generation"]).then_some(left)
     }
 
