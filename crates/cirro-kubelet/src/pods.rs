@@ -47,8 +47,8 @@ pub(crate) struct Memory {
     pub(crate) sandbox: Option<Sandbox>,
     /// The pod as its status was written last.
     pub(crate) written: Option<Arc<Value>>,
-    /// Whether its end has begun: what is running is being stopped by another task.
-    pub(crate) ending: bool,
+    /// The shortest grace that its end has begun with: what is running is being stopped by another task.
+    pub(crate) ending: Option<i64>,
 }
 
 /// The next start of a container. Whatever else happens to the pod, it is not tried before.

@@ -30,10 +30,21 @@ pub(crate) async fn step(
     let id = uid(pod);
     kubelet.probes.stop(id);
     if containers.iter().any(|container| container.pid.is_some()) {
-        let begun = kubelet.workers.with(id, |memory| std::mem::replace(&mut memory.ending, true));
-        if !begun {
-            // A grace may be long; the worker goes on with other pods meanwhile.
-            tokio::spawn(stop(kubelet.clone(), pod.clone(), containers.to_vec()));
+        let grace = grace_seconds(pod);
+        let begun = kubelet.workers.with(id, |memory| {
+            let begun = memory.ending;
+            memory.ending = Some(begun.map_or(grace, |begun| begun.min(grace)));
+            begun
+        });
+        // A grace may be long; the worker goes on with other pods meanwhile.
+        match begun {
+            None => drop(tokio::spawn(stop(kubelet.clone(), pod.clone(), containers.to_vec()))),
+            Some(begun) if grace < begun => {
+                for container in containers.iter().filter(|container| container.pid.is_some()) {
+                    tokio::spawn(hurry(kubelet.clone(), id.to_owned(), container.id.clone(), grace));
+                }
+            }
+            Some(_) => {}
         }
         return Ok(Next::Wait);
     }
@@ -67,9 +78,20 @@ pub(crate) async fn clean_up(kubelet: &Kubelet, id: &str, containers: &[Containe
     Ok(())
 }
 
+fn grace_seconds(pod: &Value) -> i64 {
+    pod.pointer("/metadata/deletionGracePeriodSeconds").and_then(Value::as_i64).unwrap_or(30)
+}
+
+/// Stops a container that is being stopped already, with the shorter grace of a second deletion.
+async fn hurry(kubelet: Arc<Kubelet>, pod: String, container: String, grace: i64) {
+    if let Err(error) = kubelet.engine.stop_container(&container, grace).await {
+        warn!(pod, container, %error, "cannot stop a container sooner");
+    }
+}
+
 async fn stop(kubelet: Arc<Kubelet>, pod: Arc<Value>, containers: Vec<Container>) {
     let id = uid(&pod).to_owned();
-    let grace = pod.pointer("/metadata/deletionGracePeriodSeconds").and_then(Value::as_i64).unwrap_or(30);
+    let grace = grace_seconds(&pod);
     let address = text(&pod, "/status/podIP").parse();
     if let (Ok(address), true) = (address, grace > 0) {
         kubelet.plane.forgotten(address).await;
@@ -99,7 +121,7 @@ async fn stop(kubelet: Arc<Kubelet>, pod: Arc<Value>, containers: Vec<Container>
             failed = true;
         }
     }
-    kubelet.workers.with(&id, |memory| memory.ending = false);
+    kubelet.workers.with(&id, |memory| memory.ending = None);
     if failed {
         kubelet.queue.add_after(id, AGAIN);
     } else {

@@ -31,20 +31,23 @@ async fn a_pod_gets_its_grace_and_no_more() {
 
 #[tokio::test(start_paused = true)]
 async fn a_second_deletion_can_shorten_the_grace() {
-    let world = World::start(21).await;
-    world.engine.script_container("main", Script::ignores_stop());
-    let web = world.create(pod("web", json!({"terminationGracePeriodSeconds": 600}))).await;
-    world.until("it runs", || world.ready_pods("web") == 1).await;
-    let begun = tokio::time::Instant::now();
-    world.delete(&web, None).await;
-    world.rest().await;
-    let options = cirro_seams::api::DeleteOptions { grace_period_seconds: Some(0), ..Default::default() };
-    let key = cirro_client::key_of(&crate::world::resource_of(&web), &web);
-    world.api.delete(&key, options).await.unwrap();
-    world
-        .until("all is gone", || world.pods_of("web").is_empty() && world.engine.containers().is_empty())
-        .await;
-    assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
+    for grace in [0, 4] {
+        let world = World::start(21).await;
+        world.engine.script_container("main", Script::ignores_stop());
+        let web = world.create(pod("web", json!({"terminationGracePeriodSeconds": 600}))).await;
+        world.until("it runs", || world.ready_pods("web") == 1).await;
+        let begun = tokio::time::Instant::now();
+        world.delete(&web, None).await;
+        world.rest().await;
+        let options =
+            cirro_seams::api::DeleteOptions { grace_period_seconds: Some(grace), ..Default::default() };
+        let key = cirro_client::key_of(&crate::world::resource_of(&web), &web);
+        world.api.delete(&key, options).await.unwrap();
+        world
+            .until("all is gone", || world.pods_of("web").is_empty() && world.engine.containers().is_empty())
+            .await;
+        assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
+    }
 }
 
 #[tokio::test(start_paused = true)]
@@ -107,4 +110,27 @@ async fn an_orphaning_deletion_keeps_sets_and_pods() {
     world.create(deployment("web", 2, json!({}))).await;
     world.until_complete("web", 2).await;
     assert_eq!(names(&world), before);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_owner_that_is_going_adopts_nothing_even_when_its_end_is_heard_late() {
+    let world = World::start_late(27, "replicasets").await;
+    let mut set = deployment("web", 2, json!({}));
+    set["kind"] = "ReplicaSet".into();
+    let set = world.create(set).await;
+    world.until("both pods run", || world.ready_pods("web-") == 2).await;
+    // The late watch comes to rest.
+    tokio::time::sleep(Duration::from_secs(30)).await;
+    world.delete(&set, Some("Orphan")).await;
+    // As the garbage collector does, only sooner than the late watch allows.
+    let pods = world.pods_of("web-");
+    for pod in &pods {
+        world.patch(pod, json!({"metadata": {"ownerReferences": []}})).await;
+    }
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    for pod in pods {
+        let newest = world.get(&pod).await.expect("an orphan stays");
+        let owner = newest.pointer("/metadata/ownerReferences/0");
+        assert!(owner.is_none(), "taken back by an owner that is going");
+    }
 }

@@ -6,10 +6,12 @@ use std::time::Duration;
 use cirro_apiserver::ApiServer;
 use cirro_client::{Cache, key_of, name, namespace, text};
 use cirro_kubelet::Kubelet;
-use cirro_seams::api::{Api, DeleteOptions, ObjectKey, Resource};
+use cirro_seams::Pending;
+use cirro_seams::api::{Api, ApiError, DeleteOptions, ObjectEvent, ObjectKey, ObjectList, Resource};
 use cirro_sim::SimEngine;
 use cirro_store::MemoryObjectStore;
 use serde_json::{Value, json};
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -32,13 +34,93 @@ pub(crate) struct World {
     directory: tempfile::TempDir,
 }
 
+/// The API, a second late for who watches one kind.
+struct Late {
+    api: Arc<dyn Api>,
+    plural: &'static str,
+}
+
+impl Api for Late {
+    fn get(&self, key: &ObjectKey) -> Pending<'_, Result<Arc<Value>, ApiError>> {
+        self.api.get(key)
+    }
+
+    fn list(
+        &self,
+        resource: &Resource,
+        namespace: Option<&str>,
+    ) -> Pending<'_, Result<ObjectList, ApiError>> {
+        self.api.list(resource, namespace)
+    }
+
+    fn watch(
+        &self,
+        resource: &Resource,
+        revision: u64,
+    ) -> Pending<'_, Result<mpsc::Receiver<ObjectEvent>, ApiError>> {
+        let late = resource.plural == self.plural;
+        let watch = self.api.watch(resource, revision);
+        Box::pin(async move {
+            let mut events = watch.await?;
+            if !late {
+                return Ok(events);
+            }
+            let (sender, receiver) = mpsc::channel(64);
+            tokio::spawn(async move {
+                while let Some(event) = events.recv().await {
+                    tokio::time::sleep(Duration::from_secs(1)).await;
+                    if sender.send(event).await.is_err() {
+                        return;
+                    }
+                }
+            });
+            Ok(receiver)
+        })
+    }
+
+    fn create(&self, resource: &Resource, object: Value) -> Pending<'_, Result<Arc<Value>, ApiError>> {
+        self.api.create(resource, object)
+    }
+
+    fn update(&self, resource: &Resource, object: Value) -> Pending<'_, Result<Arc<Value>, ApiError>> {
+        self.api.update(resource, object)
+    }
+
+    fn update_status(&self, resource: &Resource, object: Value) -> Pending<'_, Result<Arc<Value>, ApiError>> {
+        self.api.update_status(resource, object)
+    }
+
+    fn merge_patch(
+        &self,
+        key: &ObjectKey,
+        status: bool,
+        patch: Value,
+    ) -> Pending<'_, Result<Arc<Value>, ApiError>> {
+        self.api.merge_patch(key, status, patch)
+    }
+
+    fn bind(&self, namespace: &str, pod: &str, uid: &str, node: &str) -> Pending<'_, Result<(), ApiError>> {
+        self.api.bind(namespace, pod, uid, node)
+    }
+
+    fn delete(&self, key: &ObjectKey, options: DeleteOptions) -> Pending<'_, Result<(), ApiError>> {
+        self.api.delete(key, options)
+    }
+}
+
 impl World {
     pub(crate) async fn start(seed: u64) -> Self {
+        Self::start_late(seed, "").await
+    }
+
+    /// Starts a world whose controllers hear of changes of one kind late.
+    pub(crate) async fn start_late(seed: u64, late: &'static str) -> Self {
         let engine = SimEngine::new(seed);
         engine.add_image("web");
         let server = ApiServer::open(Arc::new(MemoryObjectStore::new()), Default::default()).await.unwrap();
         let (api, stop) = (server.client(), CancellationToken::new());
-        tokio::spawn(cirro_controllers::run(api.clone(), server.resources(), stop.clone()));
+        let slow = Arc::new(Late { api: api.clone(), plural: late });
+        tokio::spawn(cirro_controllers::run(slow, server.resources(), stop.clone()));
         tokio::spawn(cirro_scheduler::run(api.clone(), stop.clone()));
         let cache = |group, plural| Cache::start(api.clone(), Resource::new(group, plural), stop.clone());
         let mut world = Self {
