@@ -92,7 +92,12 @@ impl Controller {
             return Ok(Next::Wait);
         };
         let resource = Resource::new("apps", "replicasets");
-        let owner = Owner { object: &deployment, api_version: "apps/v1", kind: "Deployment" };
+        let owner = Owner {
+            object: &deployment,
+            api_version: "apps/v1",
+            kind: "Deployment",
+            resource: Resource::new("apps", "deployments"),
+        };
         let api = self.context.api.as_ref();
         let mut sets = owner.claim(api, &resource, &self.context.replica_sets).await?;
         sets.sort_by(|a, b| (created(a), self::name(a)).cmp(&(created(b), self::name(b))));

@@ -16,6 +16,8 @@ pub(crate) struct Owner<'a> {
     pub(crate) api_version: &'a str,
     /// Its kind.
     pub(crate) kind: &'a str,
+    /// Its resource.
+    pub(crate) resource: Resource,
 }
 
 impl Owner<'_> {
@@ -40,12 +42,24 @@ impl Owner<'_> {
                 Some(owner) if owner == uid(self.object) && fits => claimed.push(candidate),
                 Some(owner) if owner == uid(self.object) => self.let_go(api, resource, &candidate).await?,
                 None if fits && !is_deleting(&candidate) && !is_deleting(self.object) => {
+                    if !self.is_still_wanted(api).await? {
+                        continue;
+                    }
                     claimed.push(self.adopt(api, resource, &candidate).await?);
                 }
                 _ => {}
             }
         }
         Ok(claimed)
+    }
+
+    /// Asks the API itself: a cache that is behind would take back what an orphaning deletion lets go.
+    async fn is_still_wanted(&self, api: &dyn Api) -> Result<bool, ApiError> {
+        match api.get(&key_of(&self.resource, self.object)).await {
+            Ok(newest) => Ok(uid(&newest) == uid(self.object) && !is_deleting(&newest)),
+            Err(error) if error.is_not_found() => Ok(false),
+            Err(error) => Err(error),
+        }
     }
 
     async fn adopt(

@@ -81,7 +81,12 @@ impl Controller {
             return Ok(Next::Wait);
         };
         let resource = Resource::new("", "pods");
-        let owner = Owner { object: &set, api_version: "apps/v1", kind: "ReplicaSet" };
+        let owner = Owner {
+            object: &set,
+            api_version: "apps/v1",
+            kind: "ReplicaSet",
+            resource: Resource::new("apps", "replicasets"),
+        };
         let claimed = owner.claim(self.context.api.as_ref(), &resource, &self.context.pods).await?;
         let Some(pods) = self.as_expected(&set, claimed) else {
             // The pod that was made will come by and wake this key.
