@@ -4,7 +4,7 @@ use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::path::PathBuf;
 
 use cirro_net::{CreatePort, Port, PortTarget, SubnetId};
-use cirro_seams::container::Owner;
+use cirro_seams::container::{Container, Owner, Phase};
 use cirro_seams::network::PortPublish;
 use cirro_seams::node::{Sandbox, SandboxSpec};
 use serde::{Deserialize, Serialize};
@@ -133,10 +133,13 @@ impl Engine {
     }
 
     /// Removes a sandbox and whatever still runs in it; no error when there is none.
+    ///
+    /// What ended there stays for its log and exit code, until it is removed itself.
     pub(crate) async fn remove_sandbox(&self, uid: &str) -> Result<(), EngineError> {
         check_uid(uid)?;
         let _guard = self.shared.keyed.lock(&port_id(uid)).await;
-        for container in self.containers() {
+        let ended = |container: &Container| matches!(container.phase, Phase::Exited | Phase::Dead);
+        for container in self.containers().into_iter().filter(|container| !ended(container)) {
             if matches!(&container.spec.owner, Owner::Pod { uid: of, .. } if of == uid) {
                 match self.remove_by_id(&container.id, true, true).await {
                     Ok(()) | Err(EngineError::NotFound(_)) => {}

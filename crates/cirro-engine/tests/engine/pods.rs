@@ -80,8 +80,15 @@ fn a_pods_containers_share_its_network_and_name_as_root() {
         within(node.stop_container(&id, 0)).await.unwrap();
         node.remove_container(&id).await.unwrap();
         let again = node.run_container(container("web", "sleep 1000")).await.unwrap();
+        let ended = node.run_container(container("task", "echo done")).await.unwrap();
+        let mut log = node.logs(&ended, LogOptions { follow: true, ..LogOptions::default() }).await.unwrap();
+        while within(log.recv()).await.is_some() {}
         node.remove_sandbox(UID).await.unwrap();
         assert!(lab.engine.container(&again).is_err());
+        // What ended by itself is still there to be asked, until it is removed.
+        let mut log = node.logs(&ended, LogOptions::default()).await.unwrap();
+        assert_eq!(within(log.recv()).await.unwrap(), "done\n");
+        node.remove_container(&ended).await.unwrap();
         node.remove_sandbox(UID).await.unwrap();
         assert!(node.list_sandboxes().await.unwrap().is_empty());
         lab
