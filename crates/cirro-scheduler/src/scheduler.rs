@@ -100,6 +100,14 @@ impl Scheduler {
         }
     }
 
+    /// Notes a key once; who waits longest is tried first.
+    fn note_waiting(&self, key: &Key) {
+        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        if !waiting.contains(key) {
+            waiting.push(key.clone());
+        }
+    }
+
     async fn schedule(&self, key: &Key) -> Result<Next, ApiError> {
         let (kind, namespace, name) = key;
         let cache = match kind {
@@ -116,14 +124,16 @@ impl Scheduler {
             Kind::Pod => Request::of_pod(&object),
             Kind::Instance => Request::of_instance(&object),
         };
+        // Noted before the look: what comes free meanwhile wakes it too.
+        self.note_waiting(key);
         let snapshot = self.snapshot();
         match place(&snapshot, &request) {
             Ok(node) => {
+                self.waiting.lock().unwrap_or_else(PoisonError::into_inner).retain(|waiting| waiting != key);
                 self.bind(*kind, &object, &node.name, request).await?;
                 Ok(Next::Wait)
             }
             Err(refusal) => {
-                self.waiting.lock().unwrap_or_else(PoisonError::into_inner).push(key.clone());
                 self.report(*kind, &object, &refusal.to_string()).await?;
                 Ok(Next::After(PERIOD))
             }
