@@ -101,7 +101,7 @@ impl Pki {
     ) -> Result<Arc<rustls::ServerConfig>, PkiError> {
         let names = names.iter().filter_map(|name| name.as_str().try_into().ok()).map(SanType::DnsName);
         let sans = names.chain(addresses.iter().copied().map(SanType::IpAddress)).collect();
-        let server = self.leaf("cirro", None, ExtendedKeyUsagePurpose::ServerAuth, sans)?;
+        let server = self.leaf("kube-apiserver", None, ExtendedKeyUsagePurpose::ServerAuth, sans)?;
         let tls = |why: &dyn std::fmt::Display| PkiError::Tls(why.to_string());
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let mut roots = rustls::RootCertStore::empty();
@@ -182,7 +182,7 @@ current-context: kubernetes-admin@cirro
 /// and key are all that what it signs depends on.
 fn authority() -> CertificateParams {
     let mut params = CertificateParams::default();
-    params.distinguished_name = distinguished_name("cirro", None);
+    params.distinguished_name = distinguished_name("cirro-ca", None);
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::DigitalSignature];
     set_validity(&mut params, CA_YEARS);

@@ -162,7 +162,7 @@ fn image(name: &str) -> anyhow::Result<String> {
 }
 
 fn release_binary() -> anyhow::Result<PathBuf> {
-    let built = Command::new("cargo").args(["build", "--release", "--package", "cirro"]).status()?;
+    let built = crate::cargo().args(["build", "--release", "--package", "cirro"]).status()?;
     ensure!(built.success(), "cargo build --release failed");
     let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| PathBuf::from("target"), PathBuf::from);
     Ok(std::path::absolute(target.join("x86_64-unknown-linux-gnu/release/cirro"))?)

@@ -38,7 +38,7 @@ pub(crate) fn run(end_to_end: bool) -> anyhow::Result<()> {
 fn step(name: &str, command: &[&str], environment: &[(&str, &str)]) -> anyhow::Result<()> {
     eprintln!("── {name}");
     let begun = Instant::now();
-    let status = Command::new(command[0]).args(&command[1..]).envs(environment.iter().copied()).status();
+    let status = crate::cargo().args(&command[1..]).envs(environment.iter().copied()).status();
     let status = status.with_context(|| format!("start {}", command[0]))?;
     if !status.success() {
         bail!("{name}: {status}");

@@ -34,6 +34,20 @@ enum Task {
     },
 }
 
+/// A cargo that does not see that another cargo started it: build scripts look at such variables, and what they
+/// built would be built anew.
+fn cargo() -> std::process::Command {
+    let mut command = std::process::Command::new("cargo");
+    for (name, _) in std::env::vars_os() {
+        let text = name.to_string_lossy();
+        let is_setting = matches!(&*text, "CARGO_HOME" | "CARGO_TARGET_DIR" | "CARGO_TERM_COLOR");
+        if (text.starts_with("CARGO") && !is_setting) || text.starts_with("LIBSECCOMP_") {
+            command.env_remove(&name);
+        }
+    }
+    command
+}
+
 fn main() -> anyhow::Result<()> {
     match Cli::parse().task {
         Task::Check { end_to_end } => check::run(end_to_end),

@@ -35,18 +35,10 @@ impl Dockerd {
         let path = |name: &str| directory.path().join(name);
         said(Command::new("ip").args(["netns", "add", NAMESPACE]))?;
         let host = format!("unix://{}", path("docker.sock").display());
-        let child = Command::new("ip")
-            .args([
-                "netns",
-                "exec",
-                NAMESPACE,
-                "dockerd",
-                "--bridge=none",
-                "--iptables=false",
-                "--log-level=error",
-                "-H",
-                &host,
-            ])
+        // (`ip netns exec` mounts a new /sys, without the cgroups that dockerd needs.)
+        let child = Command::new("nsenter")
+            .arg(format!("--net=/run/netns/{NAMESPACE}"))
+            .args(["dockerd", "--bridge=none", "--iptables=false", "--log-level=error", "-H", &host])
             .arg("--data-root")
             .arg(path("data"))
             .arg("--exec-root")
