@@ -111,7 +111,13 @@ impl Probes {
             let key = (pod_uid.to_owned(), name.to_owned());
             let startup = Probe::read(Kind::Startup, spec, pod, address);
             let readiness = Probe::read(Kind::Readiness, spec, pod, address);
-            let outcome = Outcome { started: startup.is_none(), ready: readiness.is_none() };
+            // A kubelet that starts anew goes by what the one before it found of this very container.
+            let earlier = earlier(pod, container);
+            let outcome = Outcome {
+                started: startup.is_none() || earlier.started,
+                ready: readiness.is_none() || earlier.ready,
+            };
+            let startup = startup.filter(|_| !earlier.started);
             state.results.insert(key.clone(), outcome);
             let rest = [readiness, Probe::read(Kind::Liveness, spec, pod, address)];
             let run = Run {
@@ -165,6 +171,15 @@ impl Probes {
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// What the pod's status says of a container that runs; of another run of it, nothing.
+fn earlier(pod: &Value, container: &Container) -> Outcome {
+    let statuses = pod.pointer("/status/containerStatuses").and_then(Value::as_array);
+    let own = format!("cirro://{}", container.id);
+    let status = statuses.into_iter().flatten().find(|status| status["containerID"] == own.as_str());
+    let says = |member: &str| status.is_some_and(|status| status[member] == true);
+    Outcome { started: says("started"), ready: says("ready") }
 }
 
 /// The probing of one container.
@@ -361,6 +376,20 @@ mod tests {
         assert_eq!((probe.period, probe.failure_threshold), (Duration::from_secs(1), 3));
         assert!(probe.target(&json!({"port": "other"})).is_err());
         assert!(Probe::read(Kind::Liveness, &container, &json!({}), Ipv4Addr::LOCALHOST).is_none());
+    }
+
+    #[test]
+    fn what_an_earlier_kubelet_found_holds_for_the_same_run_only() {
+        let container = |id: &str| -> Container {
+            serde_json::from_value(json!({"id": id, "name": "k8s_c_p_ns_u_0", "spec": {}, "image_id": "", "args": [],
+                "env": [], "working_dir": "", "user": "", "labels": {}, "exposed_ports": [], "phase": "running", "pid": 1,
+                "exit_code": null, "oom_killed": false, "error": null, "created_at": "", "started_at": null,
+                "finished_at": null, "restart_count": 0, "endpoint": null, "ports": [], "log_path": "", "mounts": []}))
+            .unwrap()
+        };
+        let pod = json!({"status": {"containerStatuses": [{"containerID": "cirro://a", "ready": true, "started": true}]}});
+        assert!(earlier(&pod, &container("a")).ready && earlier(&pod, &container("a")).started);
+        assert!(!earlier(&pod, &container("b")).ready);
     }
 
     #[tokio::test]

@@ -8,9 +8,10 @@ use crate::config::{Config, Place};
 use crate::{control, daemon};
 
 /// Programs that features start from outside, and the Debian package that brings each.
-const PROGRAMS: [(&str, &str, &str); 3] = [
+const PROGRAMS: [(&str, &str, &str); 4] = [
     ("nft", "nftables", "networks, published ports, services"),
     ("qemu-system-x86_64", "qemu-system-x86", "virtual machines"),
+    ("busybox", "busybox-static", "first program of virtual machines"),
     ("mkfs.ext4", "e2fsprogs", "disks of virtual machines"),
 ];
 
