@@ -71,7 +71,10 @@ impl Host {
         traces.extend(said("nft", &["list", "tables"])?);
         traces.extend(said("findmnt", &["-rno", "TARGET,FSTYPE"])?);
         traces.extend(said("find", &["/sys/fs/cgroup", "-mindepth", "1", "-maxdepth", "3", "-type", "d"])?);
-        traces.extend(said("pgrep", &["-a", "-f", "(cirro|qemu-system)[^ ]* (up|supervisor|guardian|-)"])?);
+        traces.extend(said(
+            "pgrep",
+            &["-a", "-f", "^[^ ]*cirro (up|supervisor|guardian)( |$)|^[^ ]*qemu-system"],
+        )?);
         traces.sort();
         Ok(Self { traces })
     }
