@@ -1,6 +1,8 @@
-//! The only crate with `unsafe`: thin, owned wrappers over what the kernel offers only raw, one module per subject.
+//! The only crate with `unsafe`: thin, owned wrappers over what the kernel offers only raw, one module per subject;
+//! and the fail points, which every other crate may use.
 
 pub mod descriptors;
+pub mod fail_point;
 pub mod mounts;
 pub mod namespaces;
 pub mod netlink;
