@@ -57,6 +57,25 @@ pub(crate) struct Streams {
     pub(crate) stderr: Option<OwnedFd>,
 }
 
+/// Where a container's root comes from.
+#[derive(Debug, Clone, Copy)]
+#[expect(dead_code, reason = "foreign bundles come with the runtime's command line")]
+pub(crate) enum Root<'a> {
+    /// Overlay layers that are mounted where only the container sees it.
+    Layers(&'a Rootfs),
+    /// A directory that somebody else has made ready: the `root.path` of a foreign bundle.
+    Directory(&'a Path),
+}
+
+/// How a container leaves the host's root.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum RootChange {
+    /// `pivot_root`, which leaves nothing behind.
+    Pivot,
+    /// Moving the mount and `chroot`, for hosts that run from an initial ramdisk, which cannot be pivoted.
+    Move,
+}
+
 /// A container to make.
 pub(crate) struct NewContainer<'a> {
     pub(crate) id: &'a str,
@@ -66,7 +85,10 @@ pub(crate) struct NewContainer<'a> {
     pub(crate) directory: &'a WorkloadDirectory,
     /// The OCI spec as JSON.
     pub(crate) spec: &'a str,
-    pub(crate) rootfs: &'a Rootfs,
+    pub(crate) root: Root<'a>,
+    pub(crate) root_change: RootChange,
+    /// How many descriptors from 3 on the program inherits.
+    pub(crate) preserved: u32,
     pub(crate) tty: bool,
     pub(crate) size: Option<(u16, u16)>,
     pub(crate) streams: Streams,
@@ -80,6 +102,8 @@ pub(crate) struct NewExec<'a> {
     pub(crate) hierarchies: &'a Hierarchies,
     pub(crate) directory: &'a WorkloadDirectory,
     pub(crate) process: Process,
+    /// How many descriptors from 3 on the program inherits.
+    pub(crate) preserved: u32,
     pub(crate) tty: bool,
     pub(crate) size: Option<(u16, u16)>,
     pub(crate) streams: Streams,

@@ -47,7 +47,7 @@ struct Launch<'a> {
 
 /// Runs a command in a container.
 pub(super) fn exec(exec: NewExec<'_>) -> Result<Made, ContainerError> {
-    let NewExec { pid, cgroup, hierarchies, directory, mut process, tty, size, streams } = exec;
+    let NewExec { pid, cgroup, hierarchies, directory, mut process, preserved, tty, size, streams } = exec;
     let spec = Spec::load(directory.bundle().join("config.json"))
         .map_err(|error| ContainerError::runtime("read bundle", &error))?;
     Host::detect(hierarchies).fit_process(&mut process);
@@ -60,8 +60,11 @@ pub(super) fn exec(exec: NewExec<'_>) -> Result<Made, ContainerError> {
     give_to(&streams, process.user().uid());
     let args = process.args().clone().unwrap_or_default();
     let env = process.env().clone().unwrap_or_default();
-    let descriptors =
+    let mut descriptors =
         standard(streams, tty).map_err(|error| ContainerError::runtime("open /dev/null", &error))?;
+    descriptors.extend(
+        inherit(preserved).map_err(|error| ContainerError::runtime("find preserved descriptors", &error))?,
+    );
     let identity = Some(Identity { process, seccomp });
     let terminal = tty.then_some(size.unwrap_or_default());
     Launch { args: &args, env: &env, home, identity, terminal, descriptors }.run()
@@ -126,6 +129,13 @@ fn standard(streams: Streams, terminal: bool) -> io::Result<Vec<(OwnedFd, i32)>>
         descriptors.push((stream, number as i32));
     }
     Ok(descriptors)
+}
+
+/// The descriptors from 3 on that the caller was started with for the program.
+fn inherit(count: u32) -> io::Result<Vec<(OwnedFd, i32)>> {
+    (3..count.saturating_add(3).cast_signed())
+        .map(|number| Ok((cirro_sys::process::inherited_descriptor(number)?, number)))
+        .collect()
 }
 
 impl Launch<'_> {
@@ -199,7 +209,9 @@ impl Launch<'_> {
         rustix::process::ioctl_tiocsctty(&slave)?;
         cirro_sys::descriptors::send(status, b"terminal", &[master.as_fd()])?;
         let stdio = slave.as_fd();
-        cirro_sys::process::arrange_descriptors(&[(stdio, 0), (stdio, 1), (stdio, 2)])
+        let mut wanted = vec![(stdio, 0), (stdio, 1), (stdio, 2)];
+        wanted.extend(self.descriptors.iter().map(|(descriptor, number)| (descriptor.as_fd(), *number)));
+        cirro_sys::process::arrange_descriptors(&wanted)
     }
 }
 

@@ -15,7 +15,8 @@ use rustix::fs::{Mode, OFlags};
 
 use super::executor::{CommandExecutor, unmark};
 use super::spec::Host;
-use super::{Made, NewContainer, NewExec, Runtime, Streams, WorkloadDirectory, launch, ptmx, root};
+use super::{Made, NewContainer, NewExec, Root, RootChange, Runtime, Streams, WorkloadDirectory};
+use super::{launch, ptmx, root};
 use crate::error::{ContainerError, chain};
 
 /// Containers by libcontainer, commands in them by our own launcher.
@@ -25,6 +26,7 @@ pub(crate) struct Libcontainer;
 impl Runtime for Libcontainer {
     fn create(&self, container: NewContainer<'_>) -> Result<Made, ContainerError> {
         let (uid, spec) = prepare(&container)?;
+        let change = (container.root_change, container.preserved);
         let NewContainer { id, directory, hierarchies, cgroup, tty, size, streams, .. } = container;
         let group = hierarchies.group(cgroup);
         group.join_uncontrolled().map_err(|error| ContainerError::runtime("join cgroup", &error))?;
@@ -33,7 +35,7 @@ impl Runtime for Libcontainer {
         let console = console.map_err(|error| ContainerError::runtime("make console socket", &error))?;
         // The terminal's socket is bound and named relative to the directory: paths of sockets are short.
         let socket = tty.then(|| directory.path().join("console.sock"));
-        let pid = build(id, directory, streams, socket.as_deref())?;
+        let pid = build(id, directory, streams, socket.as_deref(), change)?;
         let terminal = console.map(|listener| receive_terminal(&listener, uid, size)).transpose();
         let terminal = terminal.map_err(|error| ContainerError::runtime("receive terminal", &error))?;
         drop(spec);
@@ -55,11 +57,16 @@ impl Runtime for Libcontainer {
 fn prepare(container: &NewContainer<'_>) -> Result<(u32, Spec), ContainerError> {
     let directory = container.directory;
     let bundle = directory.bundle();
-    let rootfs = bundle.join("rootfs");
+    let rootfs = match container.root {
+        Root::Layers(_) => bundle.join("rootfs"),
+        Root::Directory(path) => path.to_owned(),
+    };
     let mut spec: Spec =
         serde_json::from_str(container.spec).map_err(|error| ContainerError::runtime("read spec", &error))?;
     Host::detect(container.hierarchies).fit(&mut spec, &rootfs, container.cgroup, container.tty)?;
-    root::mount(container.rootfs, directory)?;
+    if let Root::Layers(layers) = container.root {
+        root::mount(layers, directory)?;
+    }
     let process = spec.process().as_ref().expect("checked by fit");
     root::ensure_directory(&rootfs, process.cwd()).map_err(|error| {
         ContainerError::runtime(&format!("make working directory {}", process.cwd().display()), &error)
@@ -76,6 +83,7 @@ fn build(
     directory: &WorkloadDirectory,
     streams: Streams,
     console: Option<&Path>,
+    (root_change, preserved): (RootChange, u32),
 ) -> Result<i32, ContainerError> {
     let explain = |error: libcontainer::error::LibcontainerError| {
         let text = chain(&error);
@@ -85,7 +93,8 @@ fn build(
         .with_executor(CommandExecutor)
         .with_root_path(directory.runtime())
         .map_err(explain)?
-        .with_console_socket(console);
+        .with_console_socket(console)
+        .with_preserved_fds(i32::try_from(preserved).unwrap_or(i32::MAX - 3));
     if console.is_none() {
         let null = || rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty());
         let stdin = streams.stdin.map_or_else(null, Ok);
@@ -101,6 +110,7 @@ fn build(
         .as_init(directory.bundle())
         .with_systemd(false)
         .with_detach(true)
+        .with_no_pivot(root_change == RootChange::Move)
         .build()
         .map_err(explain)?;
     container

@@ -20,7 +20,7 @@ use super::workload::{Which, kept_input_name};
 use crate::error::ContainerError;
 use crate::protocol::{ExecState, Reply};
 use crate::request::{CreateProcess, Rootfs};
-use crate::runtime::{self, Made, NewContainer, NewExec, NewProcess, Runtime, Streams};
+use crate::runtime::{self, Made, NewContainer, NewExec, NewProcess, Root, RootChange, Runtime, Streams};
 use crate::workload::WorkloadPhase;
 
 /// Making a container takes milliseconds; on a machine that is drowning, seconds.
@@ -142,7 +142,9 @@ impl EventLoop {
                 hierarchies,
                 directory,
                 spec: spec.get(),
-                rootfs: &rootfs,
+                root: Root::Layers(&rootfs),
+                root_change: RootChange::Pivot,
+                preserved: 0,
                 tty: workload.record.stdio.tty,
                 size: workload.record.stdio.size,
                 streams,
@@ -156,6 +158,7 @@ impl EventLoop {
                 hierarchies,
                 directory,
                 process: *process,
+                preserved: 0,
                 tty,
                 size,
                 streams,
