@@ -24,6 +24,9 @@ const STEP: usize = 256 << 10;
 const MAX_LINE: usize = 256 << 10;
 /// Rotated files that are looked for.
 const MAX_FILES: u32 = 1000;
+/// Passes after which a picture of the files is taken as it is. A rotation is a few renames: one that is still going on
+/// after so many passes would have to follow another, at every pass.
+const SNAPSHOT_TRIES: usize = 100;
 
 /// What is read of a log.
 #[derive(Debug, Clone, Default)]
@@ -170,7 +173,7 @@ struct Cursor {
 
 impl Cursor {
     fn open(path: PathBuf, tail: Option<u64>) -> Self {
-        let mut files = open_all(&path);
+        let mut files = snapshot(&path).into_iter().map(|(_, file)| file).collect();
         if let Some(tail) = tail {
             keep_last_lines(&mut files, tail);
         }
@@ -222,20 +225,23 @@ impl Cursor {
             return Ok(true);
         }
         let Some(file) = &mut self.current else { return Ok(false) };
-        let mine = file.metadata()?;
-        let same = |other: &std::fs::Metadata| other.ino() == mine.ino() && other.dev() == mine.dev();
-        match std::fs::metadata(&self.path) {
-            Ok(newest) if !same(&newest) => {}
-            _ => return Ok(false),
+        let mine = identity(&file.metadata()?);
+        let files = snapshot(&self.path);
+        let Some((_, newest)) = files.last().filter(|(number, _)| *number == 0) else {
+            // In the middle of a rotation: the new file is about to appear, and tells so.
+            return Ok(false);
+        };
+        if identity(&newest.metadata()?) == mine {
+            return Ok(false);
         }
-        // It was rotated away. Something may have been written to it since our last read.
-        if mine.len() > file.stream_position()? {
+        // It was rotated away, so its length stands now. Asked before, a line could be written in between.
+        if file.metadata()?.len() > file.stream_position()? {
             return Ok(true);
         }
+        // Where it is gone altogether, whatever is left is newer.
         let mut newer = VecDeque::new();
-        for number in 0..MAX_FILES {
-            let Ok(file) = File::open(name(&self.path, number)) else { break };
-            if same(&file.metadata()?) {
+        for (_, file) in files.into_iter().rev() {
+            if identity(&file.metadata()?) == mine {
                 break;
             }
             newer.push_front(file);
@@ -247,21 +253,49 @@ impl Cursor {
     }
 }
 
-/// Opens the file and its rotated ones, oldest first. One that is rotated meanwhile is not taken twice.
-fn open_all(path: &Path) -> VecDeque<File> {
-    let mut files: VecDeque<File> = File::open(path).into_iter().collect();
-    let inode = |file: &File| file.metadata().map(|data| data.ino()).ok();
-    for number in 1..MAX_FILES {
-        let Ok(file) = File::open(rotated(path, number)) else { break };
-        if files.iter().all(|other| inode(other) != inode(&file)) {
-            files.push_front(file);
-        }
-    }
-    files
+/// What a file is, whatever its name is now.
+fn identity(metadata: &std::fs::Metadata) -> (u64, u64) {
+    (metadata.dev(), metadata.ino())
 }
 
-fn name(path: &Path, number: u32) -> PathBuf {
-    if number == 0 { path.to_owned() } else { rotated(path, number) }
+/// Opens the file (number 0) and its rotated ones, oldest first, as they stood at one moment.
+///
+/// A rotation renames one file after the other, so a single pass could see a file twice, miss one or take two in the
+/// wrong order. Two passes that see the same are a picture of one moment: the writer only moves names upwards, and a
+/// file that is held open keeps its inode. In that moment a rotation may be half done, which leaves a gap in the
+/// numbers but the order intact.
+fn snapshot(path: &Path) -> Vec<(u32, File)> {
+    let mut last = open_all(path);
+    for _ in 0..SNAPSHOT_TRIES {
+        let next = open_all(path);
+        let seen = |files: &[(u32, File)]| -> Vec<_> {
+            files
+                .iter()
+                .map(|(number, file)| (*number, file.metadata().map(|data| identity(&data)).ok()))
+                .collect()
+        };
+        if seen(&last) == seen(&next) {
+            break;
+        }
+        last = next;
+    }
+    last
+}
+
+/// Opens what there is in one pass, oldest first. One missing number may be a rotation's gap.
+fn open_all(path: &Path) -> Vec<(u32, File)> {
+    let mut files = Vec::new();
+    let mut missing = 0;
+    for number in 0..MAX_FILES {
+        let name = if number == 0 { path.to_owned() } else { rotated(path, number) };
+        match File::open(name) {
+            Ok(file) => files.push((number, file)),
+            Err(_) if missing == 0 => missing += 1,
+            Err(_) => break,
+        }
+    }
+    files.reverse();
+    files
 }
 
 /// Drops and positions files (oldest first) so that the last `lines` lines are left.
@@ -372,6 +406,27 @@ mod tests {
         }
         sender.send(true).expect("reader listens");
         assert_eq!(reading.await.expect("reader"), (0..1000).collect::<Vec<_>>());
+    }
+
+    #[tokio::test]
+    async fn rotations_at_any_moment_lose_and_repeat_nothing() {
+        let directory = tempfile::tempdir().expect("directory");
+        let path = directory.path().join("log");
+        let (sender, ended) = never();
+        let query = || LogQuery { follow: true, ..LogQuery::default() };
+        let mut readers = vec![tokio::spawn(collect(read_log(&path, query(), ended.clone())))];
+        for turn in 0..8 {
+            // A thread of its own: it rotates while the readers look, every second or third line.
+            let mut log = LogWriter::open(LogFile { path: path.clone(), max_size: 200, max_files: 9999 })
+                .expect("open");
+            let writing = tokio::task::spawn_blocking(move || write(&mut log, turn * 50..turn * 50 + 50));
+            readers.push(tokio::spawn(collect(read_log(&path, query(), ended.clone()))));
+            writing.await.expect("writer");
+        }
+        sender.send(true).expect("readers listen");
+        for reading in readers {
+            assert_eq!(reading.await.expect("reader"), (0..400).collect::<Vec<_>>());
+        }
     }
 
     #[tokio::test]

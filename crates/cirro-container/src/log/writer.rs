@@ -58,7 +58,10 @@ impl LogWriter {
 
     fn rotate(&mut self) -> io::Result<()> {
         let path = &self.settings.path;
-        for number in (1..self.settings.max_files.saturating_sub(1)).rev() {
+        // Only the files up to the first free number move: all of them, but for a rotation that was broken off.
+        let oldest = self.settings.max_files.saturating_sub(1);
+        let free = (1..oldest).find(|number| !rotated(path, *number).exists()).unwrap_or(oldest);
+        for number in (1..free).rev() {
             let _ = std::fs::rename(rotated(path, number), rotated(path, number + 1));
         }
         if self.settings.max_files > 1 {
