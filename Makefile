@@ -11,7 +11,7 @@ TARGET := x86_64-unknown-linux-gnu
 RELEASE := target/$(TARGET)/release/cirro
 
 # libseccomp-dev: the static library; the rest is what features need at run time or tests drive.
-PACKAGES := libseccomp-dev pkg-config gcc nftables iproute2 busybox-static debootstrap e2fsprogs \
+PACKAGES := libseccomp-dev pkg-config gcc libc6-dev ca-certificates nftables iproute2 busybox-static debootstrap e2fsprogs \
 	qemu-system-x86 cpio kmod lz4 curl jq bsdutils conntrack skopeo procps psmisc
 
 .PHONY: help

@@ -12,7 +12,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
-use crate::object::{controller_uid, namespaced_name, text};
+use crate::object::{controller_uid, namespaced_name, text, uid};
 
 const FIRST_DELAY: Duration = Duration::from_millis(100);
 const LONGEST_DELAY: Duration = Duration::from_secs(30);
@@ -40,6 +40,7 @@ struct Inner {
 #[derive(Default)]
 struct Objects {
     by_key: BTreeMap<Key, Arc<Value>>,
+    by_uid: HashMap<String, Key>,
     /// Uid of an owner to what it owns.
     by_owner: HashMap<String, HashSet<Key>>,
 }
@@ -84,6 +85,11 @@ impl Cache {
     /// Returns one object; `namespace` is empty for cluster-scoped kinds.
     pub fn get(&self, namespace: &str, name: &str) -> Option<Arc<Value>> {
         self.read(|objects| objects.by_key.get(&(namespace.to_owned(), name.to_owned())).cloned())
+    }
+
+    /// Returns the object with this uid.
+    pub fn by_uid(&self, uid: &str) -> Option<Arc<Value>> {
+        self.read(|objects| objects.by_key.get(objects.by_uid.get(uid)?).cloned())
     }
 
     /// Returns all objects, in order of namespace and name.
@@ -215,6 +221,9 @@ fn owners(object: &Value) -> impl Iterator<Item = &str> {
 impl Objects {
     fn put(&mut self, key: Key, new: Option<Arc<Value>>) -> Option<Arc<Value>> {
         let old = self.by_key.remove(&key);
+        if let Some(old) = &old {
+            self.by_uid.remove(uid(old));
+        }
         for owner in old.iter().flat_map(|old| owners(old)) {
             let Some(keys) = self.by_owner.get_mut(owner) else { continue };
             keys.remove(&key);
@@ -226,6 +235,7 @@ impl Objects {
             for owner in owners(&new) {
                 self.by_owner.entry(owner.to_owned()).or_default().insert(key.clone());
             }
+            self.by_uid.insert(uid(&new).to_owned(), key.clone());
             self.by_key.insert(key, new);
         }
         old

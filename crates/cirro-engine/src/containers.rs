@@ -203,7 +203,14 @@ impl Engine {
 
     /// Lists every container, the newest first; pods' containers too.
     pub fn containers(&self) -> Vec<Container> {
-        self.table().newest_first().map(|entry| entry.record.container.clone()).collect()
+        self.containers_where(|_| true)
+    }
+
+    /// The containers that are wanted, the newest first; only those are copied.
+    pub(crate) fn containers_where(&self, wanted: impl Fn(&Container) -> bool) -> Vec<Container> {
+        let table = self.table();
+        let all = table.newest_first().map(|entry| &entry.record.container);
+        all.filter(|container| wanted(container)).cloned().collect()
     }
 
     pub(crate) fn record(&self, name: &str) -> Result<Record, EngineError> {

@@ -61,8 +61,16 @@ impl NodeEngine for Node {
 
     fn list_pod_containers(&self) -> Pending<'_, Result<Vec<Container>, NodeError>> {
         answer(async {
-            let all = self.0.containers().into_iter();
-            Ok(all.filter(|container| matches!(container.spec.owner, Owner::Pod { .. })).collect())
+            Ok(self.0.containers_where(|container| matches!(container.spec.owner, Owner::Pod { .. })))
+        })
+    }
+
+    fn containers_of_pod(&self, uid: &str) -> Pending<'_, Result<Vec<Container>, NodeError>> {
+        let wanted = uid.to_owned();
+        answer(async move {
+            Ok(self.0.containers_where(
+                |container| matches!(&container.spec.owner, Owner::Pod { uid, .. } if *uid == wanted),
+            ))
         })
     }
 

@@ -43,8 +43,6 @@ pub(crate) struct Memory {
     due: HashMap<String, Due>,
     /// The attempt that a container's back-off is counted from: the one after a long run.
     calm: HashMap<String, u32>,
-    /// The pod's address, once it has one.
-    pub(crate) sandbox: Option<Sandbox>,
     /// The pod as its status was written last.
     pub(crate) written: Option<Arc<Value>>,
     /// The shortest grace that its end has begun with: what is running is being stopped by another task.
@@ -124,8 +122,8 @@ impl Kubelet {
             return Ok(Next::After(Duration::from_secs(1)));
         }
         let mine = |pod: &Arc<Value>| text(pod, "/spec/nodeName") == self.options.node_name;
-        let pod = self.pods.list().into_iter().find(|pod| uid(pod) == wanted && mine(pod));
-        let containers = self.containers_of(wanted).await?;
+        let pod = self.pods.by_uid(wanted).filter(mine);
+        let containers = self.engine.containers_of_pod(wanted).await?;
         let Some(pod) = pod else {
             termination::clean_up(self, wanted, &containers).await?;
             return Ok(Next::Wait);
@@ -142,16 +140,6 @@ impl Kubelet {
         self.run_pod(&pod, containers).await
     }
 
-    /// Returns the containers of a pod, the newest first.
-    pub(crate) async fn containers_of(&self, wanted: &str) -> Result<Vec<Container>, NodeError> {
-        let of_pod =
-            |container: &Container| matches!(&container.spec.owner, Owner::Pod { uid, .. } if uid == wanted);
-        let mut containers = self.engine.list_pod_containers().await?;
-        containers.retain(of_pod);
-        containers.sort_by(|a, b| b.created_at.cmp(&a.created_at));
-        Ok(containers)
-    }
-
     async fn run_pod(&self, pod: &Arc<Value>, mut containers: Vec<Container>) -> Result<Next, NodeError> {
         let id = uid(pod);
         let sandbox = match self.engine.ensure_sandbox(sandbox_spec(pod)).await {
@@ -163,7 +151,6 @@ impl Kubelet {
                 return Err(error);
             }
         };
-        self.workers.with(id, |memory| memory.sandbox = Some(sandbox.clone()));
         let mut again = None;
         for plan in self.due_plans(pod, &containers) {
             match self.run_container(pod, &sandbox, &plan, &containers).await {
@@ -171,7 +158,7 @@ impl Kubelet {
                 Err(delay) => again = Some(again.map_or(delay, |other: Duration| other.min(delay))),
             }
         }
-        containers = self.containers_of(id).await?;
+        containers = self.engine.containers_of_pod(id).await?;
         self.forget_old(&containers).await?;
         self.probes.follow(pod, &containers, sandbox.address);
         self.write_status(pod, &containers, Some(&sandbox)).await?;

@@ -12,7 +12,7 @@ use crate::pods::container_name;
 impl Kubelet {
     /// Finds a container by pod and name; `previous`: the run before the last.
     async fn find(&self, pod_uid: &str, name: &str, previous: bool) -> Result<Container, NodeError> {
-        let containers = self.containers_of(pod_uid).await?;
+        let containers = self.engine.containers_of_pod(pod_uid).await?;
         let mut runs = containers.into_iter().filter(|container| container_name(container) == name);
         let found = if previous {
             let last = runs.next();

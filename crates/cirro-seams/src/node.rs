@@ -194,6 +194,8 @@ pub trait NodeEngine: Send + Sync {
     fn run_container(&self, spec: ContainerSpec) -> Pending<'_, Result<String, NodeError>>;
     /// Lists the containers, dead ones too, of all pods.
     fn list_pod_containers(&self) -> Pending<'_, Result<Vec<Container>, NodeError>>;
+    /// Lists the containers, dead ones too, of one pod, the newest first.
+    fn containers_of_pod(&self, uid: &str) -> Pending<'_, Result<Vec<Container>, NodeError>>;
     /// Asks a container to stop and kills it after the grace.
     fn stop_container(&self, id: &str, grace_seconds: i64) -> Pending<'_, Result<(), NodeError>>;
     /// Removes a container that does not run.

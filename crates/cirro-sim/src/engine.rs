@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use cirro_seams::Pending;
-use cirro_seams::container::{Container, ContainerSpec};
+use cirro_seams::container::{Container, ContainerSpec, Owner};
 use cirro_seams::network::{NameRecord, ServicePort};
 use cirro_seams::node::{
     ExecRequest, InstanceRequest, InstanceState, LogOptions, NodeEngine, NodeError, NodeEvent, Sandbox,
@@ -74,6 +74,18 @@ impl NodeEngine for SimEngine {
 
     fn list_pod_containers(&self) -> Pending<'_, Result<Vec<Container>, NodeError>> {
         self.simple(Operation::ListContainers, |engine| Ok(engine.containers()))
+    }
+
+    fn containers_of_pod(&self, uid: &str) -> Pending<'_, Result<Vec<Container>, NodeError>> {
+        let wanted = uid.to_owned();
+        self.simple(Operation::ListContainers, move |engine| {
+            let mut containers = engine.containers();
+            containers.retain(
+                |container| matches!(&container.spec.owner, Owner::Pod { uid, .. } if *uid == wanted),
+            );
+            containers.sort_by(|a, b| b.created_at.cmp(&a.created_at));
+            Ok(containers)
+        })
     }
 
     fn stop_container(&self, id: &str, grace_seconds: i64) -> Pending<'_, Result<(), NodeError>> {

@@ -57,8 +57,10 @@ impl Api for Fake {
 
 fn pod(name: &str, revision: u32, owner: Option<&str>) -> Arc<Value> {
     let owners = owner.map(|uid| json!([{"uid": uid, "controller": true}]));
-    Arc::new(json!({"metadata": {"namespace": "ns", "name": name, "resourceVersion": revision.to_string(),
-        "ownerReferences": owners}}))
+    Arc::new(
+        json!({"metadata": {"namespace": "ns", "name": name, "resourceVersion": revision.to_string(), "uid": format!("{name}-uid"),
+        "ownerReferences": owners}}),
+    )
 }
 
 async fn settle() {
@@ -83,6 +85,8 @@ async fn a_cache_follows_changes_and_tells_its_handlers() {
     assert_eq!(*seen.lock().unwrap(), [(false, true), (false, true), (true, true), (true, false)]);
     assert!(cache.get("ns", "a").is_some() && cache.get("ns", "b").is_none());
     assert!(cache.controlled_by("owner").is_empty());
+    assert_eq!(cache.by_uid("a-uid"), cache.get("ns", "a"));
+    assert!(cache.by_uid("b-uid").is_none() && cache.by_uid("").is_none());
     assert_eq!(cache.in_namespace("ns").len(), 1);
     assert!(cache.in_namespace("n").is_empty());
 }
