@@ -1,7 +1,11 @@
 //! The cgroups of a workload in every hierarchy of the host: version 1, version 2, or both at once.
 //!
-//! libcgroups sets limits; this module does what must work whoever made the groups, also after a crash: find the
-//! processes, end them, freeze them, remove the groups.
+//! This module does what must work whoever made the groups, also after a crash: find the processes, end them, freeze them,
+//! remove the groups. Limits and counts are in its children.
+
+mod devices;
+mod resources;
+mod statistics;
 
 use std::fs;
 use std::io;
@@ -9,13 +13,46 @@ use std::path::{Path, PathBuf};
 
 use cirro_sys::process::send_signal;
 
+pub use statistics::{
+    BlockCount, BlockStatistics, CgroupVersion, CpuStatistics, MemoryStatistics, PidsStatistics, Statistics,
+};
+
 /// One mounted hierarchy.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Hierarchy {
     mount: PathBuf,
-    /// Empty for version 2.
+    /// On version 2: those that no version 1 hierarchy has taken.
     controllers: Vec<String>,
     unified: bool,
+}
+
+/// The version of the interface to a controller.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Version {
+    One,
+    Two,
+}
+
+/// The directory of a workload's group where a controller is found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Home {
+    Version1(PathBuf),
+    Unified(PathBuf),
+}
+
+impl Home {
+    fn version(&self) -> Version {
+        match self {
+            Self::Version1(_) => Version::One,
+            Self::Unified(_) => Version::Two,
+        }
+    }
+
+    fn directory(&self) -> &Path {
+        match self {
+            Self::Version1(directory) | Self::Unified(directory) => directory,
+        }
+    }
 }
 
 /// All hierarchies of the host.
@@ -25,9 +62,14 @@ pub(crate) struct Hierarchies(Vec<Hierarchy>);
 impl Hierarchies {
     /// Finds what is mounted.
     pub(crate) fn detect() -> io::Result<Self> {
-        let found = parse(&fs::read_to_string("/proc/self/mountinfo")?);
+        let mut found = parse(&fs::read_to_string("/proc/self/mountinfo")?);
         if found.is_empty() {
             return Err(io::Error::new(io::ErrorKind::NotFound, "no cgroup hierarchy is mounted"));
+        }
+        for unified in found.iter_mut().filter(|hierarchy| hierarchy.unified) {
+            let controllers =
+                fs::read_to_string(unified.mount.join("cgroup.controllers")).unwrap_or_default();
+            unified.controllers = controllers.split_whitespace().map(str::to_owned).collect();
         }
         Ok(Self(found))
     }
@@ -39,8 +81,10 @@ impl Hierarchies {
 
     /// Whether the memory of swap can be limited (`swapaccount`).
     pub(crate) fn limits_swap(&self) -> bool {
-        let memory = self.group("/").controller("memory");
-        memory.is_none_or(|memory| memory.join("memory.memsw.limit_in_bytes").exists())
+        match self.group("/").home("memory") {
+            Some(Home::Version1(memory)) => memory.join("memory.memsw.limit_in_bytes").exists(),
+            _ => true,
+        }
     }
 
     /// The group `path` (like `/cirro/ID`) in all of them.
@@ -65,6 +109,7 @@ fn parse(mountinfo: &str) -> Vec<Hierarchy> {
             continue;
         }
         let controllers = if unified {
+            // Named by a file of the hierarchy.
             Vec::new()
         } else {
             let plain = |option: &&str| !matches!(*option, "rw" | "ro" | "xattr" | "clone_children" | "none");
@@ -87,10 +132,20 @@ impl Group {
         self.hierarchies.0.iter().map(|hierarchy| (hierarchy, hierarchy.mount.join(&self.path)))
     }
 
-    fn controller(&self, name: &str) -> Option<PathBuf> {
-        self.directories()
-            .find(|(hierarchy, _)| hierarchy.controllers.iter().any(|controller| controller == name))
-            .map(|(_, directory)| directory)
+    /// Where a controller is found, by its name in version 1 (`blkio`).
+    fn home(&self, controller: &str) -> Option<Home> {
+        let has = |hierarchy: &Hierarchy, name: &str| hierarchy.controllers.iter().any(|one| one == name);
+        self.directories().find_map(|(hierarchy, directory)| match (hierarchy.unified, controller) {
+            (false, _) if has(hierarchy, controller) => Some(Home::Version1(directory)),
+            (true, "blkio") if has(hierarchy, "io") => Some(Home::Unified(directory)),
+            (true, _) if has(hierarchy, controller) => Some(Home::Unified(directory)),
+            _ => None,
+        })
+    }
+
+    /// Whether the workload has a group in any hierarchy.
+    pub(crate) fn exists(&self) -> bool {
+        self.directories().any(|(_, directory)| directory.is_dir())
     }
 
     fn unified(&self) -> Option<PathBuf> {
@@ -163,7 +218,7 @@ impl Group {
 
     /// Freezes or thaws.
     pub(crate) fn set_frozen(&self, frozen: bool) -> io::Result<()> {
-        if let Some(freezer) = self.controller("freezer") {
+        if let Some(Home::Version1(freezer)) = self.home("freezer") {
             return fs::write(freezer.join("freezer.state"), if frozen { "FROZEN" } else { "THAWED" });
         }
         let unified = self.unified().ok_or(io::ErrorKind::NotFound)?;
@@ -172,10 +227,10 @@ impl Group {
 
     /// How often the kernel killed a process of the group for want of memory.
     pub(crate) fn oom_kills(&self) -> u64 {
-        let file = match (self.controller("memory"), self.unified()) {
-            (Some(memory), _) => memory.join("memory.oom_control"),
-            (None, Some(unified)) => unified.join("memory.events"),
-            (None, None) => return 0,
+        let file = match self.home("memory") {
+            Some(Home::Version1(memory)) => memory.join("memory.oom_control"),
+            Some(Home::Unified(unified)) => unified.join("memory.events"),
+            None => return 0,
         };
         let text = fs::read_to_string(file).unwrap_or_default();
         text.lines().find_map(|line| line.strip_prefix("oom_kill ")?.trim().parse().ok()).unwrap_or(0)

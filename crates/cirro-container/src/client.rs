@@ -1,6 +1,7 @@
 //! The daemon's handle on the supervisor.
 
 mod attached;
+mod cgroups;
 mod executed;
 mod link;
 mod starting;
@@ -12,6 +13,7 @@ use cirro_seams::node::Session;
 use serde_json::value::RawValue;
 use tokio::sync::{broadcast, mpsc, oneshot};
 
+use crate::cgroup::Hierarchies;
 use crate::error::ContainerError;
 use crate::protocol::{Reply, Request};
 use crate::request::{CreateContainer, CreateProcess, ExecProcess, SupervisorOptions};
@@ -25,6 +27,7 @@ pub struct Supervisor {
     options: Arc<SupervisorOptions>,
     calls: mpsc::Sender<Call>,
     events: broadcast::Sender<SupervisorEvent>,
+    hierarchies: Arc<Hierarchies>,
 }
 
 impl Supervisor {
@@ -36,8 +39,10 @@ impl Supervisor {
         let options = Arc::new(options);
         let (calls, waiting) = mpsc::channel(256);
         let (events, _) = broadcast::channel(1024);
+        let hierarchies = Hierarchies::detect()
+            .map_err(|error| ContainerError::Unreachable(format!("find cgroups: {error}")))?;
         link::start(options.clone(), waiting, events.clone()).await?;
-        Ok(Self { options, calls, events })
+        Ok(Self { options, calls, events, hierarchies: Arc::new(hierarchies) })
     }
 
     /// Returns events from now on.

@@ -27,6 +27,9 @@ mod supervisor;
 mod wire;
 mod workload;
 
+pub use cgroup::{
+    BlockCount, BlockStatistics, CgroupVersion, CpuStatistics, MemoryStatistics, PidsStatistics, Statistics,
+};
 pub use client::Supervisor;
 pub use error::ContainerError;
 pub use guardian::guardian_main;

@@ -12,6 +12,8 @@ mod exec;
 mod kills;
 #[path = "containers/life.rs"]
 mod life;
+#[path = "containers/limits.rs"]
+mod limits;
 #[path = "containers/plain.rs"]
 mod plain;
 #[path = "containers/streams.rs"]
