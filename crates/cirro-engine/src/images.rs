@@ -68,7 +68,10 @@ impl Engine {
             let container = containers.iter().find(|container| container.image_id == id);
             let machine = || instances.iter().find(|(_, image)| *image == id);
             match container {
-                Some(container) => Some(container.id.chars().take(12).collect()),
+                Some(container) => {
+                    let short: String = container.id.chars().take(12).collect();
+                    Some(if container.pid.is_some() { format!("running {short}") } else { short })
+                }
                 None => machine().map(|(uid, _)| uid.clone()),
             }
         }
@@ -82,10 +85,14 @@ impl Engine {
         Ok(removed)
     }
 
-    /// Removes images nobody needs; returns what went and bytes given back.
-    pub async fn prune_images(&self, all: bool) -> Result<(Vec<Removed>, u64), EngineError> {
+    /// Removes images nobody needs that `wanted` takes; returns what went and bytes given back.
+    pub async fn prune_images(
+        &self,
+        all: bool,
+        wanted: impl Fn(&Image) -> bool + Send + 'static,
+    ) -> Result<(Vec<Removed>, u64), EngineError> {
         let in_use = self.image_users();
-        let (removed, bytes) = self.on_library(move |library| library.prune(all, &in_use)).await?;
+        let (removed, bytes) = self.on_library(move |library| library.prune(all, &wanted, &in_use)).await?;
         self.emit_removed(&removed);
         Ok((removed, bytes))
     }

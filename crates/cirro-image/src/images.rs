@@ -1,15 +1,17 @@
 //! Images and their names.
 
+use std::collections::HashSet;
 use std::fs::File;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 
 use cirro_types::{Digest, ImageConfig, ImageReference};
 
+use crate::blobs::KnownBlob;
 use crate::error::{Context, ImageError, invalid};
 use crate::layers::{Pins, known};
 use crate::library::{Inner, KnownImage, Library, State};
-use crate::records::{Batch, ImageRecord};
+use crate::records::{Batch, ImageRecord, ManifestRecord};
 
 /// An image with its names.
 #[derive(Debug, Clone)]
@@ -32,7 +34,10 @@ pub(crate) struct NewImage {
     /// The document's exact bytes.
     pub(crate) bytes: Vec<u8>,
     pub(crate) config: Arc<ImageConfig>,
+    /// Names; a pinned one says by which digest the image was pulled.
     pub(crate) tags: Vec<ImageReference>,
+    /// The manifest that it was pulled by.
+    pub(crate) manifest: Option<ManifestRecord>,
 }
 
 /// A name that moved from one image to another.
@@ -73,6 +78,7 @@ impl Library {
 
     /// Stores an image whose layers are in the library; returns its id.
     pub fn put_image(&self, config: &ImageConfig, tags: &[ImageReference]) -> Result<Digest, ImageError> {
+        tags.iter().try_for_each(check_tag)?;
         let bytes = serde_json::to_vec(config)
             .map_err(|error| ImageError::Invalid(format!("image configuration: {error}")))?;
         let mut pins = Pins::new(&self.inner);
@@ -84,7 +90,7 @@ impl Library {
             }
         }
         let (id, config) = (Digest::of(&bytes), Arc::new(config.clone()));
-        self.record(vec![NewImage { id, bytes, config, tags: tags.to_vec() }])?;
+        self.record(vec![NewImage { id, bytes, config, tags: tags.to_vec(), manifest: None }])?;
         Ok(id)
     }
 
@@ -114,13 +120,22 @@ impl Library {
             };
             batch.put_image(&image.id, &ImageRecord { created_seconds }, &image.bytes);
             image.tags.iter().for_each(|tag| batch.put_tag(tag, &image.id));
+            if let Some(manifest) = &image.manifest {
+                batch.put_manifest(&image.id, manifest);
+            }
+        }
+        let layers: HashSet<_> = images.iter().flat_map(|image| &image.config.rootfs.diff_ids).collect();
+        let new_blobs = |known: &KnownBlob| !known.recorded && layers.contains(&known.blob.diff_id);
+        for (digest, known) in state.blobs.iter().filter(|(_, known)| new_blobs(known)) {
+            batch.put_blob(digest, &known.blob);
         }
         self.inner.records.write(&batch)?;
+        state.blobs.values_mut().filter(|known| new_blobs(known)).for_each(|known| known.recorded = true);
+        drop(layers);
         Ok(images.into_iter().flat_map(|image| remember(&mut state, image, created_seconds)).collect())
     }
 
     fn check_image(&self, image: &NewImage) -> Result<(), ImageError> {
-        image.tags.iter().try_for_each(check_tag)?;
         let (layers, limit) = (image.config.rootfs.diff_ids.len(), self.inner.limits.layers);
         if layers > limit {
             return invalid(format!("max depth exceeded: {layers} layers, at most {limit} can be mounted"));
@@ -208,7 +223,7 @@ pub(crate) fn tags_of(state: &State, id: &Digest) -> Vec<ImageReference> {
     state.tags.iter().filter(|(_, named)| *named == id).map(|(tag, _)| tag.clone()).collect()
 }
 
-fn image(state: &State, id: &Digest, known: &KnownImage) -> Image {
+pub(crate) fn image(state: &State, id: &Digest, known: &KnownImage) -> Image {
     let sizes = known.config.rootfs.diff_ids.iter();
     Image {
         id: *id,

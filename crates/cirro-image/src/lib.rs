@@ -14,14 +14,17 @@
 //! | file | what |
 //! | --- | --- |
 //! | `library`, `records`, `trash` | state, crash recovery, what is noted where, deletion |
-//! | `layers`, `images`, `removal`, `roots` | the nouns and what is done with them |
+//! | `layers`, `blobs`, `images`, `removal`, `roots` | the nouns and what is done with them |
+//! | `document`, `media` | manifests and indexes |
 //! | `load`, `save`, `compression`, `tarball` | archives in and out |
 //! | `unpack`, `confine`, `xattr` | from hostile tar to tree |
 //! | `canonical`, `recipe` | from tree to tar |
 
+mod blobs;
 mod canonical;
 mod compression;
 mod confine;
+mod document;
 mod error;
 mod hash;
 mod images;
@@ -29,6 +32,7 @@ mod layers;
 mod library;
 mod limits;
 mod load;
+pub mod media;
 mod recipe;
 mod records;
 mod removal;
@@ -39,6 +43,8 @@ mod trash;
 mod unpack;
 mod xattr;
 
+pub use blobs::Blob;
+pub use document::{ARCHITECTURE, Descriptor, Document, Manifest, Platform};
 pub use error::ImageError;
 pub use images::Image;
 pub use library::Library;

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! <dir>/layers/<hex>/{diff,recipe,displaced}   unpacked layers, by diff id
+//! <dir>/blobs/<hex>                            pulled layers, still compressed, by digest
 //! <dir>/roots/<container>/{upper,work}         containers' writable roots
 //! <dir>/scratch/<key>/{upper,work}             layers being built
 //! <dir>/temporary/<n>                          half-done work
@@ -21,6 +22,7 @@ use std::time::Instant;
 use cirro_store::NodeDb;
 use cirro_types::{Digest, ImageConfig, ImageReference};
 
+use crate::blobs::KnownBlob;
 use crate::confine::remove_tree;
 use crate::error::{Context, ImageError};
 use crate::layers::verify;
@@ -65,6 +67,7 @@ pub(crate) struct State {
     pub(crate) images: BTreeMap<Digest, KnownImage>,
     pub(crate) tags: BTreeMap<ImageReference, Digest>,
     pub(crate) layers: HashMap<Digest, KnownLayer>,
+    pub(crate) blobs: HashMap<Digest, KnownBlob>,
     pub(crate) roots: BTreeMap<String, RootRecord>,
     /// Scratch spaces: the layers below each.
     pub(crate) scratch: HashMap<String, Vec<Digest>>,
@@ -85,7 +88,7 @@ impl Library {
     /// Opens the library with other limits than the usual.
     pub fn open_with(dir: &Path, db: Arc<dyn NodeDb>, limits: Limits) -> Result<Self, ImageError> {
         let dir = std::path::absolute(dir).context(|| format!("find `{}`", dir.display()))?;
-        for name in ["", "layers", "roots", "scratch", "temporary", "trash", "empty"] {
+        for name in ["", "layers", "blobs", "roots", "scratch", "temporary", "trash", "empty"] {
             make_private(&dir.join(name))?;
         }
         let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").context(|| "read boot id".into())?;
@@ -140,6 +143,8 @@ impl Inner {
         self.drop_lost(&mut state)?;
         let known: HashSet<String> = state.layers.keys().map(Digest::hex).collect();
         let mut leftovers = self.strangers("layers", |name| known.contains(name))?;
+        let blobs: HashSet<String> = state.blobs.keys().map(Digest::hex).collect();
+        leftovers.extend(self.strangers("blobs", |name| blobs.contains(name))?);
         leftovers.extend(self.strangers("roots", |name| state.roots.contains_key(name))?);
         for name in ["scratch", "temporary"] {
             leftovers.extend(self.strangers(name, |_| false)?);
@@ -157,6 +162,9 @@ impl Inner {
         state.roots = self.records.roots()?.into_iter().collect();
         for (diff_id, record) in self.records.layers()? {
             state.layers.insert(diff_id, KnownLayer { record, recorded: true });
+        }
+        for (digest, blob) in self.records.blobs()? {
+            state.blobs.insert(digest, KnownBlob { blob, recorded: true });
         }
         Ok(())
     }
@@ -180,6 +188,7 @@ impl Inner {
             }
             there
         });
+        self.drop_lost_blobs(state, &mut batch);
         if batch.is_empty() { Ok(()) } else { self.records.write(&batch) }
     }
 

@@ -208,7 +208,7 @@ fn complete(config: &mut ImageConfig, diff_id: Digest) {
         config.os = "linux".into();
     }
     if config.architecture.is_empty() {
-        config.architecture = oci::ARCHITECTURE.into();
+        config.architecture = crate::ARCHITECTURE.into();
     }
     if config.history.is_empty() {
         let comment = Some("Imported from -".into());

@@ -7,13 +7,16 @@ use cirro_types::{Digest, ImageConfig, ImageReference};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use crate::blobs::Blob;
 use crate::error::{ImageError, invalid};
 use crate::unpack::Unpacked;
 
 const IMAGES: &str = "image-images";
 const CONFIGS: &str = "image-configs";
+const MANIFESTS: &str = "image-manifests";
 const TAGS: &str = "image-tags";
 const LAYERS: &str = "image-layers";
+const BLOBS: &str = "image-blobs";
 const ROOTS: &str = "image-roots";
 const CACHE: &str = "image-build-cache";
 
@@ -49,6 +52,13 @@ impl LayerRecord {
     }
 }
 
+/// The manifest that an image was pulled by, byte for byte.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct ManifestRecord {
+    pub(crate) media_type: String,
+    pub(crate) document: String,
+}
+
 /// A container's writable root.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct RootRecord {
@@ -74,6 +84,19 @@ impl Batch {
     pub(crate) fn delete_image(&mut self, id: &Digest) {
         self.0.push((IMAGES, id.hex(), None));
         self.0.push((CONFIGS, id.hex(), None));
+        self.0.push((MANIFESTS, id.hex(), None));
+    }
+
+    pub(crate) fn put_manifest(&mut self, id: &Digest, manifest: &ManifestRecord) {
+        self.put(MANIFESTS, id.hex(), manifest);
+    }
+
+    pub(crate) fn put_blob(&mut self, digest: &Digest, blob: &Blob) {
+        self.put(BLOBS, digest.hex(), blob);
+    }
+
+    pub(crate) fn delete_blob(&mut self, digest: &Digest) {
+        self.0.push((BLOBS, digest.hex(), None));
     }
 
     pub(crate) fn put_tag(&mut self, tag: &ImageReference, id: &Digest) {
@@ -158,6 +181,16 @@ impl Records {
 
     pub(crate) fn layers(&self) -> Result<Vec<(Digest, LayerRecord)>, ImageError> {
         self.table(LAYERS)?.into_iter().map(|(key, record)| Ok((digest(&key)?, record))).collect()
+    }
+
+    pub(crate) fn blobs(&self) -> Result<Vec<(Digest, Blob)>, ImageError> {
+        self.table(BLOBS)?.into_iter().map(|(key, blob)| Ok((digest(&key)?, blob))).collect()
+    }
+
+    /// Returns the manifest that an image was pulled by, if it was pulled.
+    pub(crate) fn manifest(&self, id: &Digest) -> Result<Option<ManifestRecord>, ImageError> {
+        let bytes = self.0.get(MANIFESTS, &id.hex()).map_err(ImageError::Store)?;
+        bytes.map(|bytes| parse(MANIFESTS, &id.hex(), &bytes)).transpose()
     }
 
     pub(crate) fn roots(&self) -> Result<Vec<(String, RootRecord)>, ImageError> {

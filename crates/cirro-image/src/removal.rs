@@ -9,7 +9,7 @@ use std::time::Duration;
 use cirro_types::{Digest, ImageReference};
 
 use crate::error::ImageError;
-use crate::images::{find_id, tags_of};
+use crate::images::{Image, find_id, image, tags_of};
 use crate::library::{Inner, Library, State};
 use crate::records::Batch;
 
@@ -58,23 +58,32 @@ impl Library {
         Ok(self.inner.apply(&mut state, plan, Cache::Keep)?.0)
     }
 
-    /// Removes images without a name (`all`: without a user) and unreferenced layers, those of the build cache
-    /// included; returns the bytes given back.
+    /// Removes images without a tag (`all`: without a user) that `wanted` takes, and unreferenced layers, those of
+    /// the build cache included; returns the bytes given back.
     pub fn prune(
         &self,
         all: bool,
+        wanted: &dyn Fn(&Image) -> bool,
         in_use: &dyn Fn(&Digest) -> Option<String>,
     ) -> Result<(Vec<Removed>, u64), ImageError> {
         let mut state = self.inner.state();
         let mut plan = Plan::default();
-        for id in state.images.keys() {
-            let tags = tags_of(&state, id);
-            if (all || tags.is_empty()) && in_use(id).is_none() {
-                plan.untag.extend(tags);
+        for (id, known) in &state.images {
+            let image = image(&state, id, known);
+            // A digest by which it was pulled is no name that a person gave.
+            let dangling = image.tags.iter().all(|tag| tag.digest.is_some());
+            if (all || dangling) && wanted(&image) && in_use(id).is_none() {
+                plan.untag.extend(image.tags);
                 plan.delete.push(*id);
             }
         }
         self.inner.apply(&mut state, plan, Cache::Drop)
+    }
+
+    /// Removes layers that nothing needs, such as those of builds that failed; returns the bytes given back.
+    pub fn collect(&self) -> Result<u64, ImageError> {
+        let mut state = self.inner.state();
+        Ok(self.inner.apply(&mut state, Plan::default(), Cache::Keep)?.1)
     }
 }
 
@@ -86,7 +95,9 @@ impl Inner {
         plan.untag.iter().for_each(|tag| batch.delete_tag(tag));
         plan.delete.iter().for_each(|id| batch.delete_image(id));
         layers.iter().for_each(|diff_id| batch.delete_layer(diff_id));
-        let gone: HashSet<_> = layers.iter().collect();
+        let gone: HashSet<_> = layers.iter().copied().collect();
+        let blobs = state.blobs.iter().filter(|(_, known)| gone.contains(&known.blob.diff_id));
+        blobs.for_each(|(digest, _)| batch.delete_blob(digest));
         for (key, diff_id) in self.records.cache()? {
             if gone.contains(&diff_id) || !state.layers.contains_key(&diff_id) {
                 batch.delete_cached(&key);
@@ -104,7 +115,7 @@ impl Inner {
             state.images.remove(&id);
             removed.push(Removed::Deleted(id));
         }
-        let mut bytes = 0;
+        let mut bytes = self.drop_blobs(state, |diff_id| gone.contains(diff_id));
         for diff_id in layers {
             bytes += state.layers.remove(&diff_id).map_or(0, |layer| layer.record.size);
             state.fresh.remove(&diff_id);
@@ -146,13 +157,14 @@ impl Inner {
 fn plan_removal(state: &State, name: &str, force: bool, in_use: InUse<'_>) -> Result<Plan, ImageError> {
     let id = find_id(state, name)?;
     let tags = tags_of(state, &id);
+    let single = is_single(&tags);
     if is_id_prefix(&id, name) {
-        if let Some(conflict) = conflict(&id, tags.len() > 1, force, in_use) {
+        if let Some(conflict) = conflict(&id, !single, force, in_use) {
             return Err(ImageError::InUse(conflict));
         }
         return Ok(Plan { untag: tags, delete: vec![id] });
     }
-    if tags.len() == 1
+    if single
         && !force
         && let Some(user) = in_use(&id)
     {
@@ -164,11 +176,33 @@ fn plan_removal(state: &State, name: &str, force: bool, in_use: InUse<'_>) -> Re
         )));
     }
     // It was found by this name, so this name is one of its tags.
-    let named: Vec<_> = name.parse().into_iter().collect();
-    let last = tags.len() == 1;
+    let Ok(named) = name.parse::<ImageReference>() else { return Err(ImageError::NotFound(name.to_owned())) };
+    let (untag, rest) = without(tags, &named);
     // Docker leaves an image that a running container uses behind without a name.
-    let delete = if last && conflict(&id, false, force, in_use).is_none() { vec![id] } else { Vec::new() };
-    Ok(Plan { untag: named, delete })
+    let last = rest.is_empty() && conflict(&id, false, force, in_use).is_none();
+    Ok(Plan { untag, delete: if last { vec![id] } else { Vec::new() } })
+}
+
+/// Splits off a name, and with a repository's last tag the digests by which it was pulled from there.
+fn without(tags: Vec<ImageReference>, named: &ImageReference) -> (Vec<ImageReference>, Vec<ImageReference>) {
+    let same = |tag: &ImageReference| tag.domain == named.domain && tag.path == named.path;
+    let tagged = |tag: &ImageReference| tag.digest.is_none() && tag != named && same(tag);
+    let digests_too = named.digest.is_none() && !tags.iter().any(tagged);
+    let (mut untag, rest): (Vec<_>, Vec<_>) =
+        tags.into_iter().partition(|tag| tag == named || (digests_too && tag.digest.is_some() && same(tag)));
+    // The name that was asked for is told first.
+    untag.sort_by_key(|tag| tag != named);
+    (untag, rest)
+}
+
+/// Tells whether all names are one tag and the digests of its repository.
+fn is_single(tags: &[ImageReference]) -> bool {
+    if tags.len() <= 1 {
+        return true;
+    }
+    let repository = |tag: &ImageReference| (tag.domain.clone(), tag.path.clone());
+    let repositories: HashSet<_> = tags.iter().map(repository).collect();
+    repositories.len() == 1 && tags.iter().filter(|tag| tag.digest.is_none()).count() <= 1
 }
 
 /// Says why an image cannot be deleted, if so.

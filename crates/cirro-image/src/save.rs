@@ -113,6 +113,7 @@ fn resolve(state: &State, name: &str) -> Result<Vec<(Digest, Option<ImageReferen
         let named: Vec<_> = state
             .tags
             .iter()
+            .filter(|(tag, _)| tag.digest.is_none())
             .filter(|(tag, _)| if is_repository { of_repository(tag) } else { *tag == reference })
             .map(|(tag, id)| (*id, Some(tag.clone())))
             .collect();

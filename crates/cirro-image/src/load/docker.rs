@@ -66,7 +66,7 @@ fn plan_item(spool: &Spool, item: Item, limits: &Limits) -> Result<Planned, Imag
             tags.push(tag);
         }
     }
-    Ok(Planned { image: NewImage { id, bytes, config: Arc::new(config), tags }, layers })
+    Ok(Planned { image: NewImage { id, bytes, config: Arc::new(config), tags, manifest: None }, layers })
 }
 
 /// Returns the digest in the name of a blob of an OCI layout.

@@ -2,73 +2,19 @@
 //!
 //! Source: OCI image-spec v1.1, `image-layout.md`, `image-index.md`, `manifest.md`, `annotations.md`.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use cirro_types::{Digest, ImageReference};
-use serde::Deserialize;
 
 use super::spool::{Spool, blob_name};
 use super::{Planned, PlannedLayer, check_config};
+use crate::document::{ARCHITECTURE, Descriptor, Document, Manifest, Platform};
 use crate::error::{ImageError, invalid};
 use crate::images::NewImage;
 use crate::limits::Limits;
+use crate::media;
 
 pub(super) const INDEX: &[u8] = b"index.json";
-
-/// This host's architecture in Go's words.
-pub(super) const ARCHITECTURE: &str = match std::env::consts::ARCH.as_bytes() {
-    b"x86_64" => "amd64",
-    b"aarch64" => "arm64",
-    _ => std::env::consts::ARCH,
-};
-
-const MANIFEST: [&str; 2] =
-    ["application/vnd.oci.image.manifest.v1+json", "application/vnd.docker.distribution.manifest.v2+json"];
-const INDEXES: [&str; 2] =
-    ["application/vnd.oci.image.index.v1+json", "application/vnd.docker.distribution.manifest.list.v2+json"];
-const CONFIGS: [&str; 2] =
-    ["application/vnd.oci.image.config.v1+json", "application/vnd.docker.container.image.v1+json"];
-const LAYERS: [&str; 6] = [
-    "application/vnd.oci.image.layer.v1.tar",
-    "application/vnd.oci.image.layer.v1.tar+gzip",
-    "application/vnd.oci.image.layer.v1.tar+zstd",
-    "application/vnd.docker.image.rootfs.diff.tar",
-    "application/vnd.docker.image.rootfs.diff.tar.gzip",
-    "application/vnd.docker.image.rootfs.diff.tar.zstd",
-];
-
-#[derive(Deserialize, Clone)]
-#[serde(rename_all = "camelCase")]
-struct Descriptor {
-    media_type: String,
-    digest: Digest,
-    size: u64,
-    #[serde(default)]
-    platform: Option<Platform>,
-    #[serde(default)]
-    annotations: Option<BTreeMap<String, String>>,
-}
-
-#[derive(Deserialize, Clone)]
-struct Platform {
-    os: String,
-    architecture: String,
-}
-
-/// A manifest or an index; a document that is both is refused (CVE-2021-41190).
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Document {
-    #[serde(default)]
-    media_type: Option<String>,
-    #[serde(default)]
-    config: Option<Descriptor>,
-    #[serde(default)]
-    layers: Option<Vec<Descriptor>>,
-    #[serde(default)]
-    manifests: Option<Vec<Descriptor>>,
-}
 
 /// What is looked for in an archive.
 struct Search<'a> {
@@ -82,7 +28,9 @@ struct Search<'a> {
 /// Reads every document of the archive.
 pub(super) fn plan(spool: &Spool, limits: &Limits) -> Result<Vec<Planned>, ImageError> {
     let mut search = Search { spool, limits, found: Vec::new(), seen: 0 };
-    let index = parse(&spool.document(INDEX)?, "index.json", &INDEXES)?;
+    let Document::Index(index) = Document::parse(&spool.document(INDEX)?, None)? else {
+        return invalid("index.json: it is no index");
+    };
     search.index(index, &[], 0)?;
     if search.found.is_empty() {
         return invalid(format!("index.json: no image for linux/{ARCHITECTURE}"));
@@ -91,14 +39,16 @@ pub(super) fn plan(spool: &Spool, limits: &Limits) -> Result<Vec<Planned>, Image
 }
 
 impl Search<'_> {
-    fn index(&mut self, index: Document, names: &[ImageReference], depth: usize) -> Result<(), ImageError> {
-        if index.layers.is_some() || index.config.is_some() {
-            return invalid("index: a document that is both manifest and index");
-        }
+    fn index(
+        &mut self,
+        manifests: Vec<Descriptor>,
+        names: &[ImageReference],
+        depth: usize,
+    ) -> Result<(), ImageError> {
         if depth > self.limits.index_depth {
             return invalid("index: indexes are nested too deep");
         }
-        for descriptor in index.manifests.unwrap_or_default() {
+        for descriptor in manifests {
             self.seen += 1;
             if self.seen > self.limits.images {
                 return invalid(format!("index: more than {} images", self.limits.images));
@@ -108,28 +58,19 @@ impl Search<'_> {
             }
             let own = names_of(&descriptor);
             let names = if own.is_empty() { names } else { &own };
-            if INDEXES.contains(&descriptor.media_type.as_str()) {
-                let index = parse(&self.blob(&descriptor)?, "index", &INDEXES)?;
-                self.index(index, names, depth + 1)?;
-            } else if MANIFEST.contains(&descriptor.media_type.as_str()) {
-                let manifest = parse(&self.blob(&descriptor)?, "manifest", &MANIFEST)?;
-                self.manifest(manifest, names)?;
-            } else {
-                return invalid(format!("index: media type `{}` is not supported", descriptor.media_type));
+            match Document::parse(&self.blob(&descriptor)?, Some(&descriptor.media_type))? {
+                Document::Index(manifests) => self.index(manifests, names, depth + 1)?,
+                Document::Manifest(manifest) => self.manifest(*manifest, names)?,
             }
         }
         Ok(())
     }
 
-    fn manifest(&mut self, manifest: Document, names: &[ImageReference]) -> Result<(), ImageError> {
-        if manifest.manifests.is_some() {
-            return invalid("manifest: a document that is both manifest and index");
-        }
-        let Some(config) = manifest.config else { return invalid("manifest: no config") };
-        if !CONFIGS.contains(&config.media_type.as_str()) {
+    fn manifest(&mut self, manifest: Manifest, names: &[ImageReference]) -> Result<(), ImageError> {
+        let Manifest { config, layers: descriptors, .. } = manifest;
+        if !media::is_config(&config.media_type) {
             return invalid(format!("manifest: `{}` is no image configuration", config.media_type));
         }
-        let descriptors = manifest.layers.unwrap_or_default();
         if descriptors.len() > self.limits.layers {
             let (count, limit) = (descriptors.len(), self.limits.layers);
             return invalid(format!("max depth exceeded: {count} layers, at most {limit}"));
@@ -147,12 +88,13 @@ impl Search<'_> {
                 .extend(tags.into_iter().filter(|tag| !known.image.tags.contains(tag)).collect::<Vec<_>>());
             return Ok(());
         }
-        self.found.push(Planned { image: NewImage { id, bytes, config: Arc::new(config), tags }, layers });
+        let image = NewImage { id, bytes, config: Arc::new(config), tags, manifest: None };
+        self.found.push(Planned { image, layers });
         Ok(())
     }
 
     fn layer(&self, descriptor: &Descriptor) -> Result<PlannedLayer, ImageError> {
-        if !LAYERS.contains(&descriptor.media_type.as_str()) {
+        if !media::is_layer(&descriptor.media_type) {
             return invalid(format!(
                 "manifest: layers of type `{}` are not supported",
                 descriptor.media_type
@@ -185,23 +127,9 @@ impl Search<'_> {
     }
 }
 
-fn parse(bytes: &[u8], what: &str, types: &[&str]) -> Result<Document, ImageError> {
-    let document: Document =
-        serde_json::from_slice(bytes).map_err(|error| ImageError::Invalid(format!("{what}: {error}")))?;
-    match &document.media_type {
-        Some(stated) if !types.contains(&stated.as_str()) => {
-            invalid(format!("{what}: it says that it is `{stated}`"))
-        }
-        _ => Ok(document),
-    }
-}
-
 /// Attestations have the platform `unknown`.
 fn is_for_this_host(descriptor: &Descriptor) -> bool {
-    descriptor
-        .platform
-        .as_ref()
-        .is_none_or(|platform| platform.os == "linux" && platform.architecture == ARCHITECTURE)
+    descriptor.platform.as_ref().is_none_or(|platform| Platform::host().accepts(platform))
 }
 
 /// The image's name: containerd's annotation has it whole, OCI's may be a bare tag, which names nothing.

@@ -89,7 +89,7 @@ fn the_cache_knows_layers_as_long_as_they_are_here() {
     fixture.library.remove("built", false, &nobody).unwrap();
     assert_eq!(fixture.library.cached_layer(&key).unwrap(), Some(diff_id), "a rebuild is quick");
     fixture.library.put_image(&config, &["built".parse().unwrap()]).unwrap();
-    fixture.library.prune(true, &nobody).unwrap();
+    fixture.library.prune(true, &|_| true, &nobody).unwrap();
     assert_eq!(fixture.library.cached_layer(&key).unwrap(), None);
     fixture.assert_empty();
 }
@@ -99,7 +99,7 @@ fn a_prune_leaves_a_build_at_work_alone() {
     let fixture = Fixture::new();
     let stage = build(&fixture, &[], "stage", "x");
     let (key, _) = fixture.library.open_layer(&[]).unwrap();
-    fixture.library.prune(true, &nobody).unwrap();
+    fixture.library.prune(true, &|_| true, &nobody).unwrap();
     assert!(fixture.library.layer_dirs(&[stage]).is_ok());
     fixture.library.drop_layer(&key).unwrap();
 }

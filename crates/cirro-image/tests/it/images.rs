@@ -133,7 +133,7 @@ fn a_root_keeps_its_layers_when_its_image_is_gone() {
     assert_eq!(fixture.library.create_root("c1", &b).unwrap().upper, root.upper, "it is found again");
     fixture.library.remove_root("c1").unwrap();
     fixture.library.remove_root("c1").unwrap();
-    fixture.library.prune(false, &nobody).unwrap();
+    fixture.library.prune(false, &|_| true, &nobody).unwrap();
     fixture.assert_empty();
 }
 
@@ -151,10 +151,10 @@ fn a_prune_takes_what_has_no_name_and_is_not_used() {
     let (fixture, a, b) = two_images();
     fixture.load(&docker_archive(&["b"], &[&layer("newer")])).unwrap();
     let used = |id: &Digest| (*id == a).then(|| "c1".to_owned());
-    let (removed, bytes) = fixture.library.prune(false, &used).unwrap();
+    let (removed, bytes) = fixture.library.prune(false, &|_| true, &used).unwrap();
     assert_eq!(removed[0], Removed::Deleted(b));
     assert_eq!((removed.len(), bytes), (2, 3));
-    let (removed, bytes) = fixture.library.prune(true, &used).unwrap();
+    let (removed, bytes) = fixture.library.prune(true, &|_| true, &used).unwrap();
     assert_eq!((removed.len(), bytes), (3, 5));
     assert_eq!(fixture.library.list().unwrap().len(), 1);
 }
