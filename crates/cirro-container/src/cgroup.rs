@@ -225,6 +225,15 @@ impl Group {
         fs::write(unified.join("cgroup.freeze"), if frozen { "1" } else { "0" })
     }
 
+    /// Whether everything in it stands still.
+    pub(crate) fn is_frozen(&self) -> bool {
+        let read = |file: PathBuf| fs::read_to_string(file).unwrap_or_default();
+        if let Some(Home::Version1(freezer)) = self.home("freezer") {
+            return read(freezer.join("freezer.state")).trim() == "FROZEN";
+        }
+        self.unified().is_some_and(|unified| read(unified.join("cgroup.events")).contains("frozen 1"))
+    }
+
     /// How often the kernel killed a process of the group for want of memory.
     pub(crate) fn oom_kills(&self) -> u64 {
         let file = match self.home("memory") {

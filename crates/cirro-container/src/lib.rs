@@ -15,10 +15,12 @@
 
 mod arguments;
 mod cgroup;
+mod cli;
 mod client;
 mod error;
 mod guardian;
 mod log;
+mod made;
 mod process;
 mod protocol;
 mod request;
@@ -30,6 +32,7 @@ mod workload;
 pub use cgroup::{
     BlockCount, BlockStatistics, CgroupVersion, CpuStatistics, MemoryStatistics, PidsStatistics, Statistics,
 };
+pub use cli::runtime_main;
 pub use client::Supervisor;
 pub use error::ContainerError;
 pub use guardian::guardian_main;

@@ -1,6 +1,6 @@
 //! Logs in docker's json-file format: one JSON object a line, pieces of at most 16 KiB, rotation by size.
 
-mod clock;
+pub(crate) mod clock;
 mod entry;
 mod reader;
 mod splitter;

@@ -23,6 +23,7 @@ use crate::request::{CreateProcess, Rootfs};
 
 pub(crate) use libcontainer::Libcontainer;
 pub(crate) use ptmx::set_size as set_terminal_size;
+pub(crate) use spec::capability_names;
 
 /// Where one workload's files are.
 #[derive(Debug, Clone)]
@@ -59,7 +60,6 @@ pub(crate) struct Streams {
 
 /// Where a container's root comes from.
 #[derive(Debug, Clone, Copy)]
-#[expect(dead_code, reason = "foreign bundles come with the runtime's command line")]
 pub(crate) enum Root<'a> {
     /// Overlay layers that are mounted where only the container sees it.
     Layers(&'a Rootfs),

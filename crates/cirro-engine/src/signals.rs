@@ -7,73 +7,12 @@ pub(crate) const TERM: i32 = 15;
 /// SIGKILL.
 pub(crate) const KILL: i32 = 9;
 
-const NAMES: [(&str, i32); 33] = [
-    ("HUP", 1),
-    ("INT", 2),
-    ("QUIT", 3),
-    ("ILL", 4),
-    ("TRAP", 5),
-    ("ABRT", 6),
-    ("IOT", 6),
-    ("BUS", 7),
-    ("FPE", 8),
-    ("KILL", 9),
-    ("USR1", 10),
-    ("SEGV", 11),
-    ("USR2", 12),
-    ("PIPE", 13),
-    ("ALRM", 14),
-    ("TERM", 15),
-    ("STKFLT", 16),
-    ("CHLD", 17),
-    ("CLD", 17),
-    ("CONT", 18),
-    ("STOP", 19),
-    ("TSTP", 20),
-    ("TTIN", 21),
-    ("TTOU", 22),
-    ("URG", 23),
-    ("XCPU", 24),
-    ("XFSZ", 25),
-    ("VTALRM", 26),
-    ("PROF", 27),
-    ("WINCH", 28),
-    ("IO", 29),
-    ("PWR", 30),
-    ("SYS", 31),
-];
-const RTMIN: i32 = 34;
-const RTMAX: i32 = 64;
-
 /// Parses `9`, `KILL`, `SIGKILL`, `RTMIN+3`; in any case.
 ///
 /// # Errors
 /// [`EngineError::Invalid`] with docker's text.
 pub(crate) fn parse(text: &str) -> Result<i32, EngineError> {
-    let invalid = || EngineError::Invalid(format!("invalid signal: {text}"));
-    if let Ok(number) = text.parse::<i32>() {
-        return (1..=RTMAX).contains(&number).then_some(number).ok_or_else(invalid);
-    }
-    let upper = text.to_ascii_uppercase();
-    let name = upper.strip_prefix("SIG").unwrap_or(&upper);
-    if name == "POLL" {
-        return Ok(29);
-    }
-    if let Some((_, number)) = NAMES.iter().find(|(known, _)| *known == name) {
-        return Ok(*number);
-    }
-    let offset = |rest: &str| rest.parse::<i32>().ok().filter(|offset| (0..=RTMAX - RTMIN).contains(offset));
-    match (name.strip_prefix("RTMIN"), name.strip_prefix("RTMAX")) {
-        (Some(""), _) => Ok(RTMIN),
-        (_, Some("")) => Ok(RTMAX),
-        (Some(rest), _) => {
-            rest.strip_prefix('+').and_then(offset).map(|offset| RTMIN + offset).ok_or_else(invalid)
-        }
-        (_, Some(rest)) => {
-            rest.strip_prefix('-').and_then(offset).map(|offset| RTMAX - offset).ok_or_else(invalid)
-        }
-        _ => Err(invalid()),
-    }
+    cirro_types::signal::parse(text).ok_or_else(|| EngineError::Invalid(format!("invalid signal: {text}")))
 }
 
 #[cfg(test)]
@@ -81,26 +20,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_and_numbers_are_understood() {
-        for (text, number) in [
-            ("9", 9),
-            ("KILL", 9),
-            ("SIGKILL", 9),
-            ("sigterm", 15),
-            ("RTMIN", 34),
-            ("SIGRTMIN+3", 37),
-            ("RTMAX-1", 63),
-            ("64", 64),
-            ("SIGWINCH", 28),
-        ] {
-            assert_eq!(parse(text).unwrap(), number, "{text}");
-        }
-    }
-
-    #[test]
-    fn anything_else_is_refused() {
-        for text in ["", "0", "65", "-9", "SIG", "BOGUS", "RTMIN+99", "RTMIN3", "RTMAX+1"] {
-            assert_eq!(parse(text).unwrap_err().to_string(), format!("invalid signal: {text}"));
-        }
+    fn a_refusal_has_dockers_words() {
+        assert_eq!(parse("KILL").unwrap(), KILL);
+        assert_eq!(parse("BOGUS").unwrap_err().to_string(), "invalid signal: BOGUS");
     }
 }

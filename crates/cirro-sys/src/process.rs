@@ -276,6 +276,23 @@ fn signal_set(signals: &[i32]) -> libc::sigset_t {
     }
 }
 
+/// Joins the session keyring of that name, or makes it.
+///
+/// # Errors
+/// The kernel's; `ENOSYS` where there are no keyrings.
+pub fn join_session_keyring(name: &str) -> io::Result<()> {
+    const KEYCTL_JOIN_SESSION_KEYRING: libc::c_int = 1;
+    let name = CString::new(name)?;
+    // SAFETY: the name is a string that outlives the call.
+    let answer = unsafe { libc::syscall(libc::SYS_keyctl, KEYCTL_JOIN_SESSION_KEYRING, name.as_ptr()) };
+    if answer < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// Closes every descriptor from `first` on. For the very start of a program that owns none of them.
+pub fn close_from(first: RawFd) {
+    close_range(first.max(3).cast_unsigned(), libc::c_uint::MAX, 0);
+}
+
 /// Has the kernel send SIGKILL to this process when its parent ends.
 pub fn die_with_parent() {
     // SAFETY: no memory is passed.

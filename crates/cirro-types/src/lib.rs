@@ -8,6 +8,7 @@ pub mod kinds;
 pub mod mac;
 pub mod quantity;
 pub mod reference;
+pub mod signal;
 
 pub use digest::Digest;
 pub use image::{ContainerConfig, HistoryEntry, ImageConfig, RootFs};

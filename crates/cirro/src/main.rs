@@ -18,8 +18,14 @@ mod up;
 
 fn main() -> ExitCode {
     let args: Vec<OsString> = std::env::args_os().collect();
+    let called = args.first().and_then(|program| std::path::Path::new(program).file_name());
+    if called.is_some_and(|name| name == "cirro-runtime") {
+        // Callers that take a runtime by its path, and no arguments with it, are given a link of this name.
+        return cirro_container::runtime_main(&args[1..]);
+    }
     match args.get(1).and_then(|role| role.to_str()) {
         Some("supervisor") => cirro_container::supervisor_main(&args[2..]),
+        Some("runtime") => cirro_container::runtime_main(&args[2..]),
         Some("guardian") => cirro_container::guardian_main(&args[2..]),
         _ => cli::run(),
     }

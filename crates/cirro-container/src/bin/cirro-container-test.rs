@@ -1,16 +1,17 @@
-//! Stands for the `cirro` binary in this crate's tests: guardian, supervisor, and a client that is there to be killed.
+//! Stands for the `cirro` binary in this crate's tests: guardian, supervisor, runtime, and a client that is there to be killed.
 
 #![forbid(unsafe_code)]
 
 use std::process::ExitCode;
 
-use cirro_container::{Supervisor, SupervisorOptions, guardian_main, supervisor_main};
+use cirro_container::{Supervisor, SupervisorOptions, guardian_main, runtime_main, supervisor_main};
 
 fn main() -> ExitCode {
     let args: Vec<_> = std::env::args_os().collect();
     match args.get(1).and_then(|role| role.to_str()) {
         Some("guardian") => guardian_main(&args[2..]),
         Some("supervisor") => supervisor_main(&args[2..]),
+        Some("runtime") => runtime_main(&args[2..]),
         // client RUN_DIR NAME: connects and hangs.
         Some("client") => client(&args[2..]),
         _ => ExitCode::FAILURE,

@@ -125,8 +125,19 @@ pub(super) fn give_to(streams: &Streams, uid: u32) {
         return;
     }
     for stream in [&streams.stdin, &streams.stdout, &streams.stderr].into_iter().flatten() {
+        if is_null(stream) {
+            // The host's own.
+            continue;
+        }
         let _ = rustix::fs::fchown(stream, Some(rustix::fs::Uid::from_raw(uid)), None);
     }
+}
+
+fn is_null(stream: &OwnedFd) -> bool {
+    let Ok(data) = rustix::fs::fstat(stream) else { return true };
+    let device = (rustix::fs::major(data.st_rdev), rustix::fs::minor(data.st_rdev));
+    rustix::fs::FileType::from_raw_mode(data.st_mode) == rustix::fs::FileType::CharacterDevice
+        && device == (1, 3)
 }
 
 fn receive_terminal(listener: &UnixListener, uid: u32, size: Option<(u16, u16)>) -> io::Result<OwnedFd> {

@@ -159,6 +159,11 @@ fn resource(kind: PosixRlimitType) -> Resource {
     }
 }
 
+/// The names of all capabilities that are known.
+pub(crate) fn capability_names() -> Vec<String> {
+    NUMBERED.iter().map(|(_, one)| one.to_string()).collect()
+}
+
 /// Source: linux/capability.h.
 const NUMBERED: [(u32, Capability); 41] = [
     (0, Capability::Chown),

@@ -11,13 +11,13 @@ use cirro_sys::process;
 use oci_spec::runtime::Process;
 use rustix::event::epoll::EventFlags;
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
-use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use super::event_loop::{EventLoop, Source};
 use super::record::Kind;
 use super::workload::{Which, kept_input_name};
 use crate::error::ContainerError;
+use crate::made::{self, Report};
 use crate::protocol::{ExecState, Reply};
 use crate::request::{CreateProcess, Rootfs};
 use crate::runtime::{self, Made, NewContainer, NewExec, NewProcess, Root, RootChange, Runtime, Streams};
@@ -73,12 +73,6 @@ struct Task {
     exec: Option<String>,
 }
 
-#[derive(Serialize, Deserialize)]
-struct Report {
-    pid: i32,
-    start_time: u64,
-}
-
 impl EventLoop {
     /// Gives a job to a helper, now or when one of those at work is done.
     pub(super) fn enqueue(&mut self, job: Job) {
@@ -113,7 +107,7 @@ impl EventLoop {
             process::unblock_signals();
             let _ = rustix::thread::set_name(c"cirro-helper");
             let result = self.work(job);
-            report(&theirs, result);
+            made::send(&theirs, result);
             0
         })?;
         if let Some(workload) = self.workloads.get_mut(&task.id).filter(|_| task.exec.is_none()) {
@@ -169,18 +163,14 @@ impl EventLoop {
     /// Reads a helper's report.
     pub(super) fn hear_helper(&mut self, pid: i32) {
         let Some(helper) = self.helpers.get_mut(&pid) else { return };
-        let (mut buffer, mut descriptors) = (vec![0; 16 << 10], Vec::new());
-        let Ok(length @ 1..) = cirro_sys::descriptors::receive(&helper.socket, &mut buffer, &mut descriptors)
-        else {
+        let Ok(Some((result, terminal))) = made::receive(&helper.socket) else {
             // End of file is no report: its end as a process tells.
             return self.stop_hearing(pid);
         };
         let task = helper.task.take();
         self.stop_hearing(pid);
-        let result = serde_json::from_slice(&buffer[..length])
-            .unwrap_or_else(|error| Err(ContainerError::runtime("read helper's report", &error)));
         if let Some(task) = task {
-            self.conclude(task, result, descriptors.pop());
+            self.conclude(task, result, terminal);
         }
     }
 
@@ -305,23 +295,4 @@ fn descriptors_of(work: &Work) -> Vec<RawFd> {
         numbers.extend(descriptors.iter().map(AsRawFd::as_raw_fd));
     }
     numbers
-}
-
-fn report(socket: &OwnedFd, result: Result<Made, ContainerError>) {
-    use std::os::fd::AsFd;
-    let mut terminal = None;
-    let result: Result<Report, ContainerError> = result.and_then(|made| {
-        terminal = made.terminal;
-        let start_time = crate::process::start_time(made.pid);
-        let start_time =
-            start_time.map_err(|error| ContainerError::runtime("look at new process", &error))?;
-        Ok(Report { pid: made.pid, start_time })
-    });
-    let descriptors: Vec<_> = terminal.iter().map(AsFd::as_fd).collect();
-    let mut bytes = serde_json::to_vec(&result).unwrap_or_default();
-    if bytes.len() > 16 << 10 {
-        let short = Err::<Report, _>(ContainerError::Runtime("the runtime failed at length".to_owned()));
-        bytes = serde_json::to_vec(&short).unwrap_or_default();
-    }
-    let _ = cirro_sys::descriptors::send(socket, &bytes, &descriptors);
 }
