@@ -19,9 +19,6 @@ const UPLOAD_PIECES: usize = 16;
 /// instead of failing in its write.
 const DRAIN_BYTES: usize = 64 << 20;
 const DRAIN_TIME: Duration = Duration::from_secs(10);
-/// What follows an upload that was broken off. A tar that is cut between two entries looks whole, and its reader may
-/// be too far to be called back; these bytes are no header, and not so many as to fill the rest of an entry exactly.
-const NO_TAR: [u8; 612] = [0xff; 612];
 
 /// Reads a JSON document; nulls are taken out, since Go writes nil slices and maps so. An empty body is `{}`.
 pub(crate) async fn read_json(body: Body) -> Result<Value, ApiError> {
@@ -65,8 +62,9 @@ fn without_nulls(value: Value) -> Value {
 
 /// A body on its way to the engine.
 pub(crate) struct Upload {
-    /// The bytes; ends with the body.
-    pub(crate) bytes: mpsc::Receiver<Bytes>,
+    /// The bytes; ends with the body, or with the reason why there are no more: a tar that is cut between two entries
+    /// looks whole.
+    pub(crate) bytes: mpsc::Receiver<Result<Bytes, String>>,
     /// Resolves, with the reason, when the client broke off. Never resolves otherwise.
     pub(crate) broken: BrokenOff,
 }
@@ -92,18 +90,18 @@ pub(crate) fn upload(body: Body) -> Upload {
     Upload { bytes, broken: BrokenOff(broken) }
 }
 
-async fn pass_on(body: Body, sender: mpsc::Sender<Bytes>, broken: oneshot::Sender<String>) {
+async fn pass_on(body: Body, sender: mpsc::Sender<Result<Bytes, String>>, broken: oneshot::Sender<String>) {
     let mut pieces = body.into_data_stream();
     while let Some(piece) = pieces.next().await {
         let piece = match piece {
             Ok(piece) => piece,
             Err(error) => {
                 let _ = broken.send(error.to_string());
-                let _ = sender.send(Bytes::from_static(&NO_TAR)).await;
+                let _ = sender.send(Err(format!("the upload was broken off: {error}"))).await;
                 return;
             }
         };
-        if sender.send(piece).await.is_err() {
+        if sender.send(Ok(piece)).await.is_err() {
             let _ = tokio::time::timeout(DRAIN_TIME, drain(pieces)).await;
             return;
         }
@@ -146,7 +144,7 @@ mod tests {
         let mut upload = upload(Body::from("some bytes"));
         let mut all = Vec::new();
         while let Some(piece) = upload.bytes.recv().await {
-            all.extend_from_slice(&piece);
+            all.extend_from_slice(&piece.unwrap());
         }
         assert_eq!(all, b"some bytes");
     }
@@ -155,9 +153,9 @@ mod tests {
     async fn an_upload_that_breaks_off_says_so() {
         let pieces = futures_util::stream::iter([Ok("x"), Err(std::io::Error::other("reset"))]);
         let mut upload = upload(Body::from_stream(pieces));
-        assert_eq!(upload.bytes.recv().await.unwrap(), "x");
+        assert_eq!(upload.bytes.recv().await.unwrap().unwrap(), "x");
         // The reader must not take the break for the end of a whole archive.
-        assert_eq!(upload.bytes.recv().await.unwrap(), NO_TAR[..]);
+        assert!(upload.bytes.recv().await.unwrap().unwrap_err().contains("reset"));
         assert_eq!(upload.bytes.recv().await, None);
         assert!(upload.broken.wait().await.message.contains("reset"));
     }

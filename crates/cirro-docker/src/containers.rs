@@ -3,7 +3,9 @@
 use cirro_engine::Engine;
 use cirro_seams::container::{Container, Owner};
 
+pub(crate) mod archive;
 pub(crate) mod attach;
+pub(crate) mod changes;
 pub(crate) mod create;
 pub(crate) mod fields;
 pub(crate) mod inspect;

@@ -48,8 +48,17 @@ pub(crate) fn flowing(
 }
 
 /// Turns a channel into a stream; dropping the stream closes the channel.
-pub(crate) fn received<T: Send + 'static>(receiver: mpsc::Receiver<T>) -> impl Stream<Item = T> + Send {
+pub(crate) fn received<T: Send + 'static>(
+    receiver: mpsc::Receiver<T>,
+) -> impl Stream<Item = T> + Send + use<T> {
     futures_util::stream::unfold(receiver, |mut receiver| async move {
         receiver.recv().await.map(|item| (item, receiver))
     })
+}
+
+/// Turns a channel of bytes, the last of which may be an error, into the pieces of an answer.
+pub(crate) fn pieces(
+    receiver: mpsc::Receiver<Result<Bytes, String>>,
+) -> impl Stream<Item = io::Result<Bytes>> + Send + 'static {
+    received(receiver).map(|piece| piece.map_err(io::Error::other))
 }

@@ -49,6 +49,12 @@ fn container_routes() -> Router<Face> {
         .route("/containers/{name}/update", post(containers::update::update))
         .route("/containers/{name}/wait", post(containers::wait::wait))
         .route("/containers/{name}/attach", post(containers::attach::attach))
+        .route(
+            "/containers/{name}/archive",
+            get(containers::archive::get).head(containers::archive::head).put(containers::archive::put),
+        )
+        .route("/containers/{name}/changes", get(containers::changes::changes))
+        .route("/containers/{name}/export", get(containers::archive::export))
         .route("/containers/{name}/logs", get(containers::logs::logs))
         .route("/containers/{name}/top", get(containers::top::top))
         .route("/containers/{name}/exec", post(exec::create))

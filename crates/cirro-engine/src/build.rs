@@ -42,7 +42,7 @@ impl Engine {
     /// Builds an image from a context tar (as the classic endpoint gets it). Events end with the image or the error.
     pub async fn build_image(
         &self,
-        context: mpsc::Receiver<Bytes>,
+        context: mpsc::Receiver<Result<Bytes, String>>,
         mut request: BuildRequest,
     ) -> Result<mpsc::Receiver<Result<BuildEvent, String>>, EngineError> {
         let dir = self.shared.options.scratch_dir().join(format!("build-{}", names::new_id()?));

@@ -1,6 +1,8 @@
 //! The containers of this host: their records, how they are found, and who may work on them.
 
+pub(crate) mod archive;
 pub(crate) mod attach;
+pub(crate) mod changes;
 pub(crate) mod create;
 mod exit;
 pub(crate) mod files;
@@ -12,6 +14,7 @@ mod start;
 mod stop;
 mod top;
 mod update;
+pub(crate) mod view;
 pub(crate) mod wait;
 
 use std::collections::{BTreeSet, HashMap};

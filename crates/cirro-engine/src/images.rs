@@ -12,7 +12,7 @@ use crate::Engine;
 use crate::error::{EngineError, blocking, chain};
 
 const CHUNK: usize = 256 << 10;
-const CHANNEL: usize = 8;
+pub(crate) const CHANNEL: usize = 8;
 
 impl Engine {
     async fn on_library<T, F>(&self, work: F) -> Result<T, EngineError>
@@ -109,7 +109,7 @@ impl Engine {
     /// Loads an archive from a stream of bytes; lines for the person who waits go to `progress`.
     pub async fn load_images(
         &self,
-        archive: mpsc::Receiver<Bytes>,
+        archive: mpsc::Receiver<Result<Bytes, String>>,
         progress: mpsc::Sender<String>,
     ) -> Result<Vec<Loaded>, EngineError> {
         let loaded = self
@@ -129,7 +129,7 @@ impl Engine {
     /// Imports a root filesystem tar.
     pub async fn import_image(
         &self,
-        tar: mpsc::Receiver<Bytes>,
+        tar: mpsc::Receiver<Result<Bytes, String>>,
         config: ImageConfig,
         tag: Option<ImageReference>,
     ) -> Result<Digest, EngineError> {
@@ -152,7 +152,7 @@ impl Engine {
         let (sender, receiver) = mpsc::channel(CHANNEL);
         let library = self.shared.library.clone();
         self.shared.tasks.spawn_blocking(move || {
-            let mut writer = ChannelWriter { sender: sender.clone(), buffer: Vec::with_capacity(CHUNK) };
+            let mut writer = ChannelWriter::new(sender.clone());
             let saved = library.save(&names, &mut writer).map_err(|error| chain(&error));
             let flushed = saved.and_then(|()| writer.flush().map_err(|error| error.to_string()));
             if let Err(error) = flushed {
@@ -163,23 +163,28 @@ impl Engine {
     }
 }
 
-/// Reads what comes through a channel; for blocking readers.
+/// Reads what comes through a channel; for blocking readers. An error in it is one of the reader, and the last.
 pub(crate) struct ChannelReader {
-    channel: mpsc::Receiver<Bytes>,
+    channel: mpsc::Receiver<Result<Bytes, String>>,
     rest: Bytes,
+    broken: Option<String>,
 }
 
 impl ChannelReader {
-    pub(crate) fn new(channel: mpsc::Receiver<Bytes>) -> Self {
-        Self { channel, rest: Bytes::new() }
+    pub(crate) fn new(channel: mpsc::Receiver<Result<Bytes, String>>) -> Self {
+        Self { channel, rest: Bytes::new(), broken: None }
     }
 }
 
 impl Read for ChannelReader {
     fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
         while self.rest.is_empty() {
+            if let Some(reason) = &self.broken {
+                return Err(std::io::Error::other(reason.clone()));
+            }
             match self.channel.blocking_recv() {
-                Some(bytes) => self.rest = bytes,
+                Some(Ok(bytes)) => self.rest = bytes,
+                Some(Err(reason)) => self.broken = Some(reason),
                 None => return Ok(0),
             }
         }
@@ -190,9 +195,15 @@ impl Read for ChannelReader {
 }
 
 /// Sends what is written through a channel, in large pieces.
-struct ChannelWriter {
+pub(crate) struct ChannelWriter {
     sender: mpsc::Sender<Result<Bytes, String>>,
     buffer: Vec<u8>,
+}
+
+impl ChannelWriter {
+    pub(crate) fn new(sender: mpsc::Sender<Result<Bytes, String>>) -> Self {
+        Self { sender, buffer: Vec::with_capacity(CHUNK) }
+    }
 }
 
 impl Write for ChannelWriter {
@@ -226,15 +237,27 @@ mod tests {
             all
         });
         for chunk in ["ab", "", "cde"] {
-            sender.send(Bytes::from(chunk)).await.unwrap();
+            sender.send(Ok(Bytes::from(chunk))).await.unwrap();
         }
         drop(sender);
         assert_eq!(reader.await.unwrap(), b"abcde");
 
+        let (sender, receiver) = mpsc::channel(2);
+        sender.send(Ok(Bytes::from("ab"))).await.unwrap();
+        sender.send(Err("reset".into())).await.unwrap();
+        drop(sender);
+        let broken = tokio::task::spawn_blocking(move || {
+            let mut reader = ChannelReader::new(receiver);
+            let first = reader.read_to_end(&mut Vec::new()).unwrap_err();
+            // A reader that tries again must not take the break for the end.
+            (first.to_string(), reader.read(&mut [0]).is_err())
+        });
+        assert_eq!(broken.await.unwrap(), ("reset".to_owned(), true));
+
         let (sender, mut receiver) = mpsc::channel(2);
         let data = vec![7; CHUNK + 10];
         let writer = tokio::task::spawn_blocking(move || {
-            let mut writer = ChannelWriter { sender, buffer: Vec::new() };
+            let mut writer = ChannelWriter::new(sender);
             writer.write_all(&data).unwrap();
             writer.write_all(b"end").unwrap();
             writer.flush().unwrap();

@@ -72,6 +72,18 @@ impl Layers {
         Ok(Some(Found::Directory(parts)))
     }
 
+    /// Finds a directory by a path below the root whose links are not followed.
+    pub(crate) fn find_exact(&self, path: &Path) -> io::Result<Option<Found>> {
+        let mut at = Walk::new(self)?;
+        for name in components(path).into_iter().rev() {
+            match at.look(&name)? {
+                Some(Entry::Directory(parts)) => at.stack.push(parts),
+                _ => return Ok(None),
+            }
+        }
+        Ok(at.stack.pop().map(Found::Directory))
+    }
+
     /// Follows an absolute path as far as it exists; returns the names it comes to, without links.
     pub(crate) fn resolve(&self, path: &str) -> io::Result<Vec<OsString>> {
         let mut at = Walk::new(self)?;
@@ -323,7 +335,7 @@ pub(crate) fn is_whiteout(stat: &Stat) -> bool {
     FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice && stat.st_rdev == 0
 }
 
-fn is_opaque(dir: &OwnedFd) -> bool {
+pub(crate) fn is_opaque(dir: &OwnedFd) -> bool {
     let mut value = [0u8; 1];
     matches!(rustix::fs::fgetxattr(dir, OPAQUE, &mut value), Ok(1)) && value == *b"y"
 }

@@ -47,6 +47,8 @@ use tokio::sync::broadcast;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+pub use crate::containers::archive::PutArchive;
+pub use crate::containers::changes::{Change, ChangeKind};
 pub use crate::containers::wait::WaitCondition;
 pub use crate::error::EngineError;
 pub use crate::events::Event;

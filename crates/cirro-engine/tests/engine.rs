@@ -5,6 +5,7 @@
 mod engine {
     pub(crate) mod bench;
     pub(crate) mod builds;
+    pub(crate) mod files;
     pub(crate) mod kills;
     pub(crate) mod lab;
     pub(crate) mod life;

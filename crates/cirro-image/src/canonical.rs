@@ -14,12 +14,10 @@ use crate::confine::{Directory, MAX_PATH, Tree};
 use crate::error::{Context, ImageError, invalid, shown};
 use crate::hash::Hasher;
 use crate::recipe::RecipeWriter;
-use crate::tarball::{BLOCK, CHUNK, Sink, Time, pax};
+use crate::tarball::{BLOCK, CHUNK, Sink, write};
 use crate::unpack::{OPAQUE_WHITEOUT, Unpacked, WHITEOUT, is_whiteout};
 use crate::xattr;
 
-/// Where ustar's name field ends.
-const USTAR_NAME: usize = 100;
 const REDIRECTS: [&[u8]; 2] = [b"trusted.overlay.redirect", b"trusted.overlay.metacopy"];
 
 /// Writes the recipe of `tree` and computes its digest, reading every file once.
@@ -197,17 +195,11 @@ impl Packer<'_> {
 
     /// Writes a whiteout. It has no time of its own: the kernel made it when something was deleted.
     fn mark(&mut self, name: &[u8]) -> Result<(), ImageError> {
-        let mut header = tar::Header::new_ustar();
-        header.set_mode(0);
-        self.header(header, name, b"", Vec::new())
+        self.raw(&write::mark(name)?)
     }
 
     fn hard_link(&mut self, path: &[u8], first: &[u8], stat: &Stat) -> Result<(), ImageError> {
-        let mut header = base_header(stat);
-        header.set_entry_type(tar::EntryType::Link);
-        let mut pax = Vec::new();
-        set_time(&mut header, &mut pax, stat);
-        self.header(header, path, first, pax)
+        self.raw(&write::hard_link(path, first, stat)?)
     }
 
     fn entry(
@@ -217,62 +209,7 @@ impl Packer<'_> {
         stat: &Stat,
         xattrs: &[(Vec<u8>, Vec<u8>)],
     ) -> Result<(), ImageError> {
-        let mut header = base_header(stat);
-        let kind = FileType::from_raw_mode(stat.st_mode);
-        header.set_entry_type(match kind {
-            FileType::Directory => tar::EntryType::Directory,
-            FileType::Symlink => tar::EntryType::Symlink,
-            FileType::CharacterDevice => tar::EntryType::Char,
-            FileType::BlockDevice => tar::EntryType::Block,
-            FileType::Fifo => tar::EntryType::Fifo,
-            _ => tar::EntryType::Regular,
-        });
-        match kind {
-            FileType::RegularFile => header.set_size(stat.st_size as u64),
-            FileType::CharacterDevice | FileType::BlockDevice => {
-                let (major, minor) = (rustix::fs::major(stat.st_rdev), rustix::fs::minor(stat.st_rdev));
-                header.set_device_major(major).context(|| "write device".into())?;
-                header.set_device_minor(minor).context(|| "write device".into())?;
-            }
-            _ => {}
-        }
-        let mut pax = Vec::new();
-        set_time(&mut header, &mut pax, stat);
-        for (key, value) in xattrs {
-            pax::write_xattr(&mut pax, key, value);
-        }
-        self.header(header, name, link, pax)
-    }
-
-    /// Writes a header with its names, and before it the PAX header that it needs.
-    fn header(
-        &mut self,
-        mut header: tar::Header,
-        name: &[u8],
-        link: &[u8],
-        mut pax: Vec<u8>,
-    ) -> Result<(), ImageError> {
-        for (key, value) in [(&b"path"[..], name), (b"linkpath", link)] {
-            if value.len() > USTAR_NAME || !value.is_ascii() {
-                pax::write_record(&mut pax, key, value);
-            }
-        }
-        if !pax.is_empty() {
-            let mut extension = tar::Header::new_ustar();
-            extension.set_entry_type(tar::EntryType::XHeader);
-            extension.set_mode(0o644);
-            extension.set_size(pax.len() as u64);
-            put_text(&mut extension.as_old_mut().name, b"PaxHeaders.0/entry");
-            extension.set_cksum();
-            self.raw(extension.as_bytes())?;
-            let padding = (BLOCK - pax.len() % BLOCK) % BLOCK;
-            pax.resize(pax.len() + padding, 0);
-            self.raw(&pax)?;
-        }
-        put_text(&mut header.as_old_mut().name, name);
-        put_text(&mut header.as_old_mut().linkname, link);
-        header.set_cksum();
-        self.raw(header.as_bytes())
+        self.raw(&write::entry(name, link, stat, xattrs)?)
     }
 
     fn raw(&mut self, bytes: &[u8]) -> Result<(), ImageError> {
@@ -280,28 +217,4 @@ impl Packer<'_> {
         self.tar_size += bytes.len() as u64;
         self.recipe.raw(bytes)
     }
-}
-
-fn base_header(stat: &Stat) -> tar::Header {
-    let mut header = tar::Header::new_ustar();
-    header.set_mode(stat.st_mode & 0o7777);
-    header.set_uid(stat.st_uid.into());
-    header.set_gid(stat.st_gid.into());
-    header.set_size(0);
-    header
-}
-
-fn set_time(header: &mut tar::Header, pax: &mut Vec<u8>, stat: &Stat) {
-    let time = Time { seconds: stat.st_mtime, nanoseconds: stat.st_mtime_nsec as u32 };
-    header.set_mtime(u64::try_from(time.seconds).unwrap_or(0));
-    if time.nanoseconds != 0 || time.seconds < 0 {
-        pax::write_record(pax, b"mtime", pax::format_time(time).as_bytes());
-    }
-}
-
-/// Fills a field of a header; what is longer is cut off, its PAX record has it whole.
-fn put_text(field: &mut [u8; USTAR_NAME], text: &[u8]) {
-    field.fill(0);
-    let length = text.len().min(field.len());
-    field[..length].copy_from_slice(&text[..length]);
 }

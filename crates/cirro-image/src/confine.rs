@@ -24,6 +24,7 @@ const DIRECTORY: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::
 /// A tree.
 pub(crate) struct Tree {
     root: OwnedFd,
+    resolve: ResolveFlags,
 }
 
 /// An open directory of a tree.
@@ -41,6 +42,20 @@ impl Directory {
     }
 }
 
+impl Directory {
+    /// Opens a regular file in this directory for reading; its name is not followed.
+    pub(crate) fn open_file(&self, name: &[u8]) -> rustix::io::Result<(File, rustix::fs::Stat)> {
+        // Opening a FIFO without O_NONBLOCK would wait for ever.
+        let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let fd = rustix::fs::openat(&self.fd, name, flags, Mode::empty())?;
+        let stat = rustix::fs::fstat(&fd)?;
+        if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
+            return Err(Errno::INVAL);
+        }
+        Ok((File::from(fd), stat))
+    }
+}
+
 /// What a walk does about a component that is missing or no directory.
 pub(crate) enum Missing<'a> {
     /// It fails.
@@ -53,13 +68,19 @@ impl Tree {
     /// Opens the tree at a path of our own.
     pub(crate) fn open(path: &Path) -> rustix::io::Result<Self> {
         let root = rustix::fs::openat(CWD, path, DIRECTORY | OFlags::NOFOLLOW, Mode::empty())?;
-        Ok(Self { root })
+        let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_XDEV;
+        Ok(Self { root, resolve })
+    }
+
+    /// Takes a root with other file systems mounted in it, which belong to the tree.
+    pub(crate) fn mounted(root: OwnedFd) -> Self {
+        Self { root, resolve: ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS }
     }
 
     /// Returns the root directory.
     pub(crate) fn root(&self) -> rustix::io::Result<Directory> {
-        let fd = rustix::io::fcntl_dupfd_cloexec(&self.root, 3)?;
-        Ok(Directory { fd: Rc::new(fd), path: Vec::new() })
+        // Opened anew: the root itself may be open as a place only, and has one position for all who list it.
+        self.open_directory(b"")
     }
 
     /// Opens a directory by a path that must have no symlinks.
@@ -81,8 +102,45 @@ impl Tree {
 
     fn open_exact(&self, path: &[u8], flags: OFlags) -> rustix::io::Result<OwnedFd> {
         let path = if path.is_empty() { &b"."[..] } else { path };
-        let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_XDEV;
-        rustix::fs::openat2(&self.root, path, flags | OFlags::NOFOLLOW, Mode::empty(), resolve)
+        loop {
+            let flags = flags | OFlags::NOFOLLOW;
+            match rustix::fs::openat2(&self.root, path, flags, Mode::empty(), self.resolve) {
+                // Something was renamed meanwhile; the kernel asks for another try.
+                Err(Errno::AGAIN) => {}
+                other => return other,
+            }
+        }
+    }
+
+    /// Follows every symlink of a cleaned path, the last one too, as far as it exists; returns a path without symlinks.
+    pub(crate) fn follow(&self, path: &[u8]) -> rustix::io::Result<Vec<u8>> {
+        let mut queue: VecDeque<Vec<u8>> = components(path).map(<[u8]>::to_vec).collect();
+        let mut at = self.root()?;
+        let mut links = 0;
+        while let Some(name) = queue.pop_front() {
+            if name == b".." {
+                at = self.open_directory(parent(&at.path))?;
+                continue;
+            }
+            match step(&at, &name)? {
+                Step::Directory(directory) => at = directory,
+                Step::Link(target) => {
+                    links += 1;
+                    if links > MAX_LINKS {
+                        return Err(Errno::LOOP);
+                    }
+                    if target.starts_with(b"/") {
+                        at = self.root()?;
+                    }
+                    components(&target).rev().for_each(|name| queue.push_front(name.to_vec()));
+                }
+                Step::Other(_) => {
+                    let rest: Vec<_> = std::iter::once(at.join(&name)).chain(queue).collect();
+                    return Ok(clean(&rest.join(&b'/')));
+                }
+            }
+        }
+        Ok(at.path)
     }
 
     /// Opens a directory by a cleaned path whose symlinks are followed inside the tree.

@@ -19,6 +19,7 @@
 //! | `load`, `save`, `compression`, `tarball` | archives in and out |
 //! | `unpack`, `confine`, `xattr` | from hostile tar to tree |
 //! | `canonical`, `recipe` | from tree to tar |
+//! | `files` | a container's files: copied in and out, whatever is mounted in its root |
 
 mod blobs;
 mod canonical;
@@ -26,6 +27,7 @@ mod compression;
 mod confine;
 mod document;
 mod error;
+pub mod files;
 mod hash;
 mod images;
 mod layers;

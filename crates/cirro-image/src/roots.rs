@@ -67,6 +67,13 @@ impl Library {
         Ok(())
     }
 
+    /// Returns the bytes of the layers below a container's root; 0 when it has none.
+    pub fn root_size(&self, container: &str) -> Result<u64, ImageError> {
+        let state = self.inner.state();
+        let Some(root) = state.roots.get(container) else { return Ok(0) };
+        root.layers.iter().map(|diff_id| Ok(known(&state, diff_id)?.record.size)).sum()
+    }
+
     /// Opens scratch space for a new layer over layers (lowest first). Returns (key, root).
     pub fn open_layer(&self, below: &[Digest]) -> Result<(String, ContainerRoot), ImageError> {
         let key = self.inner.unique().to_string();

@@ -5,6 +5,7 @@
 
 pub(crate) mod header;
 pub(crate) mod pax;
+pub(crate) mod write;
 
 use std::io::{self, Read};
 

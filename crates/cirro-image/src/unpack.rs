@@ -10,7 +10,7 @@
 //! below only (OCI image-spec v1.1, `layer.md`): what this layer itself brings stays, and where both are
 //! there the directory is made opaque.
 
-mod metadata;
+pub(crate) mod metadata;
 mod replace;
 
 use std::collections::HashMap;

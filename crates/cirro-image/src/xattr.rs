@@ -52,6 +52,19 @@ fn supported(name: &[u8], result: rustix::io::Result<()>) -> rustix::io::Result<
     result
 }
 
+/// Reads an attribute of an open file, if it has it.
+pub(crate) fn get_open(fd: impl AsFd, name: &[u8]) -> rustix::io::Result<Option<Vec<u8>>> {
+    let mut value = vec![0; MAX_VALUE];
+    match rustix::fs::fgetxattr(fd, name, &mut value[..]) {
+        Ok(length) => {
+            value.truncate(length);
+            Ok(Some(value))
+        }
+        Err(Errno::NODATA | Errno::OPNOTSUPP) => Ok(None),
+        Err(errno) => Err(errno),
+    }
+}
+
 /// Removes an attribute.
 pub(crate) fn remove(path: &[u8], name: &[u8]) -> rustix::io::Result<()> {
     rustix::fs::lremovexattr(path, name)

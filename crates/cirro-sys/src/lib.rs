@@ -13,3 +13,4 @@ pub mod readiness;
 pub mod socket;
 pub mod tap;
 pub mod tsc;
+pub mod views;

@@ -5,6 +5,7 @@ use axum::extract::{Path, State};
 use cirro_seams::container::{Container, NetworkMode, Phase, RestartPolicy};
 use serde_json::{Map, Value, json};
 
+use super::changes::add_size;
 use super::create::face_document;
 use super::{network, ports, status};
 use crate::Face;
@@ -18,10 +19,12 @@ pub(crate) async fn inspect(
     Path(name): Path<String>,
     params: Params,
 ) -> Result<Json<Value>, ApiError> {
+    let container = face.engine.container(&name)?;
+    let mut document = document(&container);
     if params.flag("size") {
-        return Err(ApiError::not_supported("the size of a container (size=1)"));
+        add_size(&face, &container.id, &mut document).await?;
     }
-    Ok(Json(document(&face.engine.container(&name)?)))
+    Ok(Json(document))
 }
 
 /// Writes the container's document.

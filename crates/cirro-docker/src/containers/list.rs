@@ -8,6 +8,7 @@ use cirro_seams::container::{Container, Phase};
 use cirro_types::ImageReference;
 use serde_json::{Value, json};
 
+use super::changes::add_size;
 use super::{inspect, listed, network, ports, status};
 use crate::Face;
 use crate::error::ApiError;
@@ -35,21 +36,25 @@ const FILTERS: &[&str] = &[
 
 /// Lists containers: the running ones, or all.
 pub(crate) async fn list(State(face): State<Face>, params: Params) -> Result<Json<Value>, ApiError> {
-    if params.flag("size") {
-        return Err(ApiError::not_supported("the size of a container (size=1)"));
-    }
     let limit: Option<i64> = params.number("limit")?;
     let limit = limit.and_then(|limit| usize::try_from(limit).ok()).filter(|limit| *limit > 0);
     let images = face.engine.images().await?;
     let filter = Filter::new(&face.engine, &params, &images).await?;
     let all = params.flag("all") || limit.is_some() || filter.asks_for_ended();
-    let rows = listed(&face.engine)
+    let chosen = listed(&face.engine)
         .into_iter()
         .filter(|container| all || is_up(container))
         .filter(|container| filter.fits(container))
-        .take(limit.unwrap_or(usize::MAX))
-        .map(|container| summary(&container, &images));
-    Ok(Json(Value::Array(rows.collect())))
+        .take(limit.unwrap_or(usize::MAX));
+    let mut rows = Vec::new();
+    for container in chosen {
+        let mut row = summary(&container, &images);
+        if params.flag("size") {
+            add_size(&face, &container.id, &mut row).await?;
+        }
+        rows.push(row);
+    }
+    Ok(Json(Value::Array(rows)))
 }
 
 fn is_up(container: &Container) -> bool {

@@ -36,8 +36,7 @@ pub(crate) async fn save_names(face: &Face, names: Vec<String>, params: &Params)
         check_platform(Some(platform))?;
     }
     let pieces = face.engine.save_images(names).await?;
-    let pieces = line_stream::received(pieces).map(|piece| piece.map_err(std::io::Error::other));
-    Ok(line_stream::flowing(face, "application/x-tar", pieces))
+    Ok(line_stream::flowing(face, "application/x-tar", line_stream::pieces(pieces)))
 }
 
 /// Loads the images of an archive.

@@ -1,17 +1,13 @@
 //! Removing containers.
 
-use std::os::unix::fs::MetadataExt;
-use std::path::Path;
-
 use cirro_seams::container::{Owner, Phase};
 
+use super::changes::size_of;
 use super::create::remove_dir;
 use super::{is_active, wait};
 use crate::Engine;
 use crate::error::{EngineError, blocking};
 use crate::journal::CONTAINERS;
-
-const MAX_DEPTH: usize = 128;
 
 impl Engine {
     /// Removes it (`force`: kills it first; `volumes`: its anonymous volumes too).
@@ -121,7 +117,7 @@ impl Engine {
         };
         let (mut ids, mut bytes) = (Vec::new(), 0);
         for (id, upper) in stopped {
-            let size = blocking(move || Ok(size_of(&upper, 0))).await?;
+            let size = blocking(move || Ok(size_of(&upper))).await?;
             match self.remove_by_id(&id, false, false).await {
                 Ok(()) => {
                     bytes += size;
@@ -135,18 +131,4 @@ impl Engine {
         self.shared.journal.flush().await?;
         Ok((ids, bytes))
     }
-}
-
-/// Returns the bytes that the files below a directory take.
-fn size_of(dir: &Path, depth: usize) -> u64 {
-    if depth > MAX_DEPTH {
-        return 0;
-    }
-    let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
-    let size = |entry: std::fs::DirEntry| match entry.metadata() {
-        Ok(meta) if meta.is_dir() => size_of(&entry.path(), depth + 1),
-        Ok(meta) if meta.is_file() => meta.size(),
-        _ => 0,
-    };
-    entries.map(size).sum()
 }

@@ -7,7 +7,7 @@ use tokio::sync::mpsc;
 
 use super::lab::{command, with_engine, within};
 
-pub(crate) fn context(dockerfile: &str) -> mpsc::Receiver<Bytes> {
+pub(crate) fn context(dockerfile: &str) -> mpsc::Receiver<Result<Bytes, String>> {
     let mut tar = tar::Builder::new(Vec::new());
     for (name, bytes) in [("Dockerfile", dockerfile), ("app.txt", "copied")] {
         let mut header = tar::Header::new_gnu();
@@ -17,7 +17,7 @@ pub(crate) fn context(dockerfile: &str) -> mpsc::Receiver<Bytes> {
     }
     let bytes = tar.into_inner().unwrap();
     let (sender, receiver) = mpsc::channel(1);
-    tokio::spawn(async move { sender.send(Bytes::from(bytes)).await });
+    tokio::spawn(async move { sender.send(Ok(Bytes::from(bytes))).await });
     receiver
 }
 

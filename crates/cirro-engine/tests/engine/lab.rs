@@ -127,7 +127,7 @@ async fn load_busybox(engine: &Engine) {
     header(&mut tar, "etc/plain", Regular, 0o644, b"", "");
     let bytes = tar.into_inner().unwrap();
     let (sender, receiver) = mpsc::channel(1);
-    let feed = tokio::spawn(async move { sender.send(Bytes::from(bytes)).await.unwrap() });
+    let feed = tokio::spawn(async move { sender.send(Ok(Bytes::from(bytes))).await.unwrap() });
     let config = ImageConfig {
         architecture: "amd64".into(),
         os: "linux".into(),
