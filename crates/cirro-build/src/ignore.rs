@@ -7,10 +7,10 @@ use crate::pattern::{Pattern, Wildcards};
 const MAX_RULES: usize = 10_000;
 
 /// The rules of a `.dockerignore`; the last that matches a path or a parent of it wins.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(crate) struct Ignore(Vec<Rule>);
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Rule {
     /// Whether it brings back what an earlier rule took.
     exception: bool,
@@ -46,6 +46,11 @@ impl Ignore {
             }
         }
         ignored
+    }
+
+    /// Says whether there are no rules.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
     }
 
     /// Says whether some rule brings paths back, so that an ignored directory may hold something.

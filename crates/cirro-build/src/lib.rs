@@ -7,6 +7,7 @@
 //!
 //! - `dockerfile` text to instructions; `expand` variables; `ignore` and `pattern` wildcards
 //! - `plan` the graph of stages; `build` the stages side by side; `stage` one stage; `state` and `metadata` its image
+//! - `mount` what `RUN --mount` asks for
 //! - `transfer` `COPY` and `ADD`; `tree` what they walk and write; `archive` tar; `context` the build context
 //! - `union` layer directories as one tree, where every path is resolved and confined
 //! - `scratch` working layers that are given back whatever happens
@@ -24,6 +25,7 @@ mod expand;
 mod ignore;
 mod key;
 mod metadata;
+mod mount;
 mod pattern;
 mod plan;
 mod scratch;
@@ -35,6 +37,7 @@ mod union;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use cirro_types::{Digest, ImageReference};
 
@@ -68,6 +71,8 @@ pub struct BuildRequest {
     pub extra_hosts: Vec<String>,
     /// Bytes of memory for each step.
     pub memory: Option<i64>,
+    /// What `RUN --mount=type=secret` shows, by id. It comes into no layer, history entry or key.
+    pub secrets: BTreeMap<String, Arc<[u8]>>,
 }
 
 /// What a build tells as it goes.

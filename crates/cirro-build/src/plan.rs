@@ -8,6 +8,7 @@ use crate::BuildError;
 use crate::dockerfile::{Dockerfile, Instruction, Kind, Stage};
 use crate::error::Refusal;
 use crate::expand::Expander;
+use crate::mount;
 use crate::state::architecture;
 
 /// `ARG`s that need no declaration, and that no key or history shows: proxies differ from host to host.
@@ -173,11 +174,20 @@ pub(crate) fn copied_stages(
 ) -> Result<BTreeSet<usize>, BuildError> {
     let mut copied = BTreeSet::new();
     for instruction in instructions {
-        let (Kind::Copy(_), Some(text)) = (&instruction.kind, instruction.flag("from")) else { continue };
-        if let From::Stage(stage) =
-            from(stages, index, text).map_err(|refusal| refusal.on(instruction.line))?
-        {
-            copied.insert(stage);
+        let sources: Vec<&str> = match &instruction.kind {
+            Kind::Copy(_) => instruction.flag("from").into_iter().collect(),
+            Kind::Run { .. } => {
+                let mounts = instruction.flags.iter().filter(|flag| flag.name == "mount");
+                mounts.filter_map(|flag| mount::from(flag.value.as_deref()?)).collect()
+            }
+            _ => continue,
+        };
+        for text in sources {
+            if let From::Stage(stage) =
+                from(stages, index, text).map_err(|refusal| refusal.on(instruction.line))?
+            {
+                copied.insert(stage);
+            }
         }
     }
     Ok(copied)
@@ -190,8 +200,10 @@ pub(crate) fn check_supported(instruction: &Instruction) -> Result<(), BuildErro
         let supported = match (instruction.keyword.as_str(), flag.name.as_str()) {
             ("FROM", "platform") | ("COPY", "from") | ("COPY" | "ADD", "chown" | "chmod") => true,
             ("RUN", "network") => ["default", "none", "host"].contains(&value),
+            ("RUN", "mount") => true,
             ("RUN", "security") => value == "sandbox",
-            ("COPY" | "ADD", "link") | ("ADD", "keep-git-dir") | ("COPY", "parents") => value == "false",
+            ("COPY" | "ADD", "link" | "exclude") | ("COPY", "parents") | ("ADD", "unpack") => true,
+            ("ADD", "keep-git-dir") => value == "false",
             ("HEALTHCHECK", _) => true,
             _ => false,
         };

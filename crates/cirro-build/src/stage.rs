@@ -1,6 +1,7 @@
 //! One stage carried out: instruction by instruction, each layer by its content key.
 
 mod layer;
+mod mounts;
 mod run;
 
 use std::collections::BTreeMap;

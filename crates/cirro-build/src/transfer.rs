@@ -49,6 +49,10 @@ pub(crate) struct Transfer {
     pub(crate) changes: Changes,
     /// Whether the owner was asked for; else what is in an archive keeps its own.
     pub(crate) chown: bool,
+    /// `--parents`: whether sources keep the directories of their paths.
+    pub(crate) parents: bool,
+    /// `--exclude`: what is left out, by its path from the source that holds it.
+    pub(crate) exclude: Option<Ignore>,
 }
 
 /// A source that was found.
@@ -56,6 +60,8 @@ pub(crate) struct Transfer {
 pub(crate) struct Picked {
     /// Path from the source's root as it was written or matched.
     path: String,
+    /// Directories below the destination that it goes into.
+    parents: PathBuf,
     found: Found,
 }
 
@@ -77,7 +83,8 @@ impl Transfer {
         for wanted in &self.wanted {
             match wanted {
                 Wanted::Document { name, content } => {
-                    picked.push(Picked { path: name.clone(), found: Found::Document(content.clone()) })
+                    let (path, found) = (name.clone(), Found::Document(content.clone()));
+                    picked.push(Picked { path, parents: PathBuf::new(), found });
                 }
                 Wanted::Path(path) => self.pick_path(source, path, cancel, &mut picked)?,
             }
@@ -85,7 +92,7 @@ impl Transfer {
         if picked.is_empty() {
             return Err(Refusal::new("no source files were specified"));
         }
-        if picked.len() > 1 && !self.into_directory {
+        if picked.len() > 1 && !self.into_directory && !self.parents {
             return Err(Refusal::new(
                 "When using COPY with more than one source file, the destination must be a directory and end with a /",
             ));
@@ -100,6 +107,8 @@ impl Transfer {
         cancel: &Cancel,
         picked: &mut Vec<Picked>,
     ) -> Result<(), Refusal> {
+        // What stands before `/./` is not kept by `--parents`.
+        let dropped = path.find("/./").map_or(0, |pivot| components(&path[..pivot]).len());
         let components = components(path);
         if !has_wildcards(path) {
             let path = components.join("/");
@@ -109,17 +118,35 @@ impl Transfer {
                 )),
                 None => Refusal::new(format!("stat {path}: file does not exist")),
             })?;
-            picked.push(Picked { path, found });
+            picked.extend(self.place_picked(path, dropped, found));
             return Ok(());
         }
         let mut matches = Vec::new();
         glob(source, String::new(), &components, cancel, &mut matches)?;
+        matches.sort();
+        matches.dedup();
         for path in matches {
             if let Some(found) = self.find(source, &path)? {
-                picked.push(Picked { path, found });
+                picked.extend(self.place_picked(path, dropped, found));
             }
         }
         Ok(())
+    }
+
+    /// Says where a source that was found goes; nowhere if it is excluded.
+    fn place_picked(&self, path: String, dropped: usize, found: Found) -> Option<Picked> {
+        let excludes = |path: &str| self.exclude.as_ref().is_some_and(|rules| rules.ignores(path));
+        if found != Found::Directory && (excludes(&path) || excludes(&base_name(&path).to_string_lossy())) {
+            return None;
+        }
+        let mut parents = PathBuf::new();
+        if self.parents {
+            parents.extend(path.split('/').skip(dropped));
+            if found != Found::Directory {
+                parents.pop();
+            }
+        }
+        Some(Picked { path, parents, found })
     }
 
     /// Looks at one source; `None` if it is missing or ignored.
@@ -181,6 +208,9 @@ impl Transfer {
         for one in picked {
             let name = base_name(&one.path);
             key.field(name.as_bytes());
+            if self.parents {
+                key.field(one.parents.as_os_str().as_bytes());
+            }
             let mut hasher = Hasher { key: &mut *key };
             match &one.found {
                 Found::Document(content) => {
@@ -214,16 +244,16 @@ impl Transfer {
         for one in picked {
             match &one.found {
                 Found::Directory => {
-                    let cursor = self.directory(into, &self.destination)?;
+                    let cursor = self.directory(into, &self.destination.join(&one.parents))?;
                     self.hand_over(source, one, OsStr::new(""), cancel, &mut Writer { cursor })?;
                 }
                 Found::Archive => self.unpack(source, one, into, cancel)?,
                 Found::File => {
-                    let (cursor, name) = self.place(into, &one.path)?;
+                    let (cursor, name) = self.place(into, one)?;
                     self.hand_over(source, one, &name, cancel, &mut Writer { cursor })?;
                 }
                 Found::Document(content) => {
-                    let (cursor, name) = self.place(into, &one.path)?;
+                    let (cursor, name) = self.place(into, one)?;
                     let attributes = self.document_attributes();
                     Writer { cursor }.write_bytes(&name, &attributes, content.as_bytes())?;
                 }
@@ -241,7 +271,9 @@ impl Transfer {
         cancel: &Cancel,
         receiver: &mut dyn Receiver,
     ) -> Result<(), Refusal> {
-        let traversal = Traversal { ignore: source.ignore.as_deref(), changes: &self.changes, cancel };
+        let exclude = self.exclude.as_ref().map(|rules| (rules, one.path.as_str()));
+        let ignore = source.ignore.as_deref();
+        let traversal = Traversal { ignore, exclude, changes: &self.changes, cancel };
         let path = Path::new(&one.path);
         match source.root.walk(path, Last::Follow).map_err(Refusal::at(path))? {
             Walked::Directory(mut cursor) => traversal.contents(&mut cursor, &one.path, receiver),
@@ -255,7 +287,7 @@ impl Transfer {
         let Walked::Other(_, entry) = source.root.walk(path, Last::Follow).map_err(Refusal::at(path))? else {
             return Err(Refusal::new(format!("stat {}: file does not exist", one.path)));
         };
-        let base = self.directory(into, &self.destination)?.path();
+        let base = self.directory(into, &self.destination.join(&one.parents))?.path();
         let owner = self.changes.owner.filter(|_| self.chown);
         let changes = Changes { owner, ..self.changes.clone() };
         let unpacker =
@@ -268,17 +300,18 @@ impl Transfer {
     fn place(
         &self,
         into: &Union,
-        source: &str,
+        one: &Picked,
     ) -> Result<(crate::union::Cursor, std::ffi::OsString), Refusal> {
-        let destination = &self.destination;
+        let destination = &self.destination.join(&one.parents);
         let is_directory = self.into_directory
+            || self.parents
             || matches!(
                 into.walk(destination, Last::Follow).map_err(Refusal::at(destination))?,
                 Walked::Directory(_)
             );
         match (is_directory, destination.parent(), destination.file_name()) {
             (false, Some(parent), Some(name)) => Ok((self.directory(into, parent)?, name.to_owned())),
-            _ => Ok((self.directory(into, destination)?, base_name(source))),
+            _ => Ok((self.directory(into, destination)?, base_name(&one.path))),
         }
     }
 
@@ -326,6 +359,10 @@ fn glob(
         return Ok(());
     };
     let below = |name: &str| if base.is_empty() { name.to_owned() } else { format!("{base}/{name}") };
+    if *component == "**" {
+        glob(source, base.clone(), rest, cancel, matches)?;
+        return descend(source, &base, components, cancel, matches);
+    }
     if !has_wildcards(component) {
         return glob(source, below(component), rest, cancel, matches);
     }
@@ -337,6 +374,27 @@ fn glob(
     };
     for name in names.iter().filter_map(|name| name.to_str()).filter(|name| pattern.matches(name)) {
         glob(source, below(name), rest, cancel, matches)?;
+    }
+    Ok(())
+}
+
+/// Tries the patterns, of which the first is `**`, in every directory of `base`. Links are not followed: their targets
+/// are found where they are.
+fn descend(
+    source: &Source,
+    base: &str,
+    components: &[&str],
+    cancel: &Cancel,
+    matches: &mut Vec<String>,
+) -> Result<(), Refusal> {
+    let Ok(Walked::Directory(cursor)) = source.root.walk(Path::new(base), Last::Follow) else {
+        return Ok(());
+    };
+    for name in cursor.names().map_err(Refusal::at(base))?.iter().filter_map(|name| name.to_str()) {
+        let below = if base.is_empty() { name.to_owned() } else { format!("{base}/{name}") };
+        if let Ok(Walked::Directory(_)) = source.root.walk(Path::new(&below), Last::Keep) {
+            glob(source, below, components, cancel, matches)?;
+        }
     }
     Ok(())
 }

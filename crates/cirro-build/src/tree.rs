@@ -89,6 +89,8 @@ pub(crate) trait Receiver {
 pub(crate) struct Traversal<'a> {
     /// Rules over paths from the source's root, if it is the build context.
     pub(crate) ignore: Option<&'a Ignore>,
+    /// Rules over paths from the source itself, whose path from the root stands with them.
+    pub(crate) exclude: Option<(&'a Ignore, &'a str)>,
     pub(crate) changes: &'a Changes,
     pub(crate) cancel: &'a Cancel,
 }
@@ -96,7 +98,21 @@ pub(crate) struct Traversal<'a> {
 impl Traversal<'_> {
     /// Says whether `path`, from the source's root, is left out.
     pub(crate) fn ignores(&self, path: &str) -> bool {
-        self.ignore.is_some_and(|ignore| !path.is_empty() && ignore.ignores(path))
+        if path.is_empty() {
+            return false;
+        }
+        let excluded = || {
+            let (rules, base) = self.exclude?;
+            let rest = path.strip_prefix(base).map(|rest| rest.trim_start_matches('/'))?;
+            Some(!rest.is_empty() && rules.ignores(rest))
+        };
+        self.ignore.is_some_and(|ignore| ignore.ignores(path)) || excluded().unwrap_or(false)
+    }
+
+    /// Says whether a directory that is left out may hold something that is not.
+    fn has_exceptions(&self) -> bool {
+        self.ignore.is_some_and(Ignore::has_exceptions)
+            || self.exclude.is_some_and(|(rules, _)| rules.has_exceptions())
     }
 
     /// Hands over what is in the directory of `source`, whose path from the root is `path`.
@@ -164,7 +180,7 @@ impl Traversal<'_> {
         if !self.ignores(path) {
             return Ok(true);
         }
-        if !self.ignore.is_some_and(Ignore::has_exceptions) {
+        if !self.has_exceptions() {
             return Ok(false);
         }
         for name in directory.names().map_err(Refusal::at(path))? {

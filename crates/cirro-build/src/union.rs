@@ -192,6 +192,11 @@ impl Entry {
         FileType::from_raw_mode(self.stat.st_mode)
     }
 
+    /// Returns its name in its directory.
+    pub(crate) fn name(&self) -> &OsStr {
+        &self.name
+    }
+
     /// Reads the target of a symbolic link.
     pub(crate) fn target(&self) -> std::io::Result<OsString> {
         let target = rustix::fs::readlinkat(&*self.parent, &self.name, Vec::new())?;

@@ -205,6 +205,7 @@ pub(crate) async fn prune(State(face): State<Face>, params: Params) -> Result<Js
     if params.text("filters").is_some_and(|filters| filters != "{}") {
         return Err(ApiError::not_supported("filters of a build cache prune"));
     }
+    face.engine.prune_build_caches().await?;
     let (_, reclaimed) = face.engine.prune_images(false, |_| true).await?;
     Ok(Json(json!({ "CachesDeleted": [], "SpaceReclaimed": reclaimed })))
 }

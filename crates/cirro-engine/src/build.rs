@@ -1,6 +1,8 @@
 //! Builds: the builder's two seams over the library and the runtime, and the way of a request.
 
+pub(crate) mod caches;
 mod library;
+mod mounts;
 pub(crate) mod step;
 mod targets;
 
@@ -68,9 +70,18 @@ impl Engine {
         Ok(receiver)
     }
 
+    /// Removes the directories of cache mounts that no build uses.
+    pub async fn prune_build_caches(&self) -> Result<(), EngineError> {
+        let caches = self.shared.build_caches.clone();
+        blocking(move || caches.prune()).await
+    }
+
     async fn run_build(&self, request: BuildRequest, out: &mpsc::Sender<Result<BuildEvent, String>>) {
         let (events, mut incoming) = mpsc::channel(CHANNEL);
-        let library = Arc::new(EngineLibrary(self.shared.library.clone()));
+        let library = Arc::new(EngineLibrary {
+            library: self.shared.library.clone(),
+            caches: self.shared.build_caches.clone(),
+        });
         let build = cirro_build::build(request, library, Arc::new(EngineSteps(self.clone())), events);
         let mut image = None;
         let forward = async {

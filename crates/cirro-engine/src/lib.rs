@@ -56,6 +56,7 @@ pub use crate::exec::Exec;
 pub use crate::options::EngineOptions;
 pub use crate::volumes::Volume;
 
+use crate::build::caches::BuildCaches;
 use crate::containers::Containers;
 use crate::events::EventLog;
 use crate::exec::Execs;
@@ -75,6 +76,7 @@ struct Shared {
     options: EngineOptions,
     host: HostFacts,
     library: Library,
+    build_caches: Arc<BuildCaches>,
     network: Network,
     supervisor: Supervisor,
     /// Opened when the first machine is asked for; many hosts have none.

@@ -310,7 +310,9 @@ impl Engine {
 
     async fn sweep_scratch(&self) -> Result<(), EngineError> {
         let scratch = self.shared.options.scratch_dir();
+        let contents = self.shared.options.run_dir.join("build");
         blocking(move || {
+            remove_dir(&contents)?;
             for entry in std::fs::read_dir(&scratch).map_err(io("read the scratch directory"))?.flatten() {
                 remove_dir(&entry.path())?;
             }

@@ -15,6 +15,7 @@ use tokio::sync::broadcast::error::RecvError;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::build::caches::BuildCaches;
 use crate::build::step;
 use crate::containers::{Containers, Entry, KeyedLocks, Record};
 use crate::error::{EngineError, blocking, io};
@@ -59,11 +60,13 @@ impl Engine {
         let journal = Journal::new(db);
         let loading = journal.clone();
         let records = blocking(move || load(&loading)).await?;
+        let build_caches = Arc::new(BuildCaches::new(options.data_dir.join("build-caches")));
         let engine = Self {
             shared: Arc::new(Shared {
                 options,
                 host,
                 library,
+                build_caches,
                 network,
                 supervisor,
                 machines: OnceLock::new(),

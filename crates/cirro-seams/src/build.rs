@@ -2,7 +2,7 @@
 //!
 //! The engine implements both; a build never sees a container record or a blob path.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use cirro_types::{Digest, ImageConfig, ImageReference};
@@ -58,6 +58,32 @@ pub trait BuildLibrary: Send + Sync {
     fn cached(&self, key: Digest) -> Pending<'_, Option<Digest>>;
     /// Notes the layer that a cache key gave.
     fn remember(&self, key: Digest, diff_id: Digest) -> Pending<'_, ()>;
+    /// Opens the directory that `RUN --mount=type=cache` steps of this id share, made when it is not there.
+    /// Waits for as long as `sharing` asks for.
+    fn open_cache(
+        &self,
+        id: String,
+        sharing: Sharing,
+    ) -> Pending<'_, Result<Box<dyn CacheSpace>, BuildFault>>;
+}
+
+/// Who may use the directory of a cache mount at the same time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Sharing {
+    /// Everybody.
+    Shared,
+    /// One step; who comes while it is in use gets another directory.
+    Private,
+    /// One step; who comes while it is in use waits.
+    Locked,
+}
+
+/// The directory of a cache mount in use; dropping it gives it back.
+pub trait CacheSpace: Send + Sync {
+    /// The directory.
+    fn path(&self) -> &Path;
+    /// Whether it was made just now, so that whoever opened it fills it and sets its owner.
+    fn is_new(&self) -> bool;
 }
 
 /// One `RUN`.
@@ -79,6 +105,37 @@ pub struct Step {
     pub extra_hosts: Vec<String>,
     /// Bytes of memory, if limited.
     pub memory: Option<i64>,
+    /// What it sees beside its root.
+    pub mounts: Vec<StepMount>,
+}
+
+/// Something mounted for one step; nothing of it is in the layer.
+#[derive(Debug, Clone)]
+pub struct StepMount {
+    /// Absolute path in the step's root.
+    pub target: String,
+    /// What is seen there.
+    pub source: StepSource,
+    /// Whether it cannot be written.
+    pub read_only: bool,
+}
+
+/// What a step's mount shows.
+#[derive(Debug, Clone)]
+pub enum StepSource {
+    /// A file or directory of the host; no part of the path is a symbolic link.
+    Path(PathBuf),
+    /// Memory, of so many bytes at most.
+    Tmpfs(Option<u64>),
+    /// A file that is kept in memory only.
+    Content {
+        /// What is in it.
+        content: Arc<[u8]>,
+        /// Permission bits.
+        mode: u32,
+        /// Owner and group.
+        owner: (u32, u32),
+    },
 }
 
 /// Runs build steps as containers.

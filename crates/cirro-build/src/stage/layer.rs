@@ -10,6 +10,7 @@ use crate::accounts::{self, Owner};
 use crate::dockerfile::{self, Instruction, TransferSource};
 use crate::error::Refusal;
 use crate::expand::Expander;
+use crate::ignore::Ignore;
 use crate::key::Key;
 use crate::scratch::Scratch;
 use crate::transfer::{Source, Transfer, Wanted};
@@ -24,11 +25,22 @@ impl Work {
         files: &dockerfile::Transfer,
         unpack: bool,
     ) -> Result<(), Refusal> {
+        let switch = |name: &str| instruction.flag(name).map(|text| truth(name, text)).transpose();
+        let linked = switch("link")?.unwrap_or(false);
+        let unpack = unpack && switch("unpack")?.unwrap_or(true);
         let mut transfer = self.wanted(files, unpack)?;
+        transfer.parents = switch("parents")?.unwrap_or(false);
+        transfer.exclude = self.exclude(instruction)?;
         let chown = instruction.flag("chown").map(|text| self.expand(text)).transpose()?;
         let chmod = instruction.flag("chmod").map(|text| self.expand(text)).transpose()?;
-        let created_by =
-            created_by(&instruction.keyword, &transfer, chown.as_deref(), chmod.as_deref(), files);
+        let mut shown = instruction.keyword.clone();
+        for (flag, value) in [("chown", &chown), ("chmod", &chmod)] {
+            shown.extend(value.iter().map(|value| format!(" --{flag}={value}")));
+        }
+        for (flag, _) in [("parents", transfer.parents), ("link", linked)].iter().filter(|(_, on)| *on) {
+            shown.push_str(&format!(" --{flag}"));
+        }
+        let created_by = created_by(shown, &transfer, files);
         let from = match instruction.flag("from") {
             Some(text) => Some(Scratch::open(&self.shared.library, &self.layers_of(text).await?).await?),
             None => None,
@@ -47,8 +59,16 @@ impl Work {
             Some(scratch) => Source { root: open_lower(scratch)?, ignore: None },
             None => Source { root: self.shared.context.clone(), ignore: Some(self.shared.ignore.clone()) },
         };
-        let key = self.key(if unpack { "ADD" } else { "COPY" });
-        let made = self.write_transfer(transfer, source, key).await;
+        let kind = if unpack { "ADD" } else { "COPY" };
+        // A linked layer stands by itself: it neither sees nor depends on what is below it.
+        let (below, mut key) = match linked {
+            true => (&[][..], Key::new(&format!("{kind} --link"))),
+            false => (self.state.layers(), self.key(kind)),
+        };
+        if transfer.parents {
+            key.field(b"parents");
+        }
+        let made = self.write_transfer(transfer, source, key, below).await;
         if let Some(scratch) = from {
             scratch.discard().await?;
         }
@@ -56,7 +76,13 @@ impl Work {
         Ok(())
     }
 
-    async fn write_transfer(&self, transfer: Transfer, source: Source, key: Key) -> Result<Digest, Refusal> {
+    async fn write_transfer(
+        &self,
+        transfer: Transfer,
+        source: Source,
+        key: Key,
+        below: &[Digest],
+    ) -> Result<Digest, Refusal> {
         let (transfer, source) = (Arc::new(transfer), Arc::new(source));
         let (picking, reading) = (transfer.clone(), source.clone());
         let (picked, key) = blocking(move |cancel| {
@@ -69,7 +95,7 @@ impl Work {
         if let Some(layer) = self.cached(key).await {
             return Ok(layer);
         }
-        let scratch = self.open().await?;
+        let scratch = Scratch::open(&self.shared.library, below).await?;
         let writing = scratch.clone();
         blocking(move |cancel| {
             let into = Union::open(writing.layer()).map_err(Refusal::at(&writing.layer().upper))?;
@@ -155,7 +181,22 @@ impl Work {
             unpack,
             changes: Changes::default(),
             chown: false,
+            parents: false,
+            exclude: None,
         })
+    }
+
+    /// Reads the `--exclude`s of an instruction.
+    fn exclude(&self, instruction: &Instruction) -> Result<Option<Ignore>, Refusal> {
+        let flags = instruction.flags.iter().filter(|flag| flag.name == "exclude");
+        let patterns: Vec<String> = flags
+            .map(|flag| self.expand(flag.value.as_deref().unwrap_or_default()))
+            .collect::<Result<_, _>>()?;
+        if patterns.is_empty() {
+            return Ok(None);
+        }
+        let rules = Ignore::parse(&patterns.join("\n"));
+        rules.map(Some).map_err(|reason| Refusal::new(format!("invalid --exclude: {reason}")))
     }
 
     /// Resolves a `--chown`; only names need a look at the image.
@@ -171,7 +212,7 @@ impl Work {
     }
 }
 
-fn open_lower(scratch: &Scratch) -> Result<Union, Refusal> {
+pub(super) fn open_lower(scratch: &Scratch) -> Result<Union, Refusal> {
     Union::read_only(&scratch.layer().lower).map_err(Refusal::at(&scratch.layer().upper))
 }
 
@@ -203,6 +244,14 @@ fn local(path: String, unpack: bool) -> Result<String, Refusal> {
     }
 }
 
+fn truth(name: &str, text: &str) -> Result<bool, Refusal> {
+    match text {
+        "true" | "1" => Ok(true),
+        "false" | "0" => Ok(false),
+        _ => Err(Refusal::new(format!("expecting boolean value for flag {name}, not: {text}"))),
+    }
+}
+
 fn mode(text: &str) -> Result<u32, Refusal> {
     u32::from_str_radix(text, 8).ok().filter(|mode| *mode <= 0o7777).ok_or_else(|| {
         Refusal::new(format!(
@@ -211,19 +260,8 @@ fn mode(text: &str) -> Result<u32, Refusal> {
     })
 }
 
-fn created_by(
-    keyword: &str,
-    transfer: &Transfer,
-    chown: Option<&str>,
-    chmod: Option<&str>,
-    files: &dockerfile::Transfer,
-) -> String {
-    let mut text = keyword.to_owned();
-    for (flag, value) in [("chown", chown), ("chmod", chmod)] {
-        if let Some(value) = value {
-            text.push_str(&format!(" --{flag}={value}"));
-        }
-    }
+/// Says for the history what was copied; `text` has the instruction and the flags that show.
+fn created_by(mut text: String, transfer: &Transfer, files: &dockerfile::Transfer) -> String {
     for wanted in &transfer.wanted {
         match wanted {
             Wanted::Path(path) => text.push_str(&format!(" {path}")),
@@ -234,7 +272,7 @@ fn created_by(
 }
 
 /// Runs file work on a blocking thread; it stops soon after nobody waits for it any more.
-async fn blocking<T: Send + 'static>(
+pub(super) async fn blocking<T: Send + 'static>(
     work: impl FnOnce(Cancel) -> Result<T, Refusal> + Send + 'static,
 ) -> Result<T, Refusal> {
     struct CancelOnDrop(Cancel);

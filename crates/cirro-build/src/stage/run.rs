@@ -2,14 +2,16 @@
 
 use std::sync::Arc;
 
-use cirro_seams::build::Step;
+use cirro_seams::build::{Step, StepMount, StepSource};
 use cirro_seams::node::Output;
 use cirro_types::Digest;
 use tokio::sync::mpsc;
 
 use super::Work;
+use super::mounts::Mounted;
 use crate::dockerfile::{Command, HereDocument, Instruction};
 use crate::error::Refusal;
+use crate::key::Key;
 use crate::metadata;
 use crate::plan::PROXY_ARGS;
 use crate::scratch::Scratch;
@@ -27,16 +29,23 @@ impl Work {
         documents: &[HereDocument],
     ) -> Result<(), BuildError> {
         let failed = |refusal: Refusal| Refusal::new(format!("RUN failed: {refusal}")).on(instruction.line);
-        let command = with_documents(command, documents).map_err(failed)?;
-        let args = metadata::arguments(&self.state, &command);
+        let (args, script) = self.arguments(command, documents);
         let network = self.network(instruction).map_err(failed)?;
         let created_by = self.run_created_by(&args);
-        let key = self.run_key(&args, &network);
+        let mounts = self.wanted_mounts(instruction).map_err(failed)?;
+        let mut key = self.run_key(&args, &network);
+        if let Some(script) = &script {
+            key.field(script.content.as_bytes());
+        }
+        let key = self.key_mounts(&mounts, key).await.map_err(failed)?;
         let layer = match self.cached(key).await {
             Some(layer) => layer,
             None => {
                 let scratch = self.open().await.map_err(|fault| failed(fault.into()))?;
-                let code = self.run_step(&scratch, args.clone(), network).await.map_err(failed)?;
+                let mut mounted = self.open_mounts(&mounts).await.map_err(failed)?;
+                mounted.mounts.extend(script.map(Script::mount));
+                let code = self.run_step(&scratch, args.clone(), network, &mounted).await.map_err(failed)?;
+                mounted.close().await.map_err(failed)?;
                 if code != 0 {
                     // A failure to clean up is the library's to mend; the command's is what must be told.
                     let _ = scratch.discard().await;
@@ -54,17 +63,19 @@ impl Work {
         scratch: &Arc<Scratch>,
         args: Vec<String>,
         network: String,
+        mounted: &Mounted,
     ) -> Result<i32, Refusal> {
         let request = &self.shared.request;
         let step = Step {
             layer: scratch.layer().clone(),
             args,
-            env: self.environment(),
+            env: [self.environment(), mounted.env.clone()].concat(),
             working_dir: self.state.working_directory().to_owned(),
             user: self.state.config.config.user.clone(),
             network,
             extra_hosts: request.extra_hosts.clone(),
             memory: request.memory,
+            mounts: mounted.mounts.clone(),
         };
         let name = Digest::of(scratch.layer().key.as_bytes()).short();
         self.line(format!(" ---> Running in {name}\n")).await;
@@ -102,14 +113,23 @@ impl Work {
         }
     }
 
-    fn run_key(&self, args: &[String], network: &str) -> Digest {
+    /// Returns the argument vector, and the script that it runs if that is a here-document with an interpreter.
+    fn arguments(&self, command: &Command, documents: &[HereDocument]) -> (Vec<String>, Option<Script>) {
+        let (command, script) = with_documents(command, documents);
+        match script {
+            Some(script) => (vec![script.path()], Some(script)),
+            None => (metadata::arguments(&self.state, &command), None),
+        }
+    }
+
+    fn run_key(&self, args: &[String], network: &str) -> Key {
         let mut key = self.key("RUN");
         key.list(args);
         // Not the proxies: they do not change what is built.
         key.list(self.state.run_env());
         key.list([self.state.working_directory(), &self.state.config.config.user, network]);
         key.list(&self.shared.request.extra_hosts);
-        key.finish()
+        key
     }
 
     fn run_created_by(&self, args: &[String]) -> String {
@@ -125,24 +145,47 @@ impl Work {
     }
 }
 
+/// A here-document that names its interpreter (`#!`): a file of its own, run as a command.
+struct Script {
+    name: String,
+    content: String,
+}
+
+impl Script {
+    /// Where the step finds it, as with BuildKit.
+    fn path(&self) -> String {
+        format!("/dev/pipes/{}", self.name.replace('/', "_"))
+    }
+
+    fn mount(self) -> StepMount {
+        let source = StepSource::Content {
+            content: self.content.clone().into_bytes().into(),
+            mode: 0o755,
+            owner: (0, 0),
+        };
+        StepMount { target: self.path(), source, read_only: true }
+    }
+}
+
 /// Puts here-documents back where the shell reads them.
 ///
 /// A line that is nothing but one document is the script itself; else the shell gets line and documents together.
-fn with_documents(command: &Command, documents: &[HereDocument]) -> Result<Command, Refusal> {
+fn with_documents(command: &Command, documents: &[HereDocument]) -> (Command, Option<Script>) {
     let (Command::Shell(line), [first, ..]) = (command, documents) else {
-        return Ok(command.clone());
+        return (command.clone(), None);
     };
     let alone = documents.len() == 1 && line.starts_with("<<") && !line.contains(char::is_whitespace);
     if alone && first.content.starts_with("#!") {
-        return Err(Refusal::new("a here-document with an interpreter of its own (#!) is not supported"));
+        let script = Script { name: first.name.clone(), content: first.content.clone() };
+        return (command.clone(), Some(script));
     }
     if alone {
-        return Ok(Command::Shell(first.content.clone()));
+        return (Command::Shell(first.content.clone()), None);
     }
     let mut script = line.clone();
     for document in documents {
         script.push_str(&format!("\n{}{}", document.content, document.name));
     }
     script.push('\n');
-    Ok(Command::Shell(script))
+    (Command::Shell(script), None)
 }

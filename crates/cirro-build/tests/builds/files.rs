@@ -204,3 +204,55 @@ async fn here_documents_become_files() {
     assert_eq!(bench.library.text(outcome.id(), "/d/EOF"), "hello \"me\" $WHO\n");
     assert_eq!(bench.library.text(outcome.id(), "/d/RAW"), "$WHO\n");
 }
+
+#[tokio::test]
+async fn parents_are_kept_below_the_pivot() {
+    let cases = [
+        ("COPY --parents x/a.txt y/a.txt /p/", "/p/x/a.txt /p/y/a.txt"),
+        ("COPY --parents ./x/./deep/b.txt /p/", "/p/deep/b.txt"),
+        ("COPY --parents x/deep /p/", "/p/x/deep/b.txt"),
+        ("COPY --parents */a.txt /p", "/p/x/a.txt /p/y/a.txt"),
+        ("COPY --parents ./x/./** /p/", "/p/a.txt /p/deep/b.txt"),
+        ("COPY --parents **/b.txt /p/", "/p/x/deep/b.txt"),
+        ("COPY --parents=false x/a.txt /p/", "/p/a.txt"),
+    ];
+    for (instruction, paths) in cases {
+        let bench = Bench::new();
+        bench.file("x/a.txt", "xa").file("x/deep/b.txt", "xb").file("y/a.txt", "ya");
+        let outcome = bench.build(&format!("FROM base\n{instruction}\n")).await;
+        for path in paths.split(' ') {
+            assert!(bench.library.has(outcome.id(), path), "{instruction} does not make {path}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_is_excluded_is_left_out() {
+    let bench = Bench::new();
+    bench
+        .file("d/a.txt", "A")
+        .file("d/b.md", "B")
+        .file("d/deep/c.txt", "C")
+        .file("home.txt", "H")
+        .file("home.md", "M");
+    let outcome = bench
+        .build(
+            "FROM base\nCOPY --exclude=**/*.txt --exclude=!deep/c.txt d /d/\nCOPY --exclude=*.txt hom* /h/\n",
+        )
+        .await;
+    let has = |path: &str| bench.library.has(outcome.id(), path);
+    assert!(has("/d/b.md") && has("/d/deep/c.txt") && has("/h/home.md"));
+    assert!(!has("/d/a.txt") && !has("/h/home.txt"));
+}
+
+#[tokio::test]
+async fn a_linked_layer_does_not_depend_on_what_is_below() {
+    let bench = Bench::new();
+    bench.file("a", "A");
+    let first = bench.build("FROM base\nCOPY --link a /app/a\n").await;
+    // /app is a link in the base image; a linked layer does not see it.
+    assert!(bench.library.has(first.id(), "/app/a"));
+    assert!(!bench.library.has(first.id(), "/srv/app/a"));
+    let other = bench.build("FROM base\nRUN write /x 1\nCOPY --link a /app/a\n").await;
+    assert_eq!(other.cached_steps(), 1, "{}", other.lines);
+}

@@ -2,6 +2,7 @@
 
 mod cache;
 mod files;
+mod mounts;
 mod simulated;
 mod stages;
 mod steps;

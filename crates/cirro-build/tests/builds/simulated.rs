@@ -8,7 +8,9 @@ use std::sync::{Arc, Mutex};
 use bytes::Bytes;
 use cirro_build::{BuildError, BuildEvent, BuildRequest};
 use cirro_seams::Pending;
-use cirro_seams::build::{BaseImage, BuildFault, BuildLibrary, Step, StepRunner, WorkingLayer};
+use cirro_seams::build::{
+    BaseImage, BuildFault, BuildLibrary, CacheSpace, Sharing, Step, StepRunner, StepSource, WorkingLayer,
+};
 use cirro_seams::node::Output;
 use cirro_types::{Digest, ImageConfig, ImageReference};
 use tokio::sync::mpsc;
@@ -141,6 +143,21 @@ fn describe(root: &Path, directory: &Path, out: &mut String) {
     }
 }
 
+struct Cache {
+    path: PathBuf,
+    is_new: bool,
+}
+
+impl CacheSpace for Cache {
+    fn path(&self) -> &Path {
+        &self.path
+    }
+
+    fn is_new(&self) -> bool {
+        self.is_new
+    }
+}
+
 impl BuildLibrary for Library {
     fn find(&self, name: &str) -> Pending<'_, Result<Option<BaseImage>, BuildFault>> {
         let held = self.held.lock().unwrap();
@@ -180,6 +197,12 @@ impl BuildLibrary for Library {
         Box::pin(async move { layer })
     }
 
+    fn open_cache(&self, id: String, _: Sharing) -> Pending<'_, Result<Box<dyn CacheSpace>, BuildFault>> {
+        let path = self.root.path().join(format!("cache-{}", Digest::of(id.as_bytes()).hex()));
+        let is_new = std::fs::create_dir(&path).is_ok();
+        Box::pin(async move { Ok(Box::new(Cache { path, is_new }) as Box<dyn CacheSpace>) })
+    }
+
     fn remember(&self, key: Digest, diff_id: Digest) -> Pending<'_, ()> {
         self.held.lock().unwrap().cache.insert(key, diff_id);
         Box::pin(async {})
@@ -187,7 +210,7 @@ impl BuildLibrary for Library {
 }
 
 /// A runner that knows a few commands, which it carries out on the layer's upper directory:
-/// `write PATH TEXT`, `env` (writes the environment to /env), `say TEXT`, `fail CODE`, `hang`.
+/// `write PATH TEXT`, `env` (writes the environment to /env), `mount TARGET`, `say TEXT`, `fail CODE`, `hang`.
 #[derive(Default)]
 pub(crate) struct Runner {
     pub(crate) steps: Mutex<Vec<Step>>,
@@ -247,6 +270,27 @@ impl Runner {
                 std::fs::write(step.layer.upper.join("env"), step.env.join("\n")).unwrap();
                 0
             }
+            // What a mount shows, by its files or its text; then, where it may, it leaves a file there.
+            "mount" => {
+                let mount = step.mounts.iter().find(|mount| mount.target == rest).expect("a mount");
+                let seen = match &mount.source {
+                    StepSource::Path(path) if path.is_file() => std::fs::read_to_string(path).unwrap(),
+                    StepSource::Path(path) => {
+                        let mut names: Vec<_> = std::fs::read_dir(path).unwrap().flatten().collect();
+                        names.sort_by_key(std::fs::DirEntry::file_name);
+                        let names = names.iter().map(|entry| entry.file_name().into_string().unwrap());
+                        let seen = names.collect::<Vec<_>>().join(" ");
+                        if !mount.read_only {
+                            std::fs::write(path.join("left"), "").unwrap();
+                        }
+                        seen
+                    }
+                    StepSource::Tmpfs(size) => format!("{size:?}"),
+                    StepSource::Content { content, .. } => String::from_utf8(content.to_vec()).unwrap(),
+                };
+                output.send(Output::Stdout(Bytes::from(format!("<{seen}>\n")))).await.unwrap();
+                0
+            }
             "say" => {
                 output.send(Output::Stdout(Bytes::from(format!("{rest}\n")))).await.unwrap();
                 0
@@ -257,6 +301,7 @@ impl Runner {
                 let _guard = Hanging(self.hanging.clone());
                 std::future::pending().await
             }
+            script if script.starts_with("/dev/pipes/") => 0,
             other => panic!("the simulated runner does not know {other}"),
         }
     }

@@ -176,17 +176,15 @@ async fn here_documents_reach_the_shell() {
     let text = "FROM base\nRUN <<EOF\nsay one\nEOF\nRUN say <<-'A' two <<B\n\tx\n\tA\ny\nB\n";
     bench.build(text).await.id();
     assert_eq!(bench.runner.commands(), ["say one\n", "say <<-'A' two <<B\nx\nA\ny\nB\n"]);
-    let outcome = bench.build("FROM base\nRUN <<EOF\n#!/usr/bin/python\nEOF\n").await;
-    assert!(outcome.error().starts_with("line 2: RUN failed: a here-document with an interpreter"));
 }
 
 #[tokio::test]
 async fn what_is_not_supported_is_refused_by_name_before_anything_runs() {
     let cases = [
-        ("RUN --mount=type=cache,target=/x true", "line 3: RUN --mount=type=cache,target=/x: not supported"),
+        ("RUN --device=vendor/gpu true", "line 3: RUN --device=vendor/gpu: not supported"),
         ("RUN --security=insecure true", "line 3: RUN --security=insecure: not supported"),
         ("RUN --network=other true", "line 3: RUN --network=other: not supported"),
-        ("COPY --parents a b", "line 3: COPY --parents: not supported"),
+        ("ADD --keep-git-dir a b", "line 3: ADD --keep-git-dir: not supported"),
         ("ADD --checksum=sha256:0 a b", "line 3: ADD --checksum=sha256:0: not supported"),
     ];
     for (instruction, error) in cases {

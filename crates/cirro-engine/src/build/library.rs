@@ -1,14 +1,20 @@
 //! The image library as the builder sees it.
 
+use std::sync::Arc;
+
 use cirro_image::{ImageError, Library};
 use cirro_seams::Pending;
-use cirro_seams::build::{BaseImage, BuildFault, BuildLibrary, WorkingLayer};
+use cirro_seams::build::{BaseImage, BuildFault, BuildLibrary, CacheSpace, Sharing, WorkingLayer};
 use cirro_types::{Digest, ImageConfig, ImageReference};
 
+use super::caches::BuildCaches;
 use crate::error::{EngineError, blocking, chain};
 
 /// The library of this host.
-pub(super) struct EngineLibrary(pub Library);
+pub(super) struct EngineLibrary {
+    pub library: Library,
+    pub caches: Arc<BuildCaches>,
+}
 
 impl EngineLibrary {
     fn run<T, F>(&self, work: F) -> Pending<'_, Result<T, BuildFault>>
@@ -16,7 +22,7 @@ impl EngineLibrary {
         T: Send + 'static,
         F: FnOnce(Library) -> Result<T, ImageError> + Send + 'static,
     {
-        let library = self.0.clone();
+        let library = self.library.clone();
         Box::pin(async move {
             let done =
                 blocking(move || work(library).map_err(|error| EngineError::Failed(chain(&error)))).await;
@@ -66,6 +72,14 @@ impl BuildLibrary for EngineLibrary {
                 None
             })
         })
+    }
+
+    fn open_cache(
+        &self,
+        id: String,
+        sharing: Sharing,
+    ) -> Pending<'_, Result<Box<dyn CacheSpace>, BuildFault>> {
+        Box::pin(async move { self.caches.open(&id, sharing).await.map_err(BuildFault::from) })
     }
 
     fn remember(&self, key: Digest, diff_id: Digest) -> Pending<'_, ()> {

@@ -8,6 +8,7 @@ use cirro_seams::node::{Output, Session};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
+use super::mounts::Contents;
 use super::targets::MountTargets;
 use crate::containers::Record;
 use crate::containers::create::remove_dir;
@@ -44,16 +45,22 @@ impl Engine {
         output: mpsc::Sender<Output>,
         cancelled: CancellationToken,
     ) -> Result<i32, EngineError> {
-        let record = record_of(step)?;
+        let mounts = step.mounts.clone();
+        let mut record = record_of(step)?;
         let id = record.container.id.clone();
         let root = record.root.clone();
         let dir = self.shared.options.container_dir(&id);
-        let targets = blocking(move || {
+        let contents = Contents::new(self.shared.options.run_dir.join("build").join(&id));
+        let (targets, resolved, contents) = blocking(move || {
             std::fs::create_dir_all(&dir).map_err(io(format!("make {}", dir.display())))?;
-            MountTargets::look(&root).map_err(io("look at the layer of the step"))
+            let resolved = contents.resolve(&mounts)?;
+            let targets = MountTargets::look(&root, mounts.iter().map(|mount| mount.target.as_str()));
+            Ok((targets.map_err(io("look at the layer of the step"))?, resolved, contents))
         })
         .await?;
+        (record.container.spec.mounts, record.container.mounts) = resolved;
         let result = self.run_task(&record, output, cancelled).await;
+        drop(contents);
         self.acknowledge(&id).await;
         let left = self.leave_network(&record.container).await;
         let (root, dir) = (record.root, self.shared.options.container_dir(&id));

@@ -18,11 +18,11 @@ pub(super) struct MountTargets {
 }
 
 impl MountTargets {
-    /// Looks at a layer before a step runs over it.
-    pub(super) fn look(root: &Rootfs) -> io::Result<Self> {
+    /// Looks at a layer before a step runs over it with mounts of its own at `own`.
+    pub(super) fn look<'a>(root: &Rootfs, own: impl IntoIterator<Item = &'a str>) -> io::Result<Self> {
         let layers = open_layers(root)?;
         let mut absent: Vec<Vec<OsString>> = Vec::new();
-        for target in TARGETS {
+        for target in TARGETS.into_iter().chain(own) {
             let names = layers.resolve(target)?;
             for length in 1..=names.len() {
                 let path = names[..length].to_vec();
@@ -105,7 +105,7 @@ mod tests {
     #[test]
     fn what_the_runtime_made_goes_and_what_the_step_made_stays() {
         let (_dir, root) = root();
-        let targets = MountTargets::look(&root).unwrap();
+        let targets = MountTargets::look(&root, []).unwrap();
         fs::create_dir_all(root.upper.join("etc")).unwrap();
         fs::create_dir_all(root.upper.join("proc")).unwrap();
         fs::write(root.upper.join("etc/hosts"), "").unwrap();
@@ -124,7 +124,7 @@ mod tests {
         fs::create_dir_all(root.upper.join("etc")).unwrap();
         fs::write(root.upper.join("etc/hosts"), "").unwrap();
         fs::create_dir_all(root.lower[0].join("dev")).unwrap();
-        let targets = MountTargets::look(&root).unwrap();
+        let targets = MountTargets::look(&root, []).unwrap();
         fs::create_dir_all(root.upper.join("dev")).unwrap();
         fs::set_permissions(root.upper.join("dev"), fs::Permissions::from_mode(0o700)).unwrap();
         targets.clean(&root).unwrap();
@@ -138,7 +138,7 @@ mod tests {
         let outside = dir.path().join("outside");
         fs::create_dir(&outside).unwrap();
         fs::write(outside.join("hosts"), "").unwrap();
-        let targets = MountTargets::look(&root).unwrap();
+        let targets = MountTargets::look(&root, []).unwrap();
         symlink(&outside, root.upper.join("etc")).unwrap();
         targets.clean(&root).unwrap();
         assert!(outside.join("hosts").exists());
