@@ -26,11 +26,8 @@ pub(crate) fn run(end_to_end: bool) -> anyhow::Result<()> {
         &[],
     )?;
     if end_to_end {
-        step(
-            "end-to-end tests",
-            &["cargo", "nextest", "run", "--package", "cirro", "-E", "binary(e2e)"],
-            &[],
-        )?;
+        // The whole workspace again: one package alone would have other features, and be built anew.
+        step("end-to-end tests", &["cargo", "nextest", "run", "--workspace", "-E", "binary(e2e)"], &[])?;
     }
     before.assert_unchanged()
 }
