@@ -9,6 +9,7 @@ mod statistics;
 
 use std::fs;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 use cirro_sys::process::send_signal;
@@ -120,6 +121,20 @@ fn parse(mountinfo: &str) -> Vec<Hierarchy> {
     found
 }
 
+/// A group as a container sees it mounted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Shown {
+    /// The directory's name below `/sys/fs/cgroup`.
+    pub(crate) name: String,
+    /// Further names, one per controller of several.
+    pub(crate) links: Vec<String>,
+    /// Of the group.
+    pub(crate) directory: PathBuf,
+    /// Of the whole hierarchy.
+    pub(crate) hierarchy: PathBuf,
+    pub(crate) unified: bool,
+}
+
 /// One workload's groups.
 #[derive(Debug, Clone)]
 pub(crate) struct Group {
@@ -150,6 +165,30 @@ impl Group {
 
     fn unified(&self) -> Option<PathBuf> {
         self.directories().find(|(hierarchy, _)| hierarchy.unified).map(|(_, directory)| directory)
+    }
+
+    /// Lists the groups as a container would see them mounted.
+    pub(crate) fn shown(&self) -> Vec<Shown> {
+        let show = |(hierarchy, directory): (&Hierarchy, PathBuf)| {
+            let name = hierarchy.mount.file_name()?.to_string_lossy().into_owned();
+            let several = !hierarchy.unified && hierarchy.controllers.len() > 1;
+            let links =
+                hierarchy.controllers.iter().filter(|one| several && **one != name).cloned().collect();
+            let (hierarchy, unified) = (hierarchy.mount.clone(), hierarchy.unified);
+            Some(Shown { name, links, directory, hierarchy, unified })
+        };
+        self.directories().filter_map(show).collect()
+    }
+
+    /// Makes the groups where they are missing. Returns the files that take in who writes `0` to them.
+    pub(crate) fn make(&self) -> io::Result<Vec<OwnedFd>> {
+        let mut doors = Vec::new();
+        for (hierarchy, directory) in self.directories() {
+            make(hierarchy, &directory)?;
+            let door = fs::File::options().write(true).open(directory.join("cgroup.procs"))?;
+            doors.push(door.into());
+        }
+        Ok(doors)
     }
 
     /// Makes the groups where they are missing and moves the calling process in.
@@ -258,11 +297,43 @@ impl Group {
 }
 
 fn join(hierarchy: &Hierarchy, directory: &Path) -> io::Result<()> {
-    fs::create_dir_all(directory)?;
-    if hierarchy.controllers.iter().any(|name| name == "cpuset") {
-        fill_cpuset(&hierarchy.mount, directory)?;
-    }
+    make(hierarchy, directory)?;
     fs::write(directory.join("cgroup.procs"), "0")
+}
+
+fn make(hierarchy: &Hierarchy, directory: &Path) -> io::Result<()> {
+    match fs::create_dir(directory) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => fs::create_dir_all(directory)?,
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+        _ => {}
+    }
+    if hierarchy.unified {
+        pass_on_controllers(&hierarchy.mount, directory)
+    } else if hierarchy.controllers.iter().any(|name| name == "cpuset") {
+        fill_cpuset(&hierarchy.mount, directory)
+    } else {
+        Ok(())
+    }
+}
+
+/// A version 2 group has those controllers that every group above it passes on.
+fn pass_on_controllers(mount: &Path, directory: &Path) -> io::Result<()> {
+    let Some(parent) = directory.parent().filter(|_| directory != mount) else { return Ok(()) };
+    let enabled = fs::read_to_string(directory.join("cgroup.controllers"))?;
+    let available = fs::read_to_string(mount.join("cgroup.controllers"))?;
+    let lacks = |wanted: &str, has: &str| !has.split_whitespace().any(|one| one == wanted);
+    if !available.split_whitespace().any(|one| lacks(one, &enabled)) {
+        return Ok(());
+    }
+    pass_on_controllers(mount, parent)?;
+    let passed = fs::read_to_string(parent.join("cgroup.subtree_control"))?;
+    for controller in fs::read_to_string(parent.join("cgroup.controllers"))?.split_whitespace() {
+        if lacks(controller, &passed) {
+            // One that cannot be had (a realtime process holds `cpu`) is missed by whoever sets its limits.
+            let _ = fs::write(parent.join("cgroup.subtree_control"), format!("+{controller}"));
+        }
+    }
+    Ok(())
 }
 
 /// A new version 1 cpuset is empty and takes no process until it has processors and memory nodes, its parents first.

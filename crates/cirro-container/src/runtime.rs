@@ -1,13 +1,17 @@
 //! What makes containers: one narrow trait, and what stands behind it.
 //!
 //! Everything here runs in a helper: a single-threaded child of the supervisor that makes one thing, reports and ends. What it
-//! made is then the supervisor's child, since that is the subreaper. libcontainer makes containers; commands in them and plain
-//! processes are started by our own [`launch`], because libcontainer's tenant builder drops the seccomp filter.
+//! made is then the supervisor's child, since that is the subreaper. Containers are made our [`native`] way, by libcontainer where that
+//! declines; commands in them and plain processes are started by our own [`launch`].
 
 mod command;
 mod executor;
+mod filter;
+mod hooks;
+mod identity;
 mod launch;
 mod libcontainer;
+mod native;
 mod ptmx;
 mod root;
 mod spec;
@@ -22,6 +26,7 @@ use crate::error::ContainerError;
 use crate::request::{CreateProcess, Rootfs};
 
 pub(crate) use libcontainer::Libcontainer;
+pub(crate) use native::Native;
 pub(crate) use ptmx::set_size as set_terminal_size;
 pub(crate) use spec::capability_names;
 
@@ -83,6 +88,8 @@ pub(crate) struct NewContainer<'a> {
     pub(crate) cgroup: &'a str,
     pub(crate) hierarchies: &'a Hierarchies,
     pub(crate) directory: &'a WorkloadDirectory,
+    /// What hooks are told is the bundle; ours when absent.
+    pub(crate) bundle: Option<&'a Path>,
     /// The OCI spec as JSON.
     pub(crate) spec: &'a str,
     pub(crate) root: Root<'a>,

@@ -14,6 +14,8 @@ mod kills;
 mod life;
 #[path = "containers/limits.rs"]
 mod limits;
+#[path = "containers/native.rs"]
+mod native;
 #[path = "containers/plain.rs"]
 mod plain;
 #[path = "containers/streams.rs"]

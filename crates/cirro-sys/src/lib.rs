@@ -2,6 +2,7 @@
 //! and the fail points, which every other crate may use.
 
 pub mod bpf;
+pub mod confine;
 pub mod descriptors;
 pub mod fail_point;
 pub mod mounts;

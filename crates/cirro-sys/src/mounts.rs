@@ -1,8 +1,8 @@
-//! Overlay mounts by the new mount interface, and read-only views of our own executable.
+//! The new mount interface: overlays, attributes of mounts, and read-only views of our own executable.
 
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{Mode, OFlags};
@@ -76,6 +76,47 @@ impl Overlay<'_> {
         let options = std::ffi::CString::new(options)?;
         Ok(rustix::mount::mount("overlay", target, "overlay", flags, Some(options.as_c_str()))?)
     }
+}
+
+/// What [`change`] makes of a mount.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Change<'a> {
+    /// `MOUNT_ATTR_*` to set.
+    pub set: u64,
+    /// `MOUNT_ATTR_*` to clear.
+    pub clear: u64,
+    /// One of `MS_SHARED`, `MS_SLAVE`, `MS_PRIVATE`, `MS_UNBINDABLE`, or zero to leave it.
+    pub propagation: u64,
+    /// Owners are seen through this user namespace's map.
+    pub id_map: Option<BorrowedFd<'a>>,
+    /// The mounts below, too.
+    pub recursive: bool,
+}
+
+/// Changes a mount, attached or detached, that a descriptor of its root stands for.
+///
+/// # Errors
+/// The kernel's; `ENOSYS` before Linux 5.12.
+pub fn change(mount: impl AsFd, change: Change<'_>) -> io::Result<()> {
+    let attributes = libc::mount_attr {
+        attr_set: change.set | if change.id_map.is_some() { libc::MOUNT_ATTR_IDMAP } else { 0 },
+        attr_clr: change.clear,
+        propagation: change.propagation,
+        userns_fd: change.id_map.map_or(0, |namespace| namespace.as_raw_fd() as u64),
+    };
+    let flags = libc::AT_EMPTY_PATH | if change.recursive { libc::AT_RECURSIVE } else { 0 };
+    // SAFETY: the path is empty and ends with a zero; the structure goes with its size; no memory is written.
+    let answer = unsafe {
+        libc::syscall(
+            libc::SYS_mount_setattr,
+            mount.as_fd().as_raw_fd(),
+            c"".as_ptr(),
+            flags,
+            &raw const attributes,
+            size_of::<libc::mount_attr>(),
+        )
+    };
+    if answer < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
 fn escape(path: &Path) -> String {

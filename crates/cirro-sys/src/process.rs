@@ -34,6 +34,52 @@ pub fn fork_child(keep: &[RawFd], body: impl FnOnce() -> i32) -> io::Result<RawP
     }
 }
 
+/// As [`fork_child`], with namespaces of its own (`CLONE_NEW*`). `keep` is not told: the child inherits every descriptor and
+/// closes with [`close_all_but`] what it does not need.
+///
+/// # Errors
+/// As [`fork_child`].
+pub fn clone_child(namespaces: i32, body: impl FnOnce() -> i32) -> io::Result<RawPid> {
+    if !is_single_threaded()? {
+        return Err(io::Error::new(io::ErrorKind::Unsupported, "clone in a process with several threads"));
+    }
+    let flags = libc::c_long::from(namespaces) | libc::c_long::from(libc::SIGCHLD);
+    // SAFETY: without CLONE_VM and with no stack of its own this is a fork. The C library is not told, which matters only to
+    // threads: there is one, and no lock is held.
+    match unsafe { libc::syscall(libc::SYS_clone, flags, 0, 0, 0, 0) } {
+        -1 => Err(io::Error::last_os_error()),
+        0 => {
+            let code = std::panic::catch_unwind(std::panic::AssertUnwindSafe(body)).unwrap_or(101);
+            end(code)
+        }
+        pid => Ok(pid as RawPid),
+    }
+}
+
+/// Closes every descriptor from 3 on but these. For a child that from now on uses no other one and never drops those it had.
+pub fn close_all_but(keep: &[RawFd]) {
+    close_others(&mut keep.to_vec());
+}
+
+/// Waits for a child's end and reaps it; returns its exit code, 128 + n for signal n.
+///
+/// # Errors
+/// The kernel's.
+pub fn wait_for(pid: RawPid) -> io::Result<i32> {
+    let mut status = 0;
+    loop {
+        // SAFETY: `status` is a valid place.
+        if unsafe { libc::waitpid(pid, &raw mut status, 0) } >= 0 {
+            break;
+        }
+        let error = io::Error::last_os_error();
+        if error.kind() != io::ErrorKind::Interrupted {
+            return Err(error);
+        }
+    }
+    Ok(if libc::WIFEXITED(status) { libc::WEXITSTATUS(status) } else { 128 + libc::WTERMSIG(status) })
+}
+
 /// Ends the process at once: no destructors, no exit handlers.
 pub fn end(code: i32) -> ! {
     // SAFETY: _exit has no preconditions.
@@ -327,6 +373,16 @@ pub fn set_user(uid: u32, gid: u32, groups: &[u32]) -> io::Result<()> {
         check(libc::setresuid(uid, uid, uid))?;
         check(libc::prctl(libc::PR_SET_KEEPCAPS, 0, 0, 0, 0))
     }
+}
+
+/// Has all capabilities that are permitted take effect: a change of user to root of the same namespace may have taken them away.
+///
+/// # Errors
+/// The kernel's.
+pub fn regain_capabilities() -> io::Result<()> {
+    let mut sets = rustix::thread::capabilities(None)?;
+    sets.effective = sets.permitted;
+    Ok(rustix::thread::set_capabilities(None, sets)?)
 }
 
 /// Raises the soft limit of open files to the hard one; returns it.

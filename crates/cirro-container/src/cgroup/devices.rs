@@ -229,8 +229,8 @@ mod tests {
         .expect("rule");
         let all: LinuxDeviceCgroup = serde_json::from_value(json!({"allow": true})).expect("rule");
         let mut outcomes = Vec::new();
-        for given in [&[][..], &[all.clone()], &[all, log]] {
-            attach(&directory, &rules(given).expect("rules")).expect("attach");
+        for given in [vec![], vec![all.clone()], vec![all, log]] {
+            attach(&directory, &rules(&given).expect("rules")).expect("attach");
             outcomes.push((read("/dev/zero"), read("/dev/kmsg")));
         }
         std::fs::remove_dir(&directory).expect("remove");

@@ -20,7 +20,7 @@ use super::store::{Locked, write_atomically};
 use super::{destruction, hooks};
 use crate::cgroup::Hierarchies;
 use crate::made::Report;
-use crate::runtime::{Libcontainer, Made, NewContainer, Root, RootChange, Runtime, Streams};
+use crate::runtime::{Made, Native, NewContainer, Root, RootChange, Runtime, Streams};
 
 /// What the flags of `create` and `run` ask for.
 #[derive(Debug)]
@@ -166,6 +166,7 @@ impl Creation {
             cgroup: &self.record.cgroup,
             hierarchies: &self.hierarchies,
             directory: &self.locked.directory,
+            bundle: Some(&self.record.bundle),
             spec: &spec,
             root: Root::Directory(&self.record.rootfs),
             root_change: order.root_change,
@@ -174,7 +175,7 @@ impl Creation {
             size: bundle.spec.process().as_ref().and_then(size_of),
             streams: if terminal { Streams::default() } else { own_streams() },
         };
-        Libcontainer.create(container).map_err(CliError::Start)
+        Native::default().create(container).map_err(CliError::Start)
     }
 
     /// Lets the container's process go.
@@ -205,7 +206,7 @@ pub(super) fn start(
     // Written first: a call that dies in between has started it, as far as anyone can tell.
     record.started = true;
     locked.save(record)?;
-    if let Err(error) = Libcontainer.start(&record.id, &locked.directory) {
+    if let Err(error) = Native::default().start(&record.id, &locked.directory) {
         record.started = false;
         locked.save(record)?;
         return Err(CliError::Start(error));

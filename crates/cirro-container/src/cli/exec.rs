@@ -13,7 +13,7 @@ use super::record::{Record, Status};
 use super::store::read_bounded;
 use crate::cgroup::Hierarchies;
 use crate::made::Report;
-use crate::runtime::{Libcontainer, Made, NewExec, Runtime, Streams, WorkloadDirectory};
+use crate::runtime::{Made, Native, NewExec, Runtime, Streams, WorkloadDirectory};
 
 const MAX_PROCESS: u64 = 16 << 20;
 
@@ -114,7 +114,7 @@ impl Order {
             size: size_of(&self.process),
             streams: if self.terminal { Streams::default() } else { own_streams() },
         };
-        Libcontainer.exec(exec).map_err(CliError::Start)
+        Native::default().exec(exec).map_err(CliError::Start)
     }
 
     /// Gives the caller what it asked for; the terminal comes back if nobody took it.

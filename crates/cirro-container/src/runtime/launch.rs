@@ -9,14 +9,15 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
-use libcontainer::syscall::syscall::create_syscall;
-use oci_spec::runtime::{LinuxSeccomp, Process, Spec};
 use rustix::fs::{Mode, OFlags};
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
 use rustix::process::{PidfdFlags, pidfd_open};
 
 use super::command::{execute, refuse, resolve};
+use super::filter::Filter;
+use super::identity::Identity;
 use super::libcontainer::give_to;
+use super::native::filters;
 use super::spec::Host;
 use super::{Made, NewExec, NewProcess, Streams, ptmx};
 use crate::error::ContainerError;
@@ -27,12 +28,6 @@ enum Home {
     Host { network: Option<OwnedFd> },
     /// A container's.
     Container { namespaces: cirro_sys::namespaces::Others, pidfd: OwnedFd },
-}
-
-/// Who the program is.
-struct Identity {
-    process: Process,
-    seccomp: Option<LinuxSeccomp>,
 }
 
 struct Launch<'a> {
@@ -48,10 +43,10 @@ struct Launch<'a> {
 /// Runs a command in a container.
 pub(super) fn exec(exec: NewExec<'_>) -> Result<Made, ContainerError> {
     let NewExec { pid, cgroup, hierarchies, directory, mut process, preserved, tty, size, streams } = exec;
-    let spec = Spec::load(directory.bundle().join("config.json"))
+    let document = std::fs::read_to_string(directory.bundle().join("config.json"))
         .map_err(|error| ContainerError::runtime("read bundle", &error))?;
     Host::detect(hierarchies).fit_process(&mut process);
-    let seccomp = spec.linux().as_ref().and_then(|linux| linux.seccomp().clone());
+    let filter = Filter::of_document(&document, &filters(directory))?;
     let home = container_home(pid).map_err(|error| ContainerError::runtime("find namespaces", &error))?;
     // From here on this process can be seen from inside the container.
     cirro_sys::process::forbid_tracing();
@@ -65,7 +60,7 @@ pub(super) fn exec(exec: NewExec<'_>) -> Result<Made, ContainerError> {
     descriptors.extend(
         inherit(preserved).map_err(|error| ContainerError::runtime("find preserved descriptors", &error))?,
     );
-    let identity = Some(Identity { process, seccomp });
+    let identity = Some(Identity { process, filter });
     let terminal = tty.then_some(size.unwrap_or_default());
     Launch { args: &args, env: &env, home, identity, terminal, descriptors }.run()
 }
@@ -116,7 +111,7 @@ fn open_namespace(path: &Path) -> io::Result<OwnedFd> {
 }
 
 /// The three standard streams; what is missing is /dev/null.
-fn standard(streams: Streams, terminal: bool) -> io::Result<Vec<(OwnedFd, i32)>> {
+pub(super) fn standard(streams: Streams, terminal: bool) -> io::Result<Vec<(OwnedFd, i32)>> {
     if terminal {
         return Ok(Vec::new());
     }
@@ -132,7 +127,7 @@ fn standard(streams: Streams, terminal: bool) -> io::Result<Vec<(OwnedFd, i32)>>
 }
 
 /// The descriptors from 3 on that the caller was started with for the program.
-fn inherit(count: u32) -> io::Result<Vec<(OwnedFd, i32)>> {
+pub(super) fn inherit(count: u32) -> io::Result<Vec<(OwnedFd, i32)>> {
     (3..count.saturating_add(3).cast_signed())
         .map(|number| Ok((cirro_sys::process::inherited_descriptor(number)?, number)))
         .collect()
@@ -192,7 +187,8 @@ impl Launch<'_> {
             cirro_sys::process::arrange_descriptors(&wanted).map_err(told("arrange descriptors"))?;
         }
         if let Some(identity) = &self.identity {
-            identity.assume()?;
+            let remaining = identity.assume()?;
+            identity.conclude(remaining)?;
         }
         let program = resolve(self.args, self.env)?;
         Err(refuse(&self.args[0], &execute(&program, self.args, self.env)))
@@ -231,56 +227,5 @@ fn wait_until_it_runs(status: &OwnedFd) -> Result<Option<OwnedFd>, ContainerErro
             let error = serde_json::from_slice(&buffer[..length]);
             return Err(error.unwrap_or_else(|error| ContainerError::runtime("read status", &error)));
         }
-    }
-}
-
-impl Identity {
-    /// Becomes the user with its limits, capabilities and system calls. The order matters: loading a filter without
-    /// no_new_privs needs the capabilities that are dropped next.
-    fn assume(&self) -> Result<(), ContainerError> {
-        let told = |doing: &'static str| move |error: io::Error| ContainerError::runtime(doing, &error);
-        let process = &self.process;
-        let system = create_syscall();
-        for limit in process.rlimits().iter().flatten() {
-            system.set_rlimit(limit).map_err(|error| ContainerError::runtime("set limit", &error))?;
-        }
-        // As root first, who may enter directories that the user may not; then, where root may not, as the user.
-        let entered = crate::process::enter_directory(process.cwd());
-        if process.no_new_privileges() == Some(true) {
-            rustix::thread::set_no_new_privs(true).map_err(|error| told("set no_new_privs")(error.into()))?;
-        } else {
-            self.load_filter()?;
-        }
-        let user = process.user();
-        cirro_sys::process::set_user(
-            user.uid(),
-            user.gid(),
-            user.additional_gids().as_deref().unwrap_or_default(),
-        )
-        .map_err(told("set user"))?;
-        if let Some(umask) = user.umask() {
-            rustix::process::umask(Mode::from_raw_mode(umask));
-        }
-        libcontainer::capabilities::reset_effective(system.as_ref())
-            .map_err(|error| ContainerError::runtime("set capabilities", &error))?;
-        if let Some(capabilities) = process.capabilities() {
-            libcontainer::capabilities::drop_privileges(capabilities, system.as_ref())
-                .map_err(|error| ContainerError::runtime("set capabilities", &error))?;
-        }
-        if entered.is_err() {
-            crate::process::enter_directory(process.cwd()).map_err(|error| {
-                ContainerError::runtime(&format!("chdir to {}", process.cwd().display()), &error)
-            })?;
-        }
-        // A directory outside the root would be a way out of the container (CVE-2024-21626).
-        std::env::current_dir().map_err(told("check working directory"))?;
-        if process.no_new_privileges() == Some(true) { self.load_filter() } else { Ok(()) }
-    }
-
-    fn load_filter(&self) -> Result<(), ContainerError> {
-        let Some(seccomp) = &self.seccomp else { return Ok(()) };
-        libcontainer::seccomp::initialize_seccomp(seccomp)
-            .map(drop)
-            .map_err(|error| ContainerError::runtime("load seccomp filter", &error))
     }
 }

@@ -63,7 +63,9 @@ fn prepare(container: &NewContainer<'_>) -> Result<(u32, Spec), ContainerError> 
     };
     let mut spec: Spec =
         serde_json::from_str(container.spec).map_err(|error| ContainerError::runtime("read spec", &error))?;
-    Host::detect(container.hierarchies).fit(&mut spec, &rootfs, container.cgroup, container.tty)?;
+    let host = Host::detect(container.hierarchies);
+    host.fit(&mut spec, &rootfs, container.cgroup, container.tty)?;
+    host.fit_libcontainer(&mut spec);
     if let Root::Layers(layers) = container.root {
         root::mount(layers, directory)?;
     }

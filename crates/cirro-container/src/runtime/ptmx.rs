@@ -3,7 +3,7 @@
 use std::io;
 use std::os::fd::OwnedFd;
 
-use rustix::fs::{FileType, Mode, OFlags};
+use rustix::fs::{FileType, Mode, OFlags, ResolveFlags};
 use rustix::pty::OpenptFlags;
 use rustix::termios::Winsize;
 
@@ -12,8 +12,14 @@ const DEVPTS_SUPER_MAGIC: u64 = 0x1cd1;
 
 /// Opens master and slave. The container owns `/dev`, so what is found there is looked at before it is trusted (CVE-2025-52565).
 pub(super) fn open() -> io::Result<(OwnedFd, OwnedFd)> {
+    open_in(&rustix::fs::open("/", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?)
+}
+
+/// As [`open`], in a root that is not this process' yet.
+pub(super) fn open_in(root: &OwnedFd) -> io::Result<(OwnedFd, OwnedFd)> {
     let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC | OFlags::NONBLOCK;
-    let master = rustix::fs::open("/dev/pts/ptmx", flags, Mode::empty())?;
+    let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
+    let master = rustix::fs::openat2(root, "dev/pts/ptmx", flags, Mode::empty(), resolve)?;
     let (data, system) = (rustix::fs::fstat(&master)?, rustix::fs::fstatfs(&master)?);
     let is_ptmx = FileType::from_raw_mode(data.st_mode) == FileType::CharacterDevice
         && (rustix::fs::major(data.st_rdev), rustix::fs::minor(data.st_rdev)) == (5, 2);

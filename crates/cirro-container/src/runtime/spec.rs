@@ -64,10 +64,6 @@ impl Host {
         {
             return Err(ContainerError::State("poststart and poststop hooks are not supported".to_owned()));
         }
-        if let Some(mounts) = spec.mounts_mut() {
-            // libcontainer mounts version 1 hierarchies read-write even when asked for `ro`.
-            mounts.retain(|mount| !(self.version_1_cgroups && mount.typ().as_deref() == Some("cgroup")));
-        }
         let linux = spec.linux_mut().as_mut().ok_or_else(|| refuse("linux"))?;
         linux.set_cgroups_path(Some(cgroup.into()));
         let resources = linux.resources_mut().as_mut();
@@ -80,6 +76,13 @@ impl Host {
         process.set_terminal(Some(tty));
         self.fit_process(process);
         Ok(())
+    }
+
+    /// Leaves out what libcontainer gets wrong: it mounts version 1 hierarchies read-write even when asked for `ro`.
+    pub(super) fn fit_libcontainer(&self, spec: &mut Spec) {
+        if let Some(mounts) = spec.mounts_mut() {
+            mounts.retain(|mount| !(self.version_1_cgroups && mount.typ().as_deref() == Some("cgroup")));
+        }
     }
 
     /// Makes a process fit.
@@ -138,7 +141,7 @@ fn refuse(section: &str) -> ContainerError {
     ContainerError::State(format!("the spec has no section `{section}`"))
 }
 
-fn resource(kind: PosixRlimitType) -> Resource {
+pub(super) fn resource(kind: PosixRlimitType) -> Resource {
     match kind {
         PosixRlimitType::RlimitCpu => Resource::Cpu,
         PosixRlimitType::RlimitFsize => Resource::Fsize,
@@ -165,7 +168,7 @@ pub(crate) fn capability_names() -> Vec<String> {
 }
 
 /// Source: linux/capability.h.
-const NUMBERED: [(u32, Capability); 41] = [
+pub(super) const NUMBERED: [(u32, Capability); 41] = [
     (0, Capability::Chown),
     (1, Capability::DacOverride),
     (2, Capability::DacReadSearch),
@@ -239,6 +242,7 @@ mod tests {
         let mut spec: Spec = serde_json::from_value(json).expect("spec");
         poor_host().fit(&mut spec, Path::new("/r"), "/cloud/id", false).expect("fit");
         assert_eq!(spec.root().as_ref().and_then(|root| root.readonly()), Some(true));
+        poor_host().fit_libcontainer(&mut spec);
         assert_eq!(spec.mounts().as_ref().map(Vec::len), Some(1));
         let linux = spec.linux().as_ref().expect("linux");
         assert_eq!(linux.cgroups_path().as_deref(), Some(Path::new("/cloud/id")));

@@ -18,7 +18,7 @@ use super::removal::Removal;
 use super::workload::{Which, Workload};
 use crate::cgroup::{Group, Hierarchies};
 use crate::guardian::GuardianLink;
-use crate::runtime::Libcontainer;
+use crate::runtime::Native;
 
 const SIGNAL_CHILD: i32 = 17;
 const SIGNALS: [i32; 4] = [1, 2, 15, SIGNAL_CHILD];
@@ -42,7 +42,7 @@ pub(super) struct EventLoop {
     pub(super) name: String,
     pub(super) directory: PathBuf,
     pub(super) hierarchies: Hierarchies,
-    pub(super) runtime: Libcontainer,
+    pub(super) runtime: Native,
     pub(super) guardian: Option<GuardianLink>,
     pub(super) workloads: BTreeMap<String, Workload>,
     pub(super) connections: HashMap<u64, Connection>,
@@ -68,7 +68,7 @@ impl EventLoop {
             name,
             directory,
             hierarchies: Hierarchies::detect()?,
-            runtime: Libcontainer,
+            runtime: Native::new(),
             guardian: Some(guardian),
             workloads: BTreeMap::new(),
             connections: HashMap::new(),

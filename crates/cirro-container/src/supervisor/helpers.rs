@@ -96,6 +96,7 @@ impl EventLoop {
             rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
         let mut keep = descriptors_of(&job.work);
         keep.push(theirs.as_raw_fd());
+        keep.extend(self.runtime.descriptor());
         let parent = rustix::process::getpid();
         let pid = process::fork_child(&keep, || {
             let _ = rustix::process::setpgid(None, None);
@@ -129,12 +130,17 @@ impl EventLoop {
         };
         let (directory, hierarchies) = (&workload.directory, &self.hierarchies);
         let cgroup = &format!("/{}/{}", self.name, job.id);
+        if !matches!(job.work, Work::Spawn { .. }) {
+            // Ours, or the host's, has keys that are none of a container's business; without keyrings there are none.
+            let _ = process::join_session_keyring(&format!("_ses.{}", job.id));
+        }
         match job.work {
             Work::Create { spec, rootfs, streams } => self.runtime.create(NewContainer {
                 id: &job.id,
                 cgroup,
                 hierarchies,
                 directory,
+                bundle: None,
                 spec: spec.get(),
                 root: Root::Layers(&rootfs),
                 root_change: RootChange::Pivot,

@@ -120,7 +120,7 @@ impl EventLoop {
     }
 
     fn start(&mut self, id: &str) -> Answer {
-        let runtime = self.runtime;
+        let runtime = self.runtime.clone();
         let workload = self.find(id)?;
         if workload.record.phase != Some(WorkloadPhase::Created) {
             return Err(ContainerError::State(format!("container `{id}` was started already")));

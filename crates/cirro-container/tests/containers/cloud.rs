@@ -218,6 +218,9 @@ pub(crate) fn find_process(role: &str, run_dir: &Path) -> Option<i32> {
         let command = String::from_utf8_lossy(&command).into_owned();
         let words: Vec<&str> = command.split('\0').collect();
         let is_role = role.is_empty() || words.get(1) == Some(&role);
+        // Helpers, and what they are making, have the supervisor's command line until they execute something.
+        let name = std::fs::read_to_string(entry.path().join("comm")).unwrap_or_default();
+        let is_role = is_role && (role != "supervisor" || name.trim() == "cirro-supervise");
         if is_role && pid != std::process::id() as i32 && words.iter().any(|word| word.contains(&run_dir)) {
             return Some(pid);
         }
