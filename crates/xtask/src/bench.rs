@@ -11,6 +11,7 @@ use anyhow::{Context, bail, ensure};
 mod cloud;
 mod peer;
 mod pod;
+mod runtime;
 
 use cloud::Cloud;
 use peer::Dockerd;
@@ -26,6 +27,8 @@ pub(crate) enum Which {
     Run,
     /// A pod from created to Running.
     Pod,
+    /// A container's life by `cirro runtime`, beside libcontainer, crun and runc.
+    Runtime,
     /// All of them.
     All,
 }
@@ -47,6 +50,9 @@ pub(crate) fn run(which: Which, rounds: usize) -> anyhow::Result<()> {
     }
     if wanted(Which::Pod) {
         pod::measure(&binary, rounds.min(10))?;
+    }
+    if wanted(Which::Runtime) {
+        runtime::measure(&binary, rounds)?;
     }
     Ok(())
 }

@@ -25,7 +25,7 @@ enum Task {
     },
     /// Measure what docs/SPECIFICATION.md promises, beside its peers
     Bench {
-        /// Which: up, memory, run, pod, all
+        /// Which: up, memory, run, pod, runtime, all
         #[arg(default_value = "all")]
         which: bench::Which,
         /// Rounds of each measurement

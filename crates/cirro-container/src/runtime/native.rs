@@ -84,7 +84,7 @@ impl Runtime for Native {
         };
         Host::detect(container.hierarchies).fit(&mut spec, &rootfs, container.cgroup, container.tty)?;
         check(&spec)?;
-        self.make(container, &spec)
+        self.make(container, &spec, rootfs)
     }
 
     fn start(&self, id: &str, directory: &WorkloadDirectory) -> Result<(), ContainerError> {
@@ -131,7 +131,13 @@ impl Native {
         found.or_else(|| old_kernel().then_some("an old kernel"))
     }
 
-    fn make(&self, container: NewContainer<'_>, spec: &Spec) -> Result<Made, ContainerError> {
+    /// `rootfs` is where on the host the root may be attached.
+    fn make(
+        &self,
+        container: NewContainer<'_>,
+        spec: &Spec,
+        rootfs: PathBuf,
+    ) -> Result<Made, ContainerError> {
         let told = |doing: &'static str| move |error: io::Error| ContainerError::runtime(doing, &error);
         let linux = spec.linux().as_ref().expect("checked by fit");
         let process = spec.process().as_ref().expect("checked by fit");
@@ -168,8 +174,7 @@ impl Native {
         // Hooks in the container's namespaces are found by the host's paths.
         let hooked = spec.hooks().as_ref().and_then(|hooks| hooks.create_container().as_ref());
         let seed = self.seed.as_deref().filter(|_| hooked.is_none_or(Vec::is_empty));
-        let place =
-            if seed.is_some() { PathBuf::from(seed::ROOT) } else { directory.bundle().join("rootfs") };
+        let place = if seed.is_some() { PathBuf::from(seed::ROOT) } else { rootfs };
         let init = Init {
             spec,
             identity: Identity { process: process.clone(), filter },
