@@ -17,6 +17,7 @@
 mod build;
 mod clock;
 mod containers;
+mod distribution;
 mod error;
 mod events;
 mod exec;
@@ -40,6 +41,7 @@ use std::sync::{Arc, Mutex, OnceLock};
 
 use cirro_container::Supervisor;
 use cirro_image::Library;
+use cirro_image::distribution::Distribution;
 use cirro_machine::Machines;
 use cirro_net::Network;
 use cirro_seams::node::NodeEvent;
@@ -81,6 +83,8 @@ struct Shared {
     supervisor: Supervisor,
     /// Opened when the first machine is asked for; many hosts have none.
     machines: OnceLock<Machines>,
+    /// What this host's registry keeps; opened with the rules of its configuration.
+    distribution: OnceLock<Distribution>,
     journal: Arc<Journal>,
     containers: Mutex<Containers>,
     sandboxes: Mutex<BTreeMap<String, SandboxRecord>>,

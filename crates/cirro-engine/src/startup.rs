@@ -70,6 +70,7 @@ impl Engine {
                 network,
                 supervisor,
                 machines: OnceLock::new(),
+                distribution: OnceLock::new(),
                 journal,
                 containers: Mutex::new(records.containers),
                 sandboxes: Mutex::new(records.sandboxes),

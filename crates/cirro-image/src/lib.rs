@@ -20,11 +20,13 @@
 //! | `unpack`, `confine`, `xattr` | from hostile tar to tree |
 //! | `canonical`, `recipe` | from tree to tar |
 //! | `files` | a container's files: copied in and out, whatever is mounted in its root |
+//! | `distribution` | what a registry keeps and shows beside all that |
 
 mod blobs;
 mod canonical;
 mod compression;
 mod confine;
+pub mod distribution;
 mod document;
 mod error;
 pub mod files;

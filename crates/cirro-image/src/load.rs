@@ -147,7 +147,7 @@ impl Library {
 }
 
 /// Unpacks one blob; its own digest is checked over the same bytes.
-fn unpack_member(
+pub(crate) fn unpack_member(
     file: File,
     blob: Option<Digest>,
     limits: &crate::Limits,
@@ -185,7 +185,7 @@ impl<R: Read> Read for Hashed<R> {
 }
 
 /// Reads an image's configuration and checks it against the layers that the archive has for it.
-fn check_config(bytes: &[u8], layers: usize) -> Result<ImageConfig, ImageError> {
+pub(crate) fn check_config(bytes: &[u8], layers: usize) -> Result<ImageConfig, ImageError> {
     let config: ImageConfig = serde_json::from_slice(bytes)
         .map_err(|error| ImageError::Invalid(format!("image configuration: {error}")))?;
     let expected = config.rootfs.diff_ids.len();

@@ -8,6 +8,7 @@ use std::io::Write;
 use cirro_types::{Digest, ImageReference};
 use serde_json::{Value, json};
 
+use crate::distribution::{Dialect, manifest_of};
 use crate::error::{Context, ImageError};
 use crate::images::find_id;
 use crate::layers::{Pins, known, write_tar};
@@ -16,7 +17,6 @@ use crate::tarball::BLOCK;
 
 const MANIFEST_TYPE: &str = "application/vnd.oci.image.manifest.v1+json";
 const INDEX_TYPE: &str = "application/vnd.oci.image.index.v1+json";
-const CONFIG_TYPE: &str = "application/vnd.oci.image.config.v1+json";
 const LAYER_TYPE: &str = "application/vnd.oci.image.layer.v1.tar";
 
 /// An image with what is said of it.
@@ -53,7 +53,7 @@ impl Library {
                     out.pad(*length)?;
                 }
             }
-            let manifest = to_bytes(&oci_manifest(image));
+            let manifest = manifest_of(&image.id, image.config.len(), &image.layers, Dialect::Oci).bytes;
             let digest = Digest::of(&manifest);
             for (digest, bytes) in [(image.id, &image.config), (digest, &manifest)] {
                 if blobs.insert(digest) {
@@ -122,20 +122,6 @@ fn resolve(state: &State, name: &str) -> Result<Vec<(Digest, Option<ImageReferen
         }
     }
     Ok(vec![(find_id(state, name)?, None)])
-}
-
-fn oci_manifest(image: &Saved) -> Value {
-    let layers: Vec<_> = image
-        .layers
-        .iter()
-        .map(|(diff_id, length)| json!({"mediaType": LAYER_TYPE, "digest": diff_id, "size": length}))
-        .collect();
-    json!({
-        "schemaVersion": 2,
-        "mediaType": MANIFEST_TYPE,
-        "config": {"mediaType": CONFIG_TYPE, "digest": image.id, "size": image.config.len()},
-        "layers": layers,
-    })
 }
 
 /// One descriptor for each name, or one without.

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use crate::config::{Config, Flags, Place};
-use crate::{doctor, down, status, up};
+use crate::{doctor, down, registry, status, up};
 
 /// A private cloud in one binary: containers, images, Kubernetes, virtual machines, networks.
 #[derive(Debug, Parser)]
@@ -51,8 +51,19 @@ enum Command {
     Env,
     /// Look for leaks and faults, and say how to mend them
     Doctor,
+    /// Help with the registry's configuration
+    Registry {
+        #[command(subcommand)]
+        command: RegistryCommand,
+    },
     /// Print the version
     Version,
+}
+
+#[derive(Debug, Subcommand)]
+enum RegistryCommand {
+    /// Read a password from standard input and print its hash for a `[[user]]`
+    HashPassword,
 }
 
 /// Parses the command line and does what it says.
@@ -68,6 +79,7 @@ pub(crate) fn run() -> ExitCode {
         Command::Status { json } => status::run(&place, json),
         Command::Env => print_env(&place),
         Command::Doctor => doctor::run(&place),
+        Command::Registry { command: RegistryCommand::HashPassword } => registry::hash_password(),
         Command::Version => {
             say(&format!("cirro {}\n", env!("CARGO_PKG_VERSION"))).map(|()| ExitCode::SUCCESS)
         }
@@ -95,6 +107,9 @@ fn print_env(place: &Place) -> anyhow::Result<ExitCode> {
         text.push_str(&format!("export DOCKER_HOST='unix://{}'\n", socket.display()));
     }
     text.push_str(&format!("export KUBECONFIG={}\n", quote(&config.kubeconfig())));
+    if let Some(address) = registry::address(&config) {
+        text.push_str(&format!("export CIRRO_REGISTRY='{address}'\n"));
+    }
     say(&text)?;
     Ok(ExitCode::SUCCESS)
 }

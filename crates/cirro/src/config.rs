@@ -44,6 +44,12 @@ pub(crate) struct Flags {
     /// Address of the Kubernetes API; may be repeated [default: 127.0.0.1:6443]
     #[arg(long, value_name = "ADDRESS:PORT")]
     pub(crate) kubernetes_listen: Vec<SocketAddr>,
+    /// Address of the registry; may be repeated [default: 127.0.0.1:5000, or none when that is taken]
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    pub(crate) registry_listen: Vec<SocketAddr>,
+    /// Users, access, quotas, mirrors of the registry [default: /etc/cirro/registry.toml, if it is there]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) registry_config: Option<PathBuf>,
     /// Name of this host in the cluster [default: the host name]
     #[arg(long)]
     pub(crate) node_name: Option<String>,
@@ -91,6 +97,11 @@ pub(crate) struct Config {
     pub(crate) run_dir: PathBuf,
     pub(crate) docker_sockets: Vec<PathBuf>,
     pub(crate) kubernetes_listen: Vec<SocketAddr>,
+    /// Empty: nobody said where, and the usual address will do if it is free.
+    #[serde(default)]
+    pub(crate) registry_listen: Vec<SocketAddr>,
+    #[serde(default)]
+    pub(crate) registry_config: Option<PathBuf>,
     pub(crate) node_name: String,
     pub(crate) docker_subnets: Vec<Ipv4Net>,
     pub(crate) pod_cidr: Ipv4Net,
@@ -128,6 +139,8 @@ impl Config {
             docker_sockets: or_default(flags.docker_socket, || vec![run_dir.join("docker.sock")]),
             run_dir,
             kubernetes_listen: or_default(flags.kubernetes_listen, || vec![([127, 0, 0, 1], 6443).into()]),
+            registry_listen: flags.registry_listen,
+            registry_config: flags.registry_config.map(std::path::absolute).transpose()?,
             node_name: flags.node_name.map_or_else(host_name, Ok)?,
             docker_subnets: or_default(flags.docker_subnets, default_docker_subnets),
             pod_cidr: flags.pod_cidr.unwrap_or_else(|| cidr([10, 42, 0, 0], 24)),
@@ -230,6 +243,12 @@ impl Flags {
             } else {
                 self.kubernetes_listen
             },
+            registry_listen: if self.registry_listen.is_empty() {
+                file.registry_listen
+            } else {
+                self.registry_listen
+            },
+            registry_config: self.registry_config.or(file.registry_config),
             node_name: self.node_name.or(file.node_name),
             docker_subnets: if self.docker_subnets.is_empty() {
                 file.docker_subnets

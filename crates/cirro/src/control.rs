@@ -29,6 +29,8 @@ pub(crate) struct Status {
     pub(crate) uptime_seconds: u64,
     pub(crate) docker: Vec<String>,
     pub(crate) kubernetes: Vec<String>,
+    #[serde(default)]
+    pub(crate) registry: Vec<String>,
     pub(crate) containers_running: usize,
     pub(crate) containers_total: usize,
     pub(crate) instances_running: usize,
@@ -86,6 +88,7 @@ pub(crate) struct Facts {
     pub(crate) name: String,
     pub(crate) docker: Vec<String>,
     pub(crate) kubernetes: Vec<String>,
+    pub(crate) registry: Vec<String>,
 }
 
 /// Serves the socket until `stop`.
@@ -124,6 +127,7 @@ async fn status(State(controls): State<Controls>) -> Result<Json<Status>, Fault>
         uptime_seconds: facts.started.elapsed().as_secs(),
         docker: facts.docker.clone(),
         kubernetes: facts.kubernetes.clone(),
+        registry: facts.registry.clone(),
         containers_running: containers.iter().filter(running).count(),
         containers_total: containers.len(),
         instances_running: instances.iter().filter(|instance| instance.running).count(),

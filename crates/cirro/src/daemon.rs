@@ -23,6 +23,7 @@ use crate::cli::say;
 use crate::config::{Config, Role};
 use crate::control::{self, Controls, Facts, Shutdown};
 use crate::plane::ControlPlane;
+use crate::registry;
 
 /// How long requests that are being served may take when the daemon stops.
 const DRAIN: Duration = Duration::from_secs(5);
@@ -44,6 +45,7 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
     if config.has(Role::Faces) {
         serve_docker(&config, &engine, &tasks, &stop)?;
     }
+    let registry = registry::start(&config, &engine, &tasks, &stop).await?;
     let facts = Facts {
         started,
         name: config.name.clone(),
@@ -53,6 +55,7 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
             .flat_map(|plane| &plane.addresses)
             .map(|address| format!("https://{address}"))
             .collect(),
+        registry: registry.iter().map(|address| format!("http://{address}")).collect(),
     };
     let facts = Arc::new(facts);
     let controls = Controls { engine: engine.clone(), shutdown: shutdown.clone(), facts: facts.clone() };
@@ -91,7 +94,8 @@ pub(crate) async fn tear_down(config: Config) -> anyhow::Result<()> {
 }
 
 fn ready_line(facts: &Facts, elapsed: Duration) -> String {
-    let apis: Vec<&str> = facts.docker.iter().chain(&facts.kubernetes).map(String::as_str).collect();
+    let apis: Vec<&str> =
+        facts.docker.iter().chain(&facts.kubernetes).chain(&facts.registry).map(String::as_str).collect();
     format!("ready in {:.2} s: {}\n", elapsed.as_secs_f64(), apis.join(" "))
 }
 

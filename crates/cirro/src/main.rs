@@ -13,6 +13,7 @@ mod daemon;
 mod doctor;
 mod down;
 mod plane;
+mod registry;
 mod status;
 mod up;
 

@@ -31,6 +31,9 @@ fn table(status: &Status) -> String {
     for address in &status.kubernetes {
         text.push_str(&format!("kubernetes   {address}\n"));
     }
+    for address in &status.registry {
+        text.push_str(&format!("registry     {address}\n"));
+    }
     text.push_str(&format!(
         "containers   {} running, {} in all\n",
         status.containers_running, status.containers_total

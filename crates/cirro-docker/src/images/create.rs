@@ -37,6 +37,8 @@ pub(crate) async fn create(
 async fn pull(face: &Face, name: &str, params: &Params) -> Result<Response, ApiError> {
     let wanted = reference(name, params.get("tag").unwrap_or_default())?;
     let familiar = wanted.familiar();
+    // A name of this host's own registry needs no wire.
+    face.engine.adopt_image(&wanted).await?;
     let image = match face.engine.image(&wanted.to_string()).await {
         Ok(image) => image,
         Err(EngineError::NotFound(_)) => {

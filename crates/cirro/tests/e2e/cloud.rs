@@ -60,6 +60,7 @@ impl Cloud {
         let mut command =
             self.cirro(&["up", "--detach", "--name", &self.name, "--kubernetes-listen", &self.kubernetes]);
         command
+            .args(["--registry-listen", "127.0.0.1:0"])
             .args(["--node-name", "node-1", "--log-level", "debug", "--guest-kernel"])
             .arg(guest_kernel())
             .args(["--docker-subnets", &format!("10.{second}.0.0/16,10.{}.0.0/16", second + 1)])

@@ -31,6 +31,7 @@ impl Cloud {
         said(
             self.command("up")
                 .args(["--detach", "--name", "bench", "--kubernetes-listen", &self.kubernetes])
+                .args(["--registry-listen", "127.0.0.1:0"])
                 .args(["--docker-subnets", "10.250.0.0/16", "--pod-cidr", "10.251.0.0/24"])
                 .args(["--service-cidr", "10.252.0.0/16", "--transit-cidr", "10.253.0.0/24"])
                 .args(["--node-port-range", "29000-29099", "--node-name", "bench"]),
