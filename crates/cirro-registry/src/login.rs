@@ -59,8 +59,10 @@ impl Passwords {
     pub(crate) fn new(hashes: HashMap<String, String>) -> Self {
         let key = hmac::Key::generate(hmac::HMAC_SHA256, &SystemRandom::new())
             .expect("the kernel has random bytes");
+        let iterations = hashes.values().filter_map(|hash| parse(hash)).map(|parsed| parsed.0.get()).max();
+        let iterations = iterations.unwrap_or(ITERATIONS);
         let nobody =
-            format!("{SCHEME}:{ITERATIONS}:{}:{}", BASE64.encode([0; 16]), BASE64.encode([0; BYTES]));
+            format!("{SCHEME}:{iterations}:{}:{}", BASE64.encode([0; 16]), BASE64.encode([0; BYTES]));
         Self { hashes, remembered: Mutex::default(), key, nobody }
     }
 

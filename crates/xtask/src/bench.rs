@@ -11,6 +11,7 @@ use anyhow::{Context, bail, ensure};
 mod cloud;
 mod peer;
 mod pod;
+mod registry;
 mod runtime;
 
 use cloud::Cloud;
@@ -29,6 +30,8 @@ pub(crate) enum Which {
     Pod,
     /// A container's life by `cirro runtime`, beside libcontainer, crun and runc.
     Runtime,
+    /// Push and pull with skopeo, beside docker-registry.
+    Registry,
     /// All of them.
     All,
 }
@@ -53,6 +56,9 @@ pub(crate) fn run(which: Which, rounds: usize) -> anyhow::Result<()> {
     }
     if wanted(Which::Runtime) {
         runtime::measure(&binary, rounds)?;
+    }
+    if wanted(Which::Registry) {
+        registry::measure(&binary, rounds.min(10))?;
     }
     Ok(())
 }

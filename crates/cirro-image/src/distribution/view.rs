@@ -191,11 +191,7 @@ pub(crate) fn manifest_of(
     dialect: Dialect,
 ) -> StoredManifest {
     let (media_type, config, layer) = match dialect {
-        Dialect::Oci => (
-            OCI_MANIFEST,
-            "application/vnd.oci.image.config.v1+json",
-            "application/vnd.oci.image.layer.v1.tar",
-        ),
+        Dialect::Oci => (media::OCI_MANIFEST, media::OCI_CONFIG, media::OCI_LAYER),
         Dialect::Docker => (media::DOCKER_MANIFEST, media::DOCKER_CONFIG, media::DOCKER_LAYER),
     };
     let layers: Vec<Value> = layers

@@ -94,9 +94,9 @@ async fn layers_of_the_library_are_mounted_without_a_copy_and_stay() {
     }
     registry.put_manifest("team/app", "v1", OCI, &document).await.expect(201);
     registry.library.remove("my-app", true, &|_| None).unwrap();
-    registry.library.prune(true, &|_| None).unwrap();
+    registry.library.prune(true, &|_| true, &|_| None).unwrap();
     let registry = registry.again();
-    registry.library.prune(true, &|_| None).unwrap();
+    registry.library.prune(true, &|_| true, &|_| None).unwrap();
     let bytes = registry.get(&format!("/v2/team/app/blobs/{layer}")).await.expect(200).body;
     assert_eq!(sha256(&bytes), layer);
     // The image comes back without a wire.

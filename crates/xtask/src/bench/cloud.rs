@@ -44,6 +44,20 @@ impl Cloud {
         format!("unix://{}", self.run_dir().join("docker.sock").display())
     }
 
+    /// Where its registry listens.
+    pub(crate) fn registry(&self) -> anyhow::Result<String> {
+        std::fs::read_to_string(self.run_dir().join("registry.address")).context("the registry's address")
+    }
+
+    /// The most memory that the daemon has had, in kB.
+    pub(crate) fn daemon_peak(&self) -> anyhow::Result<u64> {
+        let processes = self.processes()?;
+        let (pid, _) = processes.iter().find(|(_, role)| role == "daemon").context("the daemon runs")?;
+        let text = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
+        let peak = text.lines().find_map(|line| line.strip_prefix("VmHWM:")).context("VmHWM in status")?;
+        Ok(peak.trim().trim_end_matches("kB").trim().parse()?)
+    }
+
     /// The administrator's kubeconfig.
     pub(crate) fn kubeconfig(&self) -> PathBuf {
         self.directory.path().join("data/admin.kubeconfig")
