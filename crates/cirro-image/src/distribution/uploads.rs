@@ -151,7 +151,7 @@ impl Distribution {
 
     /// Ends an upload; what came of it is removed.
     pub fn cancel_upload(&self, repository: &RepositoryName, id: &str) -> Result<(), DistributionError> {
-        drop(self.inner.take(repository, id)?);
+        self.inner.take(repository, id)?;
         self.inner.sessions().remove(id);
         fs::remove_dir_all(self.inner.upload_dir(id)).map_err(io("remove upload"))
     }

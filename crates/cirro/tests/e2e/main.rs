@@ -11,4 +11,3 @@ mod survival;
 mod walk_container;
 mod walk_kubernetes;
 mod walk_machine;
-mod walk_registry;
