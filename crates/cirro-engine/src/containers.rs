@@ -6,7 +6,10 @@ pub(crate) mod changes;
 pub(crate) mod create;
 mod exit;
 pub(crate) mod files;
+mod health;
+mod links;
 mod logs;
+mod namespaces;
 pub(crate) mod network;
 mod remove;
 pub(crate) mod restart;
@@ -25,6 +28,7 @@ use cirro_seams::container::{Container, Owner, Phase};
 use cirro_seams::node::NodeEvent;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{OwnedMutexGuard, watch};
+use tokio_util::sync::CancellationToken;
 
 use crate::error::EngineError;
 use crate::journal::CONTAINERS;
@@ -45,6 +49,9 @@ pub(crate) struct Record {
     pub stopped_by_hand: bool,
     /// Its anonymous volumes, which go with it when asked for.
     pub anonymous_volumes: Vec<String>,
+    /// The image's shell, for health checks.
+    #[serde(default)]
+    pub shell: Vec<String>,
 }
 
 /// A container in memory.
@@ -62,6 +69,8 @@ pub(crate) struct Entry {
     pub backoff: Backoff,
     /// Changes when a planned restart is no longer wanted.
     pub restart_plan: u64,
+    /// Ends the watch of its health.
+    pub health_watch: Option<CancellationToken>,
 }
 
 impl Entry {
@@ -76,6 +85,7 @@ impl Entry {
             size: None,
             backoff: Backoff::default(),
             restart_plan: 0,
+            health_watch: None,
         }
     }
 }

@@ -5,7 +5,7 @@ use std::fs::File;
 use std::io::Read;
 
 use cirro_container::{ContainerError, ExecProcess, Stdio};
-use cirro_seams::container::{Container, Phase};
+use cirro_seams::container::{Container, ContainerSpec, Phase};
 use cirro_seams::node::{ExecRequest, Session};
 use rustix::fs::{CWD, Mode, OFlags, ResolveFlags};
 use tokio::sync::{mpsc, oneshot};
@@ -142,8 +142,8 @@ impl Engine {
         let pid = check_running(&container).map_err(failed)?;
         let wanted = exec.request.user.clone().filter(|user| !user.is_empty());
         let wanted = wanted.unwrap_or_else(|| container.user.clone());
-        let groups = container.spec.additional_gids.clone();
-        let user = blocking(move || user_inside(pid, &wanted, &groups)).await.map_err(failed)?;
+        let spec = container.spec.clone();
+        let user = blocking(move || user_inside(pid, &wanted, &spec)).await.map_err(failed)?;
         let process = exec_process(&container, &exec.request, &user, &self.shared.host).map_err(failed)?;
         let request = ExecProcess {
             process,
@@ -216,6 +216,34 @@ impl Engine {
         self.execs().by_id.get(id).map(|entry| entry.exec.clone()).ok_or_else(|| unknown(id))
     }
 
+    /// Lists the commands of a container that have not ended.
+    pub fn execs_of(&self, container: &str) -> Vec<String> {
+        let execs = self.execs();
+        let open = |entry: &&Entry| entry.exec.container == container && entry.exec.exit_code.is_none();
+        let mut found: Vec<(u64, String)> =
+            execs.by_id.values().filter(open).map(|entry| (entry.number, entry.exec.id.clone())).collect();
+        found.sort_unstable();
+        found.into_iter().map(|(_, id)| id).collect()
+    }
+
+    /// Forgets a command of our own.
+    pub(crate) fn forget_exec(&self, id: &str) {
+        self.execs().by_id.remove(id);
+    }
+
+    /// Kills a command of our own that takes too long; one that has ended is left alone.
+    pub(crate) fn kill_exec(&self, id: &str) {
+        let handle = self.execs().by_id.get(id).filter(|entry| entry.exec.running).and_then(|entry| {
+            let pid = rustix::process::Pid::from_raw(entry.exec.pid?)?;
+            rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()).ok()
+        });
+        // Asked again with the handle in hand: as long as it runs its number is nobody else's.
+        let runs = self.execs().by_id.get(id).is_some_and(|entry| entry.exec.running);
+        if let Some(handle) = handle.filter(|_| runs) {
+            let _ = rustix::process::pidfd_send_signal(&handle, rustix::process::Signal::KILL);
+        }
+    }
+
     /// Forgets the commands of a container that is gone.
     pub(crate) fn forget_execs(&self, container: &str) {
         self.execs().by_id.retain(|_, entry| entry.exec.container != container);
@@ -237,7 +265,7 @@ fn exec_failure(error: ContainerError) -> (EngineError, i32) {
 }
 
 /// Finds a user by the files that a running container has now.
-fn user_inside(pid: i32, user: &str, groups: &[u32]) -> Result<User, EngineError> {
+fn user_inside(pid: i32, user: &str, spec: &ContainerSpec) -> Result<User, EngineError> {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let root = rustix::fs::openat(CWD, format!("/proc/{pid}/root"), flags, Mode::empty())
         .map_err(|error| io("open the container's root")(error.into()))?;
@@ -255,5 +283,8 @@ fn user_inside(pid: i32, user: &str, groups: &[u32]) -> Result<User, EngineError
         }
         Ok(String::from_utf8_lossy(&bytes).into_owned())
     };
-    users::resolve(user, groups, &read("etc/passwd")?, &read("etc/group")?)
+    let group = read("etc/group")?;
+    let mut found = users::resolve(user, &spec.additional_gids, &read("etc/passwd")?, &group)?;
+    users::add_groups(&mut found, &spec.additional_groups, &group)?;
+    Ok(found)
 }

@@ -56,6 +56,10 @@ pub use crate::error::EngineError;
 pub use crate::events::Event;
 pub use crate::exec::Exec;
 pub use crate::options::EngineOptions;
+pub use crate::spec::cdi::{cdi_devices, cdi_directories};
+pub use crate::spec::health::{health_check_document, parse_health_check};
+pub use crate::spec::host::default_cgroup_namespace;
+pub use crate::spec::mounts::system_paths;
 pub use crate::volumes::Volume;
 
 use crate::build::caches::BuildCaches;

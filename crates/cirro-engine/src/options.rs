@@ -42,6 +42,16 @@ impl EngineOptions {
         self.data_dir.join("tmp")
     }
 
+    /// Returns the directory of a container's shared memory, when others may join it.
+    pub(crate) fn shm_dir(&self, id: &str) -> PathBuf {
+        self.shm_root().join(id)
+    }
+
+    /// Returns the directory that has one directory per shared memory.
+    pub(crate) fn shm_root(&self) -> PathBuf {
+        self.run_dir.join("shm")
+    }
+
     /// Returns the file of a network namespace, whether it exists or not.
     pub(crate) fn namespace_path(&self, id: &str) -> PathBuf {
         self.namespaces_dir().join(id)

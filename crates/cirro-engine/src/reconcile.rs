@@ -179,6 +179,9 @@ impl Engine {
             container.ports = port.map(|port| port.publish).unwrap_or_default();
             entry.ended.send_replace(false);
         });
+        if workload.phase == WorkloadPhase::Running {
+            self.watch_health(id, false);
+        }
     }
 
     /// Returns a port as a container's record shows it.
@@ -295,6 +298,7 @@ impl Engine {
     async fn sweep_disk(&self) -> Result<(), EngineError> {
         let engine = self.clone();
         blocking(move || {
+            engine.sweep_shared_memory()?;
             for id in engine.stray_directories() {
                 tracing::info!(container = id, "directory without a container removed");
                 engine.shared.library.remove_root(&id)?;

@@ -69,6 +69,7 @@ impl Engine {
         for id in self.stray_namespaces() {
             self.shared.network.delete_namespace(&id).await?;
         }
+        self.sweep_shared_memory()?;
         Ok(())
     }
 
@@ -102,6 +103,7 @@ impl Engine {
         found.extend(stray("port", self.stray_ports()));
         found.extend(stray("network namespace", self.stray_namespaces()));
         found.extend(stray("container directory", self.stray_directories()));
+        found.extend(stray("shared memory", self.stray_shared_memory()));
         let network = self.shared.network.leaks().await?;
         found.extend(network.into_iter().filter(|leak| !self.is_bare_namespace(leak)));
         Ok(found)

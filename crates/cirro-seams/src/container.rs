@@ -2,6 +2,10 @@
 //!
 //! Faces and the kubelet fill a [`ContainerSpec`]; the engine answers with a [`Container`].
 
+mod block_io;
+mod health;
+mod isolation;
+
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
@@ -10,6 +14,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::network::{PortPublish, Protocol};
+
+pub use block_io::{BlockIo, DeviceLimit};
+pub use health::{Health, HealthCheck, HealthResult, HealthStatus, HealthTest};
+pub use isolation::{CgroupNamespace, DevicePath, DeviceRule, Devices, IpcMode, Namespaces, SystemPaths};
 
 /// Everything a container is created from.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -31,6 +39,8 @@ pub struct ContainerSpec {
     pub user: Option<String>,
     /// Numeric groups added to the process.
     pub additional_gids: Vec<u32>,
+    /// Groups added to the process, by the names of the image's `/etc/group`.
+    pub additional_groups: Vec<String>,
     /// The image's when absent.
     pub working_dir: Option<String>,
     /// The id's first twelve digits when absent.
@@ -93,6 +103,18 @@ pub struct ContainerSpec {
     pub init: bool,
     /// Whose process ids it sees.
     pub pid_mode: PidMode,
+    /// What else it shares with the host or with another container.
+    pub namespaces: Namespaces,
+    /// Devices of the host.
+    pub devices: Devices,
+    /// What is hidden from it.
+    pub system_paths: SystemPaths,
+    /// Other containers that it knows by another name: container and alias.
+    pub links: Vec<(String, String)>,
+    /// Words for the runtime.
+    pub annotations: BTreeMap<String, String>,
+    /// Over the image's.
+    pub health: Option<HealthCheck>,
     /// -1000 to 1000.
     pub oom_score_adj: Option<i32>,
     /// `nofile` and such: name, soft, hard.
@@ -204,6 +226,16 @@ pub struct Resources {
     pub cpuset_mems: Option<String>,
     /// Number of processes; -1 for no limit.
     pub pids: Option<i64>,
+    /// Microseconds of real-time scheduling per period.
+    pub cpu_realtime_runtime: Option<i64>,
+    /// Microseconds.
+    pub cpu_realtime_period: Option<u64>,
+    /// How readily memory is swapped out, 0 to 100.
+    pub memory_swappiness: Option<u64>,
+    /// Whether its processes wait instead of being killed when memory runs out.
+    pub oom_kill_disable: bool,
+    /// Block devices.
+    pub block_io: BlockIo,
 }
 
 /// What happens when a container exits.
@@ -319,6 +351,12 @@ pub struct Container {
     pub started_at: Option<String>,
     /// Of the last exit.
     pub finished_at: Option<String>,
+    /// How its health is found out, image default merged; none when nobody asked.
+    #[serde(default)]
+    pub health_check: Option<HealthCheck>,
+    /// What the checks of this run found.
+    #[serde(default)]
+    pub health: Option<Health>,
     /// How often its policy started it again.
     pub restart_count: u32,
     /// Its place on a network, while it has one.

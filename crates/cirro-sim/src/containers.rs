@@ -168,6 +168,8 @@ impl State {
             created_at: created.to_string(),
             started_at: Some(now.to_string()),
             finished_at: None,
+            health_check: None,
+            health: None,
             restart_count: 0,
             endpoint: None,
             ports: Vec::new(),

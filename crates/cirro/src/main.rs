@@ -24,6 +24,9 @@ fn main() -> ExitCode {
         // Callers that take a runtime by its path, and no arguments with it, are given a link of this name.
         return cirro_container::runtime_main(&args[1..]);
     }
+    if cirro_container::is_init(&args) {
+        return cirro_container::init_main(&args[1..]);
+    }
     match args.get(1).and_then(|role| role.to_str()) {
         Some("supervisor") => cirro_container::supervisor_main(&args[2..]),
         Some("runtime") => cirro_container::runtime_main(&args[2..]),

@@ -11,7 +11,7 @@ use http::{Request, StatusCode};
 use serde_json::{Map, Value, json};
 
 use super::request::{Config, HostConfig, NetworkingConfig, Words};
-use super::{fields, mounts, network, ports, request, resources};
+use super::{fields, mounts, network, options, ports, request, resources};
 use crate::Face;
 use crate::body;
 use crate::error::ApiError;
@@ -113,11 +113,14 @@ pub(crate) fn translate(
     let config = Value::Object(config);
     fields::check(fields::CONFIG, "", &config)?;
     fields::check(fields::HOST_CONFIG, "HostConfig.", &host)?;
+    options::check_windows(&host)?;
     let face = json!({ "Config": config, "HostConfig": host, "NetworkingConfig": networking });
-    let mut spec = merge(body::decode(config)?, body::decode(host)?, &body::decode(networking)?, gateway)?;
+    let host: HostConfig = body::decode(host)?;
+    let mut warnings = resources::discarded(&host.limits);
+    let mut spec = merge(body::decode(config)?, host, &body::decode(networking)?, gateway)?;
     spec.name = name;
     spec.face = face;
-    let warnings = discard_ports(&mut spec);
+    warnings.extend(discard_ports(&mut spec));
     check_conflicts(&spec)?;
     Ok((spec, warnings))
 }
@@ -135,14 +138,14 @@ fn merge(
     let mounts = mounts::parse(&config, &host)?;
     let (entrypoint, command) = argv(config.entrypoint, config.cmd);
     let text = |value: String| (!value.is_empty()).then_some(value);
-    Ok(ContainerSpec {
+    let mut spec = ContainerSpec {
         image: config.image,
         entrypoint,
         command,
         env: checked_env(config.env)?,
         labels: config.labels,
         user: text(config.user),
-        additional_gids: host.group_add.iter().map(|group| gid(group)).collect::<Result<_, _>>()?,
+        additional_groups: host.group_add,
         working_dir: working_dir(config.working_dir)?,
         hostname: text(config.hostname),
         domainname: text(config.domainname),
@@ -177,7 +180,7 @@ fn merge(
         read_only_root: host.readonly_rootfs,
         cap_add: host.cap_add,
         cap_drop: host.cap_drop,
-        security_opt: security_options(host.security_opt)?,
+        security_opt: host.security_opt,
         sysctls: host.sysctls,
         shm_size: shm_size(host.shm_size)?,
         init: host.init.unwrap_or(false),
@@ -185,9 +188,12 @@ fn merge(
         oom_score_adj: oom_score_adj(host.oom_score_adj)?,
         ulimits: host.ulimits.into_iter().map(ulimit).collect::<Result<_, _>>()?,
         log: log_config(&host.log_config)?,
+        health: config.healthcheck.as_ref().map(cirro_engine::parse_health_check).transpose()?,
         owner: Owner::Docker,
         ..ContainerSpec::default()
-    })
+    };
+    host.options.apply(&mut spec)?;
+    Ok(spec)
 }
 
 /// Returns entrypoint and command. A given entrypoint means that the image's command does not count, and
@@ -206,12 +212,6 @@ fn checked_env(env: Vec<String>) -> Result<Vec<String>, ApiError> {
         Some(entry) => Err(ApiError::invalid(format!("invalid environment variable: {entry}"))),
         None => Ok(env),
     }
-}
-
-fn gid(group: &str) -> Result<u32, ApiError> {
-    group.parse().map_err(|_| {
-        ApiError::not_supported(format!("HostConfig.GroupAdd with a name ({group}) instead of a number"))
-    })
 }
 
 fn working_dir(dir: String) -> Result<Option<String>, ApiError> {
@@ -243,25 +243,6 @@ fn extra_host(text: &str, gateway: &impl Fn() -> Option<IpAddr>) -> Result<(Stri
             .map_err(|_| ApiError::invalid(format!("invalid IP address in add-host: \"{address}\"")))?,
     };
     Ok((name.to_owned(), address))
-}
-
-/// Checks security options; those that say what is so anyway are left out.
-fn security_options(options: Vec<String>) -> Result<Vec<String>, ApiError> {
-    let mut kept = Vec::new();
-    for option in options {
-        let (name, value) = option.split_once(['=', ':']).unwrap_or((&option, ""));
-        match (name, value) {
-            ("no-new-privileges", "" | "true") => kept.push("no-new-privileges".to_owned()),
-            ("no-new-privileges", "false") | ("label", "disable") | ("apparmor", "unconfined") => (),
-            ("seccomp", "builtin") => (),
-            ("seccomp", profile) if !profile.is_empty() => kept.push(format!("seccomp={profile}")),
-            _ => {
-                let shown: String = option.chars().take(80).collect();
-                return Err(ApiError::not_supported(format!("the security option {shown}")));
-            }
-        }
-    }
-    Ok(kept)
 }
 
 fn shm_size(size: i64) -> Result<Option<u64>, ApiError> {

@@ -17,11 +17,9 @@ pub(crate) enum Support {
     NoEffect(&'static str),
     /// It is refused unless it has its zero value or one of these (as JSON).
     Refused(&'static [&'static str]),
-    /// It is refused whenever it is there: its zero value means something of its own.
-    Absent,
 }
 
-use Support::{Absent, NoEffect, Refused, Works};
+use Support::{NoEffect, Refused, Works};
 
 /// The fields of `Config` (the top level of a create request).
 pub(crate) const CONFIG: &[(&str, Support)] = &[
@@ -37,7 +35,7 @@ pub(crate) const CONFIG: &[(&str, Support)] = &[
     ("StdinOnce", Works),
     ("Env", Works),
     ("Cmd", Works),
-    ("Healthcheck", Refused(&[r#"{"Test":["NONE"]}"#])),
+    ("Healthcheck", Works),
     ("ArgsEscaped", NoEffect("Windows only")),
     ("Image", Works),
     ("Volumes", Works),
@@ -64,18 +62,18 @@ pub(crate) const HOST_CONFIG: &[(&str, Support)] = &[
     ("VolumeDriver", Refused(&[r#""local""#])),
     ("VolumesFrom", Refused(&[])),
     ("ConsoleSize", Works),
-    ("Annotations", NoEffect("kept and shown by inspect")),
+    ("Annotations", Works),
     ("CapAdd", Works),
     ("CapDrop", Works),
-    ("CgroupnsMode", Refused(&[r#""private""#])),
+    ("CgroupnsMode", Works),
     ("Dns", Works),
     ("DnsOptions", Works),
     ("DnsSearch", Works),
     ("ExtraHosts", Works),
     ("GroupAdd", Works),
-    ("IpcMode", Refused(&[r#""private""#])),
+    ("IpcMode", Works),
     ("Cgroup", Refused(&[])),
-    ("Links", Refused(&[])),
+    ("Links", Works),
     ("OomScoreAdj", Works),
     ("PidMode", Works),
     ("Privileged", Works),
@@ -84,47 +82,47 @@ pub(crate) const HOST_CONFIG: &[(&str, Support)] = &[
     ("SecurityOpt", Works),
     ("StorageOpt", Refused(&[])),
     ("Tmpfs", Works),
-    ("UTSMode", Refused(&[])),
-    ("UsernsMode", Refused(&[r#""host""#])),
+    ("UTSMode", Works),
+    ("UsernsMode", Works),
     ("ShmSize", Works),
     ("Sysctls", Works),
-    ("Runtime", Refused(&[r#""cirro""#])),
-    ("Isolation", Refused(&[r#""default""#])),
-    ("MaskedPaths", Absent),
-    ("ReadonlyPaths", Absent),
+    ("Runtime", Works),
+    ("Isolation", Works),
+    ("MaskedPaths", Works),
+    ("ReadonlyPaths", Works),
     ("Mounts", Works),
     ("Init", Works),
     ("CpuShares", Works),
     ("Memory", Works),
     ("NanoCpus", Works),
     ("CgroupParent", Refused(&[])),
-    ("BlkioWeight", Refused(&[])),
-    ("BlkioWeightDevice", Refused(&[])),
-    ("BlkioDeviceReadBps", Refused(&[])),
-    ("BlkioDeviceWriteBps", Refused(&[])),
-    ("BlkioDeviceReadIOps", Refused(&[])),
-    ("BlkioDeviceWriteIOps", Refused(&[])),
+    ("BlkioWeight", Works),
+    ("BlkioWeightDevice", Works),
+    ("BlkioDeviceReadBps", Works),
+    ("BlkioDeviceWriteBps", Works),
+    ("BlkioDeviceReadIOps", Works),
+    ("BlkioDeviceWriteIOps", Works),
     ("CpuPeriod", Works),
     ("CpuQuota", Works),
-    ("CpuRealtimePeriod", Refused(&[])),
-    ("CpuRealtimeRuntime", Refused(&[])),
+    ("CpuRealtimePeriod", Works),
+    ("CpuRealtimeRuntime", Works),
     ("CpusetCpus", Works),
     ("CpusetMems", Works),
-    ("Devices", Refused(&[])),
-    ("DeviceCgroupRules", Refused(&[])),
-    ("DeviceRequests", Refused(&[])),
-    ("KernelMemory", Refused(&[])),
-    ("KernelMemoryTCP", Refused(&[])),
+    ("Devices", Works),
+    ("DeviceCgroupRules", Works),
+    ("DeviceRequests", Works),
+    ("KernelMemory", NoEffect("no kernel has it any more; a warning says so")),
+    ("KernelMemoryTCP", NoEffect("no kernel has it any more; a warning says so")),
     ("MemoryReservation", Works),
     ("MemorySwap", Works),
-    ("MemorySwappiness", Refused(&["-1"])),
-    ("OomKillDisable", Refused(&[])),
+    ("MemorySwappiness", Works),
+    ("OomKillDisable", Works),
     ("PidsLimit", Works),
     ("Ulimits", Works),
     ("CpuCount", NoEffect("Windows only")),
     ("CpuPercent", NoEffect("Windows only")),
-    ("IOMaximumIOps", NoEffect("Windows only")),
-    ("IOMaximumBandwidth", NoEffect("Windows only")),
+    ("IOMaximumIOps", NoEffect("Windows only; refused as dockerd does")),
+    ("IOMaximumBandwidth", NoEffect("Windows only; refused as dockerd does")),
 ];
 
 /// The fields of one entry of `NetworkingConfig.EndpointsConfig`.
@@ -155,7 +153,6 @@ pub(crate) fn check(table: &[(&str, Support)], within: &str, object: &Value) -> 
         let refused = match support {
             Works | NoEffect(_) => false,
             Refused(harmless) => !is_zero(value) && !harmless.iter().any(same),
-            Absent => !value.is_null(),
         };
         if refused {
             return Err(ApiError::not_supported(format!("{within}{name}")));
@@ -183,16 +180,10 @@ mod tests {
 
     #[test]
     fn defaults_pass_and_settings_are_refused_by_name() {
-        let defaults = json!({"Links": null, "MemorySwappiness": -1, "Devices": [], "OomKillDisable": false,
-            "IpcMode": "", "UsernsMode": "host", "Isolation": "default", "Unknown": 5, "Binds": ["/a:/b"]});
+        let defaults = json!({"StorageOpt": null, "VolumesFrom": [], "Cgroup": "", "Unknown": 5,
+            "Binds": ["/a:/b"], "VolumeDriver": "local"});
         assert_eq!(check(HOST_CONFIG, "HostConfig.", &defaults), Ok(()));
-        for (name, value) in [
-            ("Links", json!(["a:b"])),
-            ("MemorySwappiness", json!(10)),
-            ("IpcMode", json!("host")),
-            ("Devices", json!([{}])),
-            ("MaskedPaths", json!([])),
-        ] {
+        for (name, value) in [("StorageOpt", json!({"size": "1G"})), ("Cgroup", json!("x"))] {
             let error = check(HOST_CONFIG, "HostConfig.", &json!({ name: value })).unwrap_err();
             assert_eq!(error.message, format!("HostConfig.{name} is not supported yet"));
             assert_eq!(error.status, 501);
@@ -207,7 +198,7 @@ mod tests {
                 let state = match support {
                     Works => "works",
                     NoEffect(_) => "no effect",
-                    Refused(_) | Absent => "not supported",
+                    Refused(_) => "not supported",
                 };
                 let row = format!("| `{within}{name}` | {state} |");
                 assert!(page.contains(&row), "missing in docs/compatibility-docker.md: {row}");

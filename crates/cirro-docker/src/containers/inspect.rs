@@ -2,12 +2,12 @@
 
 use axum::Json;
 use axum::extract::{Path, State};
-use cirro_seams::container::{Container, NetworkMode, Phase, RestartPolicy};
+use cirro_seams::container::{CgroupNamespace, Container, ContainerSpec, NetworkMode, Phase, RestartPolicy};
 use serde_json::{Map, Value, json};
 
 use super::changes::add_size;
 use super::create::face_document;
-use super::{network, ports, status};
+use super::{network, options, ports, status};
 use crate::Face;
 use crate::error::ApiError;
 use crate::query::Params;
@@ -23,6 +23,10 @@ pub(crate) async fn inspect(
     let mut document = document(&container);
     if params.flag("size") {
         add_size(&face, &container.id, &mut document).await?;
+    }
+    let execs = face.engine.execs_of(&container.id);
+    if !execs.is_empty() {
+        document["ExecIDs"] = json!(execs);
     }
     Ok(Json(document))
 }
@@ -48,7 +52,7 @@ pub(crate) fn document(container: &Container) -> Value {
         "Platform": "linux",
         "MountLabel": "",
         "ProcessLabel": "",
-        "AppArmorProfile": "",
+        "AppArmorProfile": apparmor_profile(&container.spec),
         "ExecIDs": null,
         "HostConfig": host_config(container),
         "GraphDriver": { "Name": "overlay2", "Data": null },
@@ -61,7 +65,7 @@ pub(crate) fn document(container: &Container) -> Value {
 fn state(container: &Container) -> Value {
     let moment = |moment: &Option<String>| moment.clone().unwrap_or_else(|| ZERO_TIME.to_owned());
     let phase = container.phase;
-    json!({
+    let mut state = json!({
         "Status": status::state(phase),
         "Running": matches!(phase, Phase::Running | Phase::Paused | Phase::Restarting),
         "Paused": phase == Phase::Paused,
@@ -73,7 +77,17 @@ fn state(container: &Container) -> Value {
         "Error": container.error.clone().unwrap_or_default(),
         "StartedAt": moment(&container.started_at),
         "FinishedAt": moment(&container.finished_at),
-    })
+    });
+    if let Some(health) = &container.health {
+        state["Health"] = status::health(health);
+    }
+    state
+}
+
+fn apparmor_profile(spec: &ContainerSpec) -> &str {
+    let profile = |option: &'_ String| option.strip_prefix("apparmor=").is_some();
+    let option = spec.security_opt.iter().rfind(|option| profile(option));
+    option.map_or("", |option| &option["apparmor=".len()..])
 }
 
 /// Returns `Config`: what was asked for, with the image's defaults merged.
@@ -98,6 +112,9 @@ fn config(container: &Container) -> Value {
         "Labels": container.labels,
     });
     overlay(&mut config, merged);
+    if let Some(check) = &container.health_check {
+        config.insert("Healthcheck".into(), cirro_engine::health_check_document(check));
+    }
     // The image's command, when the request had none of its own.
     if config["Cmd"].is_null() && config["Entrypoint"].is_null() {
         config.insert("Cmd".into(), json!(container.args));
@@ -118,6 +135,7 @@ fn host_config(container: &Container) -> Value {
     let mut host = face_document(spec, "HostConfig");
     fill(&mut host, host_defaults(container));
     let resources = &spec.resources;
+    let (masked, read_only) = cirro_engine::system_paths(spec);
     let current = json!({
         "NetworkMode": network::mode_text(&spec.network),
         "RestartPolicy": restart_policy(spec.restart),
@@ -131,11 +149,27 @@ fn host_config(container: &Container) -> Value {
         "CpusetCpus": resources.cpuset_cpus.clone().unwrap_or_default(),
         "CpusetMems": resources.cpuset_mems.clone().unwrap_or_default(),
         "PidsLimit": resources.pids,
+        "IpcMode": options::ipc_text(&spec.namespaces.ipc),
+        "CgroupnsMode": cgroup_namespace(container),
+        "MaskedPaths": masked,
+        "ReadonlyPaths": read_only,
+        "Runtime": "cirro",
+        "MemorySwappiness": resources.memory_swappiness,
+        "OomKillDisable": resources.oom_kill_disable,
+        "BlkioWeight": resources.block_io.weight.unwrap_or_default(),
         "ShmSize": spec.shm_size.unwrap_or(64 << 20),
         "LogConfig": log_config(container),
     });
     overlay(&mut host, current);
     Value::Object(host)
+}
+
+fn cgroup_namespace(container: &Container) -> &'static str {
+    match container.spec.namespaces.cgroup {
+        Some(CgroupNamespace::Private) => "private",
+        Some(CgroupNamespace::Host) => "host",
+        None => cirro_engine::default_cgroup_namespace(),
+    }
 }
 
 /// What clients expect to find even when the request did not have it.
@@ -144,17 +178,16 @@ fn host_defaults(container: &Container) -> Value {
     json!({
         "Binds": null, "ContainerIDFile": "", "PortBindings": ports::bindings(&spec.publish),
         "AutoRemove": spec.auto_remove, "VolumeDriver": "", "VolumesFrom": null, "ConsoleSize": [0, 0],
-        "CapAdd": spec.cap_add, "CapDrop": spec.cap_drop, "CgroupnsMode": "private", "Dns": spec.dns,
+        "CapAdd": spec.cap_add, "CapDrop": spec.cap_drop, "Dns": spec.dns,
         "DnsOptions": spec.dns_options, "DnsSearch": spec.dns_search, "ExtraHosts": null, "GroupAdd": null,
-        "IpcMode": "private", "Cgroup": "", "Links": null, "OomScoreAdj": spec.oom_score_adj.unwrap_or_default(),
+        "Cgroup": "", "Links": null, "OomScoreAdj": spec.oom_score_adj.unwrap_or_default(),
         "PidMode": "", "Privileged": spec.privileged, "PublishAllPorts": spec.publish_all,
         "ReadonlyRootfs": spec.read_only_root, "SecurityOpt": null, "UTSMode": "", "UsernsMode": "",
-        "Runtime": "cirro", "Isolation": "", "CgroupParent": "", "BlkioWeight": 0, "BlkioWeightDevice": [],
+        "Isolation": "", "CgroupParent": "", "BlkioWeightDevice": [],
         "BlkioDeviceReadBps": [], "BlkioDeviceWriteBps": [], "BlkioDeviceReadIOps": [],
         "BlkioDeviceWriteIOps": [], "CpuRealtimePeriod": 0, "CpuRealtimeRuntime": 0, "Devices": [],
-        "DeviceCgroupRules": null, "DeviceRequests": null, "MemorySwappiness": null, "OomKillDisable": null,
+        "DeviceCgroupRules": null, "DeviceRequests": null,
         "Ulimits": [], "CpuCount": 0, "CpuPercent": 0, "IOMaximumIOps": 0, "IOMaximumBandwidth": 0,
-        "MaskedPaths": null, "ReadonlyPaths": null,
     })
 }
 

@@ -164,12 +164,17 @@ impl Filter {
             && filters.any("volume", |volume| has_volume(container, volume))
             && filters.any("publish", |port| publishes(container, port))
             && filters.any("expose", |port| exposes(container, port))
-            && filters.exact("health", "none")
+            && filters.exact("health", health(container))
             && filters.any("is-task", |text| matches!(text, "false" | "0"))
             && filters.exact("isolation", "default")
             && self.before.as_ref().is_none_or(|before| older(&container.created_at, before))
             && self.since.as_ref().is_none_or(|since| older(since, &container.created_at))
     }
+}
+
+/// Docker's word for a container's health, `none` without a check.
+fn health(container: &Container) -> &'static str {
+    container.health.as_ref().map_or("none", |health| health.status.as_str())
 }
 
 fn older(one: &str, other: &str) -> bool {

@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 use serde::Deserialize;
 use serde_json::Value;
 
+use super::options::{DeviceValue, Options};
+
 /// The top level of a create request.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(default, rename_all = "PascalCase")]
@@ -26,6 +28,7 @@ pub(crate) struct Config {
     pub(crate) labels: BTreeMap<String, String>,
     pub(crate) stop_signal: String,
     pub(crate) stop_timeout: Option<i64>,
+    pub(crate) healthcheck: Option<Value>,
 }
 
 /// An argument vector; old clients write a single word as a string.
@@ -78,6 +81,8 @@ pub(crate) struct HostConfig {
     pub(crate) ulimits: Vec<Ulimit>,
     #[serde(flatten)]
     pub(crate) limits: Limits,
+    #[serde(flatten)]
+    pub(crate) options: Options,
 }
 
 /// The limits in `HostConfig` and in an update request.
@@ -94,6 +99,21 @@ pub(crate) struct Limits {
     pub(crate) memory_reservation: i64,
     pub(crate) memory_swap: i64,
     pub(crate) pids_limit: Option<i64>,
+    pub(crate) cpu_realtime_period: i64,
+    pub(crate) cpu_realtime_runtime: i64,
+    pub(crate) memory_swappiness: Option<i64>,
+    pub(crate) oom_kill_disable: Option<bool>,
+    pub(crate) kernel_memory: i64,
+    #[serde(rename = "KernelMemoryTCP")]
+    pub(crate) kernel_memory_tcp: i64,
+    pub(crate) blkio_weight: u16,
+    pub(crate) blkio_weight_device: Vec<DeviceValue>,
+    pub(crate) blkio_device_read_bps: Vec<DeviceValue>,
+    pub(crate) blkio_device_write_bps: Vec<DeviceValue>,
+    #[serde(rename = "BlkioDeviceReadIOps")]
+    pub(crate) blkio_device_read_iops: Vec<DeviceValue>,
+    #[serde(rename = "BlkioDeviceWriteIOps")]
+    pub(crate) blkio_device_write_iops: Vec<DeviceValue>,
 }
 
 /// Where output goes.

@@ -1,19 +1,32 @@
-//! Limits and the restart policy, as create and update give them.
+//! Limits and the restart policy, as create and update give them. What is impossible is refused by the engine.
 
-use cirro_seams::container::{Resources, RestartPolicy};
+use cirro_seams::container::{BlockIo, Resources, RestartPolicy};
 
+use super::options::device_limits;
 use super::request;
 use crate::error::ApiError;
 
-/// The least memory that dockerd accepts.
-const MIN_MEMORY: i64 = 6 << 20;
-
-/// Checks and translates limits; 0 means "not set", as in docker.
+/// Translates limits; 0 means "not set", as in docker.
 pub(crate) fn parse(limits: &request::Limits) -> Result<Resources, ApiError> {
-    check_memory(limits)?;
-    check_cpu(limits)?;
     let set = |value: i64| (value != 0).then_some(value);
     let text = |value: &str| (!value.is_empty()).then(|| value.to_owned());
+    if limits.cpu_shares < 0 {
+        return Err(ApiError::invalid(format!(
+            "invalid CPU shares ({}): value must be a positive integer",
+            limits.cpu_shares
+        )));
+    }
+    let positive = |value: i64, what: &str| match u64::try_from(value) {
+        Ok(0) => Ok(None),
+        Ok(value) => Ok(Some(value)),
+        Err(_) => Err(ApiError::invalid(format!("{what} must not be negative"))),
+    };
+    let swappiness = match limits.memory_swappiness {
+        None | Some(-1) => None,
+        Some(value) => Some(u64::try_from(value).map_err(|_| {
+            ApiError::invalid(format!("Invalid value: {value}, valid memory swappiness range is 0-100"))
+        })?),
+    };
     Ok(Resources {
         memory: set(limits.memory),
         memory_swap: set(limits.memory_swap),
@@ -21,66 +34,30 @@ pub(crate) fn parse(limits: &request::Limits) -> Result<Resources, ApiError> {
         nano_cpus: set(limits.nano_cpus),
         cpu_shares: set(limits.cpu_shares).map(i64::unsigned_abs),
         cpu_quota: set(limits.cpu_quota),
-        cpu_period: set(limits.cpu_period).map(i64::unsigned_abs),
+        cpu_period: positive(limits.cpu_period, "CPU cfs period")?,
         cpuset_cpus: text(&limits.cpuset_cpus),
         cpuset_mems: text(&limits.cpuset_mems),
         pids: limits.pids_limit.filter(|pids| *pids != 0),
+        cpu_realtime_runtime: set(limits.cpu_realtime_runtime),
+        cpu_realtime_period: positive(limits.cpu_realtime_period, "CPU real-time period")?,
+        memory_swappiness: swappiness,
+        oom_kill_disable: limits.oom_kill_disable.unwrap_or(false),
+        block_io: BlockIo {
+            weight: (limits.blkio_weight != 0).then_some(limits.blkio_weight),
+            weight_devices: device_limits(&limits.blkio_weight_device),
+            read_bps: device_limits(&limits.blkio_device_read_bps),
+            write_bps: device_limits(&limits.blkio_device_write_bps),
+            read_iops: device_limits(&limits.blkio_device_read_iops),
+            write_iops: device_limits(&limits.blkio_device_write_iops),
+        },
     })
 }
 
-fn check_memory(limits: &request::Limits) -> Result<(), ApiError> {
-    let (memory, swap) = (limits.memory, limits.memory_swap);
-    if memory != 0 && memory < MIN_MEMORY {
-        return Err(ApiError::invalid("Minimum memory limit allowed is 6MB"));
-    }
-    if memory > 0 && swap > 0 && swap < memory {
-        return Err(ApiError::invalid(
-            "Minimum memoryswap limit should be larger than memory limit, see usage",
-        ));
-    }
-    if memory == 0 && swap > 0 {
-        return Err(ApiError::invalid(
-            "You should always set the Memory limit when using Memoryswap limit, see usage",
-        ));
-    }
-    let reservation = limits.memory_reservation;
-    if reservation < 0 || (memory > 0 && reservation > memory) {
-        return Err(ApiError::invalid(
-            "Minimum memory limit can not be less than memory reservation limit, see usage",
-        ));
-    }
-    Ok(())
-}
-
-fn check_cpu(limits: &request::Limits) -> Result<(), ApiError> {
-    if limits.nano_cpus != 0 && (limits.cpu_quota != 0 || limits.cpu_period != 0) {
-        return Err(ApiError::invalid(
-            "Conflicting options: Nano CPUs and CPU Period or Quota cannot both be set",
-        ));
-    }
-    if limits.nano_cpus < 0 {
-        return Err(ApiError::invalid("Range of CPUs must not be negative"));
-    }
-    if limits.cpu_shares < 0 {
-        return Err(ApiError::invalid(format!(
-            "invalid CPU shares ({}): value must be a positive integer",
-            limits.cpu_shares
-        )));
-    }
-    if limits.cpu_period != 0 && !(1_000..=1_000_000).contains(&limits.cpu_period) {
-        return Err(ApiError::invalid(
-            "CPU cfs period can not be less than 1ms (i.e. 1000) or larger than 1s (i.e. 1000000)",
-        ));
-    }
-    if limits.cpu_quota > 0 && limits.cpu_quota < 1_000 {
-        return Err(ApiError::invalid("CPU cfs quota can not be less than 1ms (i.e. 1000)"));
-    }
-    for (name, list) in [("CPUs", &limits.cpuset_cpus), ("memory nodes", &limits.cpuset_mems)] {
-        if !list.bytes().all(|byte| byte.is_ascii_digit() || matches!(byte, b',' | b'-')) {
-            return Err(ApiError::invalid(format!("invalid list of {name}: {list}")));
-        }
-    }
-    Ok(())
+/// What dockerd says of limits that its kernels no longer have.
+pub(crate) fn discarded(limits: &request::Limits) -> Vec<String> {
+    let kernel = limits.kernel_memory > 0 || limits.kernel_memory_tcp > 0;
+    let text = "Your kernel does not support kernel memory limit capabilities or the cgroup is not mounted. Limitation discarded.";
+    kernel.then(|| text.to_owned()).into_iter().collect()
 }
 
 /// Checks and translates a restart policy.
@@ -124,18 +101,20 @@ mod tests {
     }
 
     #[test]
-    fn limits_that_contradict_each_other_are_refused() {
+    fn what_has_no_number_of_that_kind_is_refused() {
         let with = |change: fn(&mut Limits)| {
             let mut limits = Limits::default();
             change(&mut limits);
-            parse(&limits).is_err()
+            parse(&limits)
         };
-        assert!(with(|limits| limits.memory = 1 << 20));
-        assert!(with(|limits| (limits.memory, limits.memory_swap) = (64 << 20, 32 << 20)));
-        assert!(with(|limits| limits.memory_swap = 64 << 20));
-        assert!(with(|limits| (limits.nano_cpus, limits.cpu_quota) = (1, 5000)));
-        assert!(with(|limits| limits.cpu_period = 5));
-        assert!(with(|limits| limits.cpuset_cpus = "0;1".into()));
+        assert!(with(|limits| limits.cpu_shares = -1).is_err());
+        assert!(with(|limits| limits.cpu_period = -1).is_err());
+        assert!(with(|limits| limits.memory_swappiness = Some(-2)).is_err());
+        assert_eq!(with(|limits| limits.memory_swappiness = Some(-1)), Ok(Resources::default()));
+        let zero = with(|limits| limits.memory_swappiness = Some(0)).unwrap();
+        assert_eq!(zero.memory_swappiness, Some(0));
+        let kernel = Limits { kernel_memory: 1 << 30, ..Limits::default() };
+        assert_eq!(discarded(&kernel).len(), 1);
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! What a container is doing, in docker's words.
 
-use cirro_seams::container::{Container, Phase};
+use cirro_seams::container::{Container, Health, HealthResult, HealthStatus, Phase};
+use serde_json::{Value, json};
 
 use crate::time;
 
@@ -38,13 +39,37 @@ pub(crate) fn sentence(container: &Container) -> String {
     let code = container.exit_code.unwrap_or_default();
     match container.phase {
         Phase::Created => "Created".to_owned(),
-        Phase::Running => format!("Up {}", ago(&container.started_at)),
+        Phase::Running => format!("Up {}{}", ago(&container.started_at), health_note(container)),
         Phase::Paused => format!("Up {} (Paused)", ago(&container.started_at)),
         Phase::Restarting => format!("Restarting ({code}) {} ago", ago(&container.finished_at)),
         Phase::Removing => "Removal In Progress".to_owned(),
         Phase::Exited => format!("Exited ({code}) {} ago", ago(&container.finished_at)),
         Phase::Dead => "Dead".to_owned(),
     }
+}
+
+/// What stands behind the sentence of one that has a check.
+fn health_note(container: &Container) -> &'static str {
+    match container.health.as_ref().map(|health| health.status) {
+        None => "",
+        Some(HealthStatus::Starting) => " (health: starting)",
+        Some(HealthStatus::Healthy) => " (healthy)",
+        Some(HealthStatus::Unhealthy) => " (unhealthy)",
+    }
+}
+
+/// Writes a health as inspect shows it.
+pub(crate) fn health(health: &Health) -> Value {
+    let result = |result: &HealthResult| {
+        json!({
+            "Start": result.start, "End": result.end, "ExitCode": result.exit_code, "Output": result.output,
+        })
+    };
+    json!({
+        "Status": health.status.as_str(),
+        "FailingStreak": health.failing_streak,
+        "Log": health.log.iter().map(result).collect::<Vec<_>>(),
+    })
 }
 
 #[cfg(test)]

@@ -13,6 +13,9 @@ use cirro_seams::container::{ContainerSpec, NetworkMode};
 
 fn main() -> ExitCode {
     let args: Vec<_> = std::env::args_os().collect();
+    if cirro_container::is_init(&args) {
+        return cirro_container::init_main(&args[1..]);
+    }
     match args.get(1).and_then(|role| role.to_str()) {
         Some("guardian") => cirro_container::guardian_main(&args[2..]),
         Some("supervisor") => cirro_container::supervisor_main(&args[2..]),

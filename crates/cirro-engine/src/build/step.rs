@@ -152,6 +152,8 @@ fn record_of(step: Step) -> Result<Record, EngineError> {
         created_at: clock::now(),
         started_at: None,
         finished_at: None,
+        health_check: None,
+        health: None,
         restart_count: 0,
         endpoint: None,
         ports: Vec::new(),
@@ -165,5 +167,6 @@ fn record_of(step: Step) -> Result<Record, EngineError> {
         stop_signal: signals::TERM,
         stopped_by_hand: false,
         anonymous_volumes: Vec::new(),
+        shell: Vec::new(),
     })
 }

@@ -2,12 +2,13 @@
 
 use cirro_container::Rootfs;
 use cirro_image::Image;
-use cirro_seams::container::{Container, ContainerSpec, NetworkMode, Phase, PidMode, ResolvedMount};
+use cirro_seams::container::{Container, ContainerSpec, IpcMode, NetworkMode, Phase, PidMode, ResolvedMount};
 
 use super::{Entry, Record};
 use crate::error::{EngineError, blocking, io};
 use crate::journal::CONTAINERS;
 use crate::layers::Layers;
+use crate::spec::limits::{self, Moment};
 use crate::spec::merge::{Merged, merge};
 use crate::spec::{capabilities, document, resources, seccomp, security};
 use crate::{Engine, clock, names, signals};
@@ -32,9 +33,6 @@ fn check(spec: &ContainerSpec, merged: &Merged) -> Result<i32, EngineError> {
     if bytes > MAX_ARGUMENTS {
         return Err(EngineError::Invalid("arguments and environment are larger than 2 MiB".into()));
     }
-    if spec.init {
-        return Err(EngineError::NotSupported("--init is not supported".into()));
-    }
     if spec.auto_remove && spec.restart != cirro_seams::container::RestartPolicy::No {
         let text = "can't create 'AutoRemove' container with restart policy";
         return Err(EngineError::Invalid(text.into()));
@@ -48,7 +46,6 @@ fn check(spec: &ContainerSpec, merged: &Merged) -> Result<i32, EngineError> {
             return Err(EngineError::Invalid(text));
         }
     }
-    resources::check(&spec.resources)?;
     document::check_sysctls(spec)?;
     let granted = capabilities::choose(&spec.cap_add, &spec.cap_drop, spec.privileged, &[])?;
     if let security::SeccompChoice::Profile(text) = security::parse(&spec.security_opt)?.seccomp {
@@ -68,7 +65,10 @@ impl Engine {
         let merged = merge(&spec, &image.config.config)?;
         let stop_signal = check(&spec, &merged)?;
         self.check_references(&spec)?;
-        let warnings = warnings(&spec);
+        self.check_links(&spec.links)?;
+        let mut spec = spec;
+        let mut warnings = limits::check(&mut spec.resources, &self.shared.host, Moment::Create)?;
+        warnings.extend(self::warnings(&spec));
         let id = names::new_id()?;
         let name = self.take_name(&spec, &id)?;
         match self.make(&id, &name, spec, image, merged, stop_signal).await {
@@ -103,6 +103,7 @@ impl Engine {
         for other in [
             if let NetworkMode::Container(other) = &spec.network { Some(other) } else { None },
             if let PidMode::Container(other) = &spec.pid_mode { Some(other) } else { None },
+            if let IpcMode::Container(other) = &spec.namespaces.ipc { Some(other) } else { None },
         ]
         .into_iter()
         .flatten()
@@ -129,9 +130,11 @@ impl Engine {
         let layers = root.clone();
         let (mounts, anonymous_volumes) =
             self.resolve_mounts(&spec, &merged, move || open_layers(&layers)).await?;
+        let shell = image.config.config.shell.clone();
         let container = new_container(id, name, spec, &image, merged, log_path, mounts);
         let lazily = container.spec.auto_remove;
-        let record = Record { container, root, stop_signal, stopped_by_hand: false, anonymous_volumes };
+        let record =
+            Record { container, root, stop_signal, stopped_by_hand: false, anonymous_volumes, shell };
         let container = record.container.clone();
         // A container that removes itself is not worth waiting for the disk; it is noted for good when it starts.
         if lazily {
@@ -233,6 +236,8 @@ fn new_container(
         created_at: clock::now(),
         started_at: None,
         finished_at: None,
+        health_check: merged.health_check,
+        health: None,
         restart_count: 0,
         endpoint: None,
         ports: Vec::new(),

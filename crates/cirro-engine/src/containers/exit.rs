@@ -8,7 +8,7 @@ use std::time::Duration;
 use cirro_container::{ContainerError, Exit};
 use cirro_seams::container::{Container, Phase};
 
-use super::{is_active, restart};
+use super::{health, is_active, restart};
 use crate::{Engine, clock};
 
 /// Docker's exit code for an end that nobody saw.
@@ -110,6 +110,7 @@ impl Engine {
 /// Writes an exit into a record and decides what follows.
 fn note_exit(entry: &mut super::Entry, exit: &Exit) -> Next {
     let code = exit.code.unwrap_or(UNKNOWN);
+    health::at_exit(entry);
     let container = &mut entry.record.container;
     container.pid = None;
     container.exit_code = Some(code);

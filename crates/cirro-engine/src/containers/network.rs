@@ -122,6 +122,7 @@ impl Engine {
 
     /// Gives back what [`Self::join_network`] made; whatever is not there is no error.
     pub(crate) async fn leave_network(&self, container: &Container) -> Result<(), EngineError> {
+        self.drop_shared_memory(container)?;
         if !owns_namespace(&container.spec.network) {
             return Ok(());
         }

@@ -1,15 +1,14 @@
 //! Starting a container: network, files, document, process; each undone when a later one fails.
 
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
-
 use cirro_container::{ContainerError, CreateContainer, LogFile, Stdio};
-use cirro_seams::container::{Container, MountSource, Phase, PidMode};
-use serde_json::{Value, json};
+use cirro_seams::container::{Container, MountSource, Phase};
 
 use super::create::open_layers;
 use super::network::Joined;
-use super::{Record, files, is_active};
+use super::{Record, files};
 use crate::error::{EngineError, blocking, io};
+use crate::spec::cdi::{self, Injection, Registry};
+use crate::spec::devices::{self, HostDevices};
 use crate::spec::document::{DocumentInput, document};
 use crate::spec::users::{self, User};
 use crate::{Engine, clock};
@@ -142,12 +141,10 @@ impl Engine {
             Ok(bytes) => Ok(String::from_utf8_lossy(&bytes.unwrap_or_default()).into_owned()),
             Err(error) => Err(io(format!("read {path} of the image"))(error)),
         };
-        users::resolve(
-            &container.user,
-            &container.spec.additional_gids,
-            &read("/etc/passwd")?,
-            &read("/etc/group")?,
-        )
+        let (spec, group) = (&container.spec, read("/etc/group")?);
+        let mut user = users::resolve(&container.user, &spec.additional_gids, &read("/etc/passwd")?, &group)?;
+        users::add_groups(&mut user, &spec.additional_groups, &group)?;
+        Ok(user)
     }
 
     /// Writes the container's files and puts its document together.
@@ -160,18 +157,23 @@ impl Engine {
         let container = &record.container;
         let hostname = self.hostname_of(container);
         let dir = self.shared.options.container_dir(&container.id);
+        let (devices, injection) = self.host_devices(container).await?;
+        let links = self.links_of(container)?;
         let input = DocumentInput {
             container,
             user,
             hostname: &hostname,
-            network_namespace: joined.namespace.clone(),
-            pid_namespace: self.shared_pid_namespace(container)?,
+            joined: self.join_namespaces(container, joined.namespace.clone()).await?,
             files: dir.clone(),
-            devices: if container.spec.privileged { host_devices() } else { Vec::new() },
+            devices,
+            injection,
+            links_env: links.env,
+            init: self.shared.options.executable.clone(),
             host: &self.shared.host,
         };
         let spec = document(&input)?;
-        let (port, own) = (joined.port.clone(), container.clone());
+        let (port, mut own) = (joined.port.clone(), container.clone());
+        own.spec.extra_hosts.extend(links.hosts);
         blocking(move || files::write_files(&dir, &own, &hostname, port.as_ref())).await?;
         let size = self.table().get(&container.id).and_then(|entry| entry.size);
         let asked = &container.spec;
@@ -188,16 +190,27 @@ impl Engine {
         })
     }
 
-    fn shared_pid_namespace(&self, container: &Container) -> Result<Option<std::path::PathBuf>, EngineError> {
-        let PidMode::Container(other) = &container.spec.pid_mode else { return Ok(None) };
-        let other = self.container(other)?;
-        match other.pid.filter(|_| is_active(other.phase)) {
-            Some(pid) => Ok(Some(format!("/proc/{pid}/ns/pid").into())),
-            None => {
-                let text = format!("cannot join PID namespace of a non running container: {}", other.id);
-                Err(EngineError::Conflict(text))
-            }
+    /// Looks up the devices that it asked for, by path and by name.
+    async fn host_devices(&self, container: &Container) -> Result<(HostDevices, Injection), EngineError> {
+        let spec = &container.spec;
+        if !spec.privileged && spec.devices == Default::default() {
+            return Ok(Default::default());
         }
+        let (asked, privileged) = (spec.devices.clone(), spec.privileged);
+        blocking(move || {
+            let mut devices = devices::look_up(&asked, privileged)?;
+            if asked.cdi.is_empty() {
+                return Ok((devices, Injection::default()));
+            }
+            let mut injection =
+                Registry::read(&cdi::DIRECTORIES.map(std::path::Path::new)).inject(&asked.cdi)?;
+            devices.nodes.append(&mut injection.devices.nodes);
+            if !privileged {
+                devices.rules.append(&mut injection.devices.rules);
+            }
+            Ok((devices, injection))
+        })
+        .await
     }
 
     fn note_start(&self, id: &str, pid: Option<i32>, joined: Joined) -> Result<(), EngineError> {
@@ -216,6 +229,7 @@ impl Engine {
             entry.ended.send_replace(false);
         })?;
         self.emit_container("start", &record.container, &[]);
+        self.watch_health(id, true);
         Ok(())
     }
 
@@ -253,30 +267,4 @@ impl Engine {
             tracing::warn!(container = id, %error, "container that failed to start not removed");
         }
     }
-}
-
-/// Lists the host's devices, as `linux.devices` has them.
-fn host_devices() -> Vec<Value> {
-    let mut devices = Vec::new();
-    // The runtime makes these itself, or mounts something there.
-    let skipped =
-        ["console", "ptmx", "pts", "shm", "mqueue", "fd", "null", "zero", "full", "random", "urandom", "tty"];
-    for entry in std::fs::read_dir("/dev").into_iter().flatten().flatten() {
-        let name = entry.file_name();
-        let Some(name) = name.to_str().filter(|name| !skipped.contains(name)) else { continue };
-        let Ok(meta) = std::fs::symlink_metadata(entry.path()) else { continue };
-        let kind = if meta.file_type().is_char_device() {
-            "c"
-        } else if meta.file_type().is_block_device() {
-            "b"
-        } else {
-            continue;
-        };
-        devices.push(json!({
-            "path": format!("/dev/{name}"), "type": kind,
-            "major": rustix::fs::major(meta.rdev()), "minor": rustix::fs::minor(meta.rdev()),
-            "fileMode": meta.mode() & 0o777, "uid": meta.uid(), "gid": meta.gid(),
-        }));
-    }
-    devices
 }

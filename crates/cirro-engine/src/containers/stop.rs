@@ -180,6 +180,11 @@ impl Engine {
         let (record, ()) = self.change(&id, |entry| {
             entry.record.container.phase = if paused { Phase::Paused } else { Phase::Running };
         })?;
+        if paused {
+            self.pause_health(&id);
+        } else {
+            self.watch_health(&id, false);
+        }
         self.emit_container(if paused { "pause" } else { "unpause" }, &record.container, &[]);
         Ok(())
     }

@@ -13,6 +13,7 @@ fn record(id: &str, name: &str) -> Record {
         stop_signal: 15,
         stopped_by_hand: false,
         anonymous_volumes: vec![],
+        shell: vec![],
     }
 }
 

@@ -1,8 +1,10 @@
-//! The processes of a container, as `ps -ef` lists them, read from /proc.
+//! The processes of a container, as `ps -ef` lists them, read from /proc; with other arguments, as the host's `ps` does.
+
+mod ps;
 
 use std::path::Path;
 
-use cirro_seams::container::PidMode;
+use cirro_seams::container::{Phase, PidMode};
 
 use super::is_active;
 use crate::Engine;
@@ -107,22 +109,31 @@ impl Membership {
     }
 }
 
+/// Lists the directories in /proc of the container's processes.
+fn members(pid: i32, shared: bool) -> std::io::Result<impl Iterator<Item = std::path::PathBuf>> {
+    let membership = Membership::of(pid, shared)?;
+    let numbered = |name: &std::ffi::OsStr| {
+        name.to_str().is_some_and(|name| name.bytes().all(|byte| byte.is_ascii_digit()))
+    };
+    let entries = std::fs::read_dir("/proc")?.flatten();
+    let paths = entries.filter(move |entry| numbered(&entry.file_name())).map(|entry| entry.path());
+    Ok(paths.filter(move |path| membership.has(path)))
+}
+
+fn pids(pid: i32, shared: bool) -> std::io::Result<Vec<i32>> {
+    let number = |path: std::path::PathBuf| path.file_name()?.to_str()?.parse().ok();
+    Ok(members(pid, shared)?.filter_map(number).collect())
+}
+
 fn list(pid: i32, shared: bool) -> std::io::Result<Vec<Vec<String>>> {
     use std::os::unix::fs::MetadataExt;
-    let membership = Membership::of(pid, shared)?;
     let passwd = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
     let stat = std::fs::read_to_string("/proc/stat")?;
     let boot =
         stat.lines().find_map(|line| line.strip_prefix("btime ")).and_then(|text| text.trim().parse().ok());
     let now = jiff::Timestamp::now().as_second();
     let mut rows = Vec::new();
-    for entry in std::fs::read_dir("/proc")?.flatten() {
-        let path = entry.path();
-        let numbered =
-            entry.file_name().to_str().is_some_and(|name| name.bytes().all(|byte| byte.is_ascii_digit()));
-        if !numbered || !membership.has(&path) {
-            continue;
-        }
+    for path in members(pid, shared)? {
         // A process may end at any moment between these.
         let Ok(stat) = std::fs::read(path.join("stat")) else { continue };
         let Some(process) = parse_stat(&String::from_utf8_lossy(&stat)) else { continue };
@@ -142,18 +153,29 @@ impl Engine {
         ps_args: &str,
     ) -> Result<(Vec<String>, Vec<Vec<String>>), EngineError> {
         let container = self.container(name)?;
-        if !matches!(ps_args.trim(), "" | "-ef" | "ef" | "-fe") {
-            return Err(EngineError::NotSupported(format!(
-                "top: ps arguments {ps_args:?} are not supported, only -ef"
-            )));
+        ps::check(ps_args)?;
+        match container.phase {
+            Phase::Restarting => {
+                let text =
+                    format!("Container {} is restarting, wait until the container is running", container.id);
+                return Err(EngineError::Conflict(text));
+            }
+            phase if is_active(phase) => {}
+            _ => return Err(EngineError::Conflict(format!("container {} is not running", container.id))),
         }
-        let Some(pid) = container.pid.filter(|_| is_active(container.phase)) else {
+        let Some(pid) = container.pid else {
             return Err(EngineError::Conflict(format!("container {} is not running", container.id)));
         };
         let shared = container.spec.pid_mode != PidMode::Private;
-        let rows = blocking(move || list(pid, shared).map_err(io("read /proc"))).await?;
+        let found = if matches!(ps_args.trim(), "" | "-ef" | "ef" | "-fe") {
+            let rows = blocking(move || list(pid, shared).map_err(io("read /proc"))).await?;
+            (TITLES.map(str::to_owned).to_vec(), rows)
+        } else {
+            let pids = blocking(move || pids(pid, shared).map_err(io("read /proc"))).await?;
+            ps::run(ps_args, &pids).await?
+        };
         self.emit_container("top", &container, &[]);
-        Ok((TITLES.map(str::to_owned).to_vec(), rows))
+        Ok(found)
     }
 }
 

@@ -4,16 +4,18 @@ use cirro_seams::container::{Resources, RestartPolicy};
 
 use crate::Engine;
 use crate::error::EngineError;
+use crate::spec::limits::{self, Moment};
 
 impl Engine {
     /// Changes limits and restart policy; returns warnings.
     pub async fn update_container(
         &self,
         name: &str,
-        resources: Resources,
+        mut resources: Resources,
         restart: Option<RestartPolicy>,
     ) -> Result<Vec<String>, EngineError> {
         let id = self.find_own(name)?;
+        limits::check(&mut resources, &self.shared.host, Moment::Update)?;
         if resources != Resources::default() {
             let text = "update: changing the limits of an existing container is not supported";
             return Err(EngineError::NotSupported(text.into()));

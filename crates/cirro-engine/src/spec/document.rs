@@ -2,12 +2,15 @@
 
 use std::path::PathBuf;
 
-use cirro_seams::container::{Container, ContainerSpec, NetworkMode, PidMode};
+use cirro_seams::container::{Container, ContainerSpec, IpcMode, NetworkMode};
 use oci_spec::runtime::{Process, Spec};
 use serde_json::{Value, json};
 
+use super::cdi::Injection;
+use super::devices::HostDevices;
 use super::host::HostFacts;
 use super::merge::override_env;
+use super::namespaces::{Joined, namespaces};
 use super::security::SeccompChoice;
 use super::users::User;
 use super::{capabilities, mounts, resources, seccomp, security};
@@ -20,14 +23,18 @@ pub(crate) struct DocumentInput<'a> {
     pub container: &'a Container,
     pub user: &'a User,
     pub hostname: &'a str,
-    /// File of its network namespace; the host's when absent.
-    pub network_namespace: Option<PathBuf>,
-    /// File of its pid namespace, when it is another container's.
-    pub pid_namespace: Option<PathBuf>,
+    /// What it joins.
+    pub joined: Joined,
     /// Directory of hosts, hostname and resolv.conf.
     pub files: PathBuf,
-    /// Devices of the host, for a privileged container: `linux.devices`.
-    pub devices: Vec<Value>,
+    /// Devices of the host.
+    pub devices: HostDevices,
+    /// What devices by name bring with them.
+    pub injection: Injection,
+    /// Variables of the containers that it is linked to.
+    pub links_env: Vec<String>,
+    /// Our executable, which is its first process when it wants an init.
+    pub init: PathBuf,
     pub host: &'a HostFacts,
 }
 
@@ -37,13 +44,16 @@ pub(crate) fn document(input: &DocumentInput<'_>) -> Result<Spec, EngineError> {
     let security = security::parse(&spec.security_opt)?;
     let granted = granted(spec, input.host)?;
     let mut linux = json!({
-        "namespaces": namespaces(input),
-        "resources": resources::resources(spec, input.host),
-        "devices": input.devices,
+        "namespaces": namespaces(spec, &input.joined, input.host),
+        "resources": resources::resources(spec, input.host, &input.devices.rules)?,
+        "devices": input.devices.nodes,
     });
-    if !spec.privileged {
-        linux["maskedPaths"] = json!(mounts::MASKED);
-        linux["readonlyPaths"] = json!(mounts::READ_ONLY);
+    let (masked, read_only) = mounts::system_paths(spec);
+    if !masked.is_empty() {
+        linux["maskedPaths"] = json!(masked);
+    }
+    if !read_only.is_empty() {
+        linux["readonlyPaths"] = json!(read_only);
     }
     let sysctls = sysctls(spec);
     if sysctls.as_object().is_some_and(|sysctls| !sysctls.is_empty()) {
@@ -54,18 +64,62 @@ pub(crate) fn document(input: &DocumentInput<'_>) -> Result<Spec, EngineError> {
         (SeccompChoice::Default, false) => linux["seccomp"] = seccomp::default_profile(&granted),
         _ => {}
     }
+    let mut process = process_document(input.container, input.user, input.hostname, input.host)?;
+    process["env"] = json!(with_links(&process["env"], &input.links_env));
+    inject_process(&mut process, &input.injection);
+    let shm = input.joined.shm.as_deref();
+    let mut all_mounts = mounts::mounts(spec, &input.container.mounts, &input.files, shm, input.host);
+    all_mounts.extend(input.injection.mounts.iter().cloned());
+    if spec.init {
+        all_mounts.push(mounts::init(&input.init));
+        process["args"] = json!(init_args(&input.container.args));
+    }
     let mut document = json!({
         "ociVersion": "1.0.2",
-        "hostname": input.hostname,
         "root": { "path": "rootfs", "readonly": spec.read_only_root },
-        "mounts": mounts::mounts(spec, &input.container.mounts, &input.files, input.host),
-        "process": process_document(input.container, input.user, input.hostname, input.host)?,
+        "mounts": all_mounts,
+        "process": process,
         "linux": linux,
     });
-    if let Some(domain) = spec.domainname.as_ref().filter(|domain| !domain.is_empty()) {
-        document["domainname"] = json!(domain);
+    for (name, hook) in &input.injection.hooks {
+        let hooks = document["hooks"].as_object().and_then(|hooks| hooks.get(name)).cloned();
+        let mut hooks = hooks.unwrap_or_else(|| json!([]));
+        hooks.as_array_mut().expect("made as a list").push(hook.clone());
+        document["hooks"][name] = hooks;
+    }
+    if !spec.annotations.is_empty() {
+        document["annotations"] = json!(spec.annotations);
+    }
+    // The host's own name is not ours to change.
+    if !spec.namespaces.host_uts {
+        document["hostname"] = json!(input.hostname);
+        if let Some(domain) = spec.domainname.as_ref().filter(|domain| !domain.is_empty()) {
+            document["domainname"] = json!(domain);
+        }
     }
     serde_json::from_value(document).map_err(|error| EngineError::Invalid(format!("container: {error}")))
+}
+
+/// Adds what devices by name want of the process.
+fn inject_process(process: &mut Value, injection: &Injection) {
+    if !injection.env.is_empty() {
+        let env: Vec<String> = serde_json::from_value(process["env"].take()).unwrap_or_default();
+        process["env"] = json!(override_env(env, &injection.env));
+    }
+    if let Some(groups) = process["user"]["additionalGids"].as_array_mut() {
+        groups.extend(injection.gids.iter().map(|gid| json!(gid)));
+    }
+}
+
+/// A small init of ours, then the command.
+fn init_args(args: &[String]) -> Vec<&str> {
+    [mounts::INIT, "--"].into_iter().chain(args.iter().map(String::as_str)).collect()
+}
+
+/// Puts the variables of links before the container's own, which win.
+fn with_links(env: &Value, links: &[String]) -> Vec<String> {
+    let own: Vec<String> = serde_json::from_value(env.clone()).unwrap_or_default();
+    if links.is_empty() { own } else { override_env(links.to_vec(), &own) }
 }
 
 /// Returns the capabilities of a container on this host.
@@ -130,6 +184,9 @@ pub(crate) fn hostname(container: &Container) -> String {
         return own;
     }
     match container.spec.network {
+        _ if container.spec.namespaces.host_uts => {
+            rustix::system::uname().nodename().to_string_lossy().into_owned()
+        }
         NetworkMode::Host => rustix::system::uname().nodename().to_string_lossy().into_owned(),
         _ => container.id.chars().take(12).collect(),
     }
@@ -143,23 +200,6 @@ fn environment(own: &[String], tty: bool, hostname: &str, home: &str) -> Vec<Str
     }
     env.push(format!("HOME={home}"));
     override_env(env, own)
-}
-
-fn namespaces(input: &DocumentInput<'_>) -> Value {
-    let spec = &input.container.spec;
-    let mut all = vec![json!({ "type": "mount" }), json!({ "type": "ipc" }), json!({ "type": "uts" })];
-    match (&spec.pid_mode, &input.pid_namespace) {
-        (PidMode::Host, _) => {}
-        (_, Some(path)) => all.push(json!({ "type": "pid", "path": path })),
-        (_, None) => all.push(json!({ "type": "pid" })),
-    }
-    if let Some(path) = &input.network_namespace {
-        all.push(json!({ "type": "network", "path": path }));
-    }
-    if input.host.cgroup_v2 {
-        all.push(json!({ "type": "cgroup" }));
-    }
-    Value::Array(all)
 }
 
 /// The request's, over docker's defaults for a network of its own.
@@ -192,7 +232,15 @@ pub(crate) fn check_sysctls(spec: &ContainerSpec) -> Result<(), EngineError> {
             let text = format!("sysctl '{name}' not allowed in host network namespace");
             return Err(EngineError::Invalid(text));
         }
-        if !network && !name.starts_with("fs.mqueue.") && !OWN.contains(&name.as_str()) {
+        let ipc = name.starts_with("fs.mqueue.") || OWN.contains(&name.as_str());
+        if ipc && spec.namespaces.ipc == IpcMode::Host {
+            let text = format!("sysctl '{name}' not allowed in host ipc namespace");
+            return Err(EngineError::Invalid(text));
+        }
+        if name == "kernel.domainname" && !spec.namespaces.host_uts {
+            continue;
+        }
+        if !network && !ipc {
             return Err(EngineError::Invalid(format!("sysctl '{name}' is not allowed")));
         }
         if name.contains('/') || name.contains("..") {

@@ -4,12 +4,15 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use super::capabilities;
+use super::support::LimitSupport;
 
 /// Facts about the host that a container's spec depends on.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct HostFacts {
     /// Whether cgroups are version 2 throughout; on version 1 no cgroup mount is given.
     pub cgroup_v2: bool,
+    /// Which other limits can be set.
+    pub limits: LimitSupport,
     /// Whether swap can be limited.
     pub swap_limit: bool,
     /// Capabilities in the engine's bounding set.
@@ -29,14 +32,23 @@ impl HostFacts {
         let capabilities = capabilities::of_bits(bounding);
         let unlimited = capabilities.contains(&"CAP_SYS_RESOURCE");
         let score = std::fs::read_to_string("/proc/self/oom_score_adj").unwrap_or_default();
+        let cgroup_v2 = Path::new("/sys/fs/cgroup/cgroup.controllers").exists();
         Self {
-            cgroup_v2: Path::new("/sys/fs/cgroup/cgroup.controllers").exists(),
-            swap_limit: Path::new("/sys/fs/cgroup/memory/memory.memsw.limit_in_bytes").exists()
-                || Path::new("/sys/fs/cgroup/cgroup.controllers").exists(),
+            cgroup_v2,
+            limits: LimitSupport::look(cgroup_v2),
+            swap_limit: Path::new("/sys/fs/cgroup/memory/memory.memsw.limit_in_bytes").exists() || cgroup_v2,
             lowest_oom_score: if unlimited { -1000 } else { score.trim().parse().unwrap_or(0) },
             hard_limits: if unlimited { BTreeMap::new() } else { hard_limits() },
             capabilities,
         }
+    }
+}
+
+/// Returns docker's word for the cgroup namespace that a container gets on this host when nothing is asked for.
+pub fn default_cgroup_namespace() -> &'static str {
+    match Path::new("/sys/fs/cgroup/cgroup.controllers").exists() {
+        true => "private",
+        false => "host",
     }
 }
 

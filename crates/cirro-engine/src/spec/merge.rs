@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 
-use cirro_seams::container::ContainerSpec;
+use cirro_seams::container::{ContainerSpec, HealthCheck};
 use cirro_seams::network::Protocol;
 use cirro_types::ContainerConfig;
 
@@ -20,6 +20,7 @@ pub(crate) struct Merged {
     pub labels: BTreeMap<String, String>,
     pub exposed_ports: Vec<(u16, Protocol)>,
     pub stop_signal: Option<String>,
+    pub health_check: Option<HealthCheck>,
     /// Directories of the image that want a volume of their own.
     pub volumes: Vec<String>,
 }
@@ -40,6 +41,7 @@ pub(crate) fn merge(spec: &ContainerSpec, image: &ContainerConfig) -> Result<Mer
         labels,
         exposed_ports: exposed_ports(spec, image),
         stop_signal: spec.stop_signal.clone().or_else(|| image.stop_signal.clone()),
+        health_check: super::health::merge(spec.health.as_ref(), image.healthcheck.as_ref()),
         volumes: volumes(spec, image),
     })
 }

@@ -2,12 +2,14 @@
 
 use std::path::Path;
 
-use cirro_seams::container::{ContainerSpec, Mount, MountSource, ResolvedMount};
+use cirro_seams::container::{ContainerSpec, IpcMode, Mount, MountSource, ResolvedMount};
 use serde_json::{Value, json};
 
 use super::host::HostFacts;
 
-const SHM_SIZE: u64 = 64 << 20;
+/// Bytes of shared memory when nothing else is asked for.
+pub(crate) const SHM_SIZE: u64 = 64 << 20;
+const SHM: &str = "/dev/shm";
 
 /// What is hidden from a container (moby `oci/defaults.go`).
 pub(crate) const MASKED: [&str; 12] = [
@@ -29,18 +31,46 @@ pub(crate) const MASKED: [&str; 12] = [
 pub(crate) const READ_ONLY: [&str; 5] =
     ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
 
+/// Where a container that wants one has its init.
+pub(crate) const INIT: &str = "/sbin/docker-init";
+
+/// Mounts our executable as the container's init.
+pub(crate) fn init(executable: &Path) -> Value {
+    mount(INIT, "bind", &executable.to_string_lossy(), &["bind", "ro", "nosuid", "nodev"])
+}
+
+/// Returns what is hidden and what is read-only: the request's, else docker's; nothing for the privileged.
+pub fn system_paths(spec: &ContainerSpec) -> (Vec<String>, Vec<String>) {
+    let or_default = |own: &Option<Vec<String>>, default: &[&str]| match own {
+        Some(own) => own.clone(),
+        None if spec.privileged => Vec::new(),
+        None => default.iter().map(|path| (*path).to_owned()).collect(),
+    };
+    (or_default(&spec.system_paths.masked, &MASKED), or_default(&spec.system_paths.read_only, &READ_ONLY))
+}
+
 fn mount(target: &str, kind: &str, source: &str, options: &[&str]) -> Value {
     json!({ "destination": target, "type": kind, "source": source, "options": options })
 }
 
-/// Returns every mount of a container, in the order they are made. `files` has its hosts, hostname and resolv.conf.
+/// Returns every mount of a container, in the order they are made. `files` has its hosts, hostname and resolv.conf;
+/// `shm` is the directory of the host that is its shared memory, when that is not its own.
 pub(crate) fn mounts(
     spec: &ContainerSpec,
     own: &[ResolvedMount],
     files: &Path,
+    shm: Option<&Path>,
     host: &HostFacts,
 ) -> Vec<Value> {
     let mut all = defaults(spec, host);
+    match (&spec.namespaces.ipc, shm) {
+        (IpcMode::None, _) => all.retain(|mount| mount["destination"] != SHM),
+        (_, Some(source)) => {
+            all.retain(|mount| mount["destination"] != SHM);
+            all.push(mount(SHM, "bind", &source.to_string_lossy(), &["rbind", "rprivate", "rw"]));
+        }
+        (_, None) => {}
+    }
     for (name, target) in FILES {
         let source = files.join(name);
         all.push(mount(target, "bind", &source.to_string_lossy(), &["rbind", "rprivate", "rw"]));
@@ -117,7 +147,7 @@ mod tests {
 
     #[test]
     fn a_plain_container_has_dockers_mounts_and_no_cgroups_of_version_1() {
-        let all = mounts(&ContainerSpec::default(), &[], Path::new("/c"), &HostFacts::default());
+        let all = mounts(&ContainerSpec::default(), &[], Path::new("/c"), None, &HostFacts::default());
         let targets: Vec<_> = all.iter().map(|mount| mount["destination"].as_str().unwrap()).collect();
         assert_eq!(
             targets,
@@ -139,8 +169,28 @@ mod tests {
         );
         let v2 = HostFacts { cgroup_v2: true, ..HostFacts::default() };
         assert!(
-            find(&mounts(&ContainerSpec::default(), &[], Path::new("/c"), &v2), "/sys/fs/cgroup").is_some()
+            find(&mounts(&ContainerSpec::default(), &[], Path::new("/c"), None, &v2), "/sys/fs/cgroup")
+                .is_some()
         );
+    }
+
+    #[test]
+    fn shared_memory_is_own_anothers_or_none_and_system_paths_are_asked_for() {
+        let with = |ipc: IpcMode, shm: Option<&Path>| {
+            let mut spec = ContainerSpec::default();
+            spec.namespaces.ipc = ipc;
+            mounts(&spec, &[], Path::new("/c"), shm, &HostFacts::default())
+        };
+        assert!(find(&with(IpcMode::None, None), "/dev/shm").is_none());
+        let shared = with(IpcMode::Shareable, Some(Path::new("/run/shm/x")));
+        assert_eq!(find(&shared, "/dev/shm").unwrap()["source"], "/run/shm/x");
+        let mut spec = ContainerSpec::default();
+        assert_eq!(system_paths(&spec).0.len(), MASKED.len());
+        spec.system_paths.masked = Some(Vec::new());
+        spec.system_paths.read_only = Some(vec!["/proc/x".into()]);
+        assert_eq!(system_paths(&spec), (Vec::new(), vec!["/proc/x".to_owned()]));
+        spec = ContainerSpec { privileged: true, ..ContainerSpec::default() };
+        assert_eq!(system_paths(&spec), (Vec::new(), Vec::new()));
     }
 
     #[test]
@@ -166,7 +216,7 @@ mod tests {
             resolved("bind", "/etc/hosts"),
             resolved("tmpfs", "/t"),
         ];
-        let all = mounts(&spec, &own, Path::new("/c"), &HostFacts::default());
+        let all = mounts(&spec, &own, Path::new("/c"), None, &HostFacts::default());
         let place = |target: &str| all.iter().position(|mount| mount["destination"] == target).unwrap();
         assert!(place("/a") < place("/a/b"));
         assert_eq!(all.iter().filter(|mount| mount["destination"] == "/etc/hosts").count(), 1);

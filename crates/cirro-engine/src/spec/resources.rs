@@ -1,41 +1,31 @@
 //! Limits: cgroup resources, rlimits, the score for the out-of-memory killer.
 
-use cirro_seams::container::{ContainerSpec, Resources};
+use cirro_seams::container::{BlockIo, ContainerSpec, DeviceLimit, Resources};
 use serde_json::{Value, json};
 
 use super::host::HostFacts;
 use crate::error::EngineError;
 
 const CPU_PERIOD: u64 = 100_000;
-const MIN_MEMORY: i64 = 6 << 20;
 
-/// Refuses limits that cannot be, in docker's words.
-pub(crate) fn check(resources: &Resources) -> Result<(), EngineError> {
-    let invalid = |text: &str| Err(EngineError::Invalid(text.into()));
-    let memory = resources.memory.unwrap_or(0);
-    if memory < 0 || (memory > 0 && memory < MIN_MEMORY) {
-        return invalid("Minimum memory limit allowed is 6MB");
+/// Returns `linux.resources`; `more` are the rules of the request's own devices.
+pub(crate) fn resources(
+    spec: &ContainerSpec,
+    host: &HostFacts,
+    more: &[Value],
+) -> Result<Value, EngineError> {
+    let mut devices = devices(spec.privileged);
+    if let Value::Array(rules) = &mut devices {
+        rules.extend(more.iter().cloned());
     }
-    let swap = resources.memory_swap.unwrap_or(0);
-    if swap > 0 && memory == 0 {
-        return invalid("You should always set the Memory limit when using Memoryswap limit, see usage");
-    }
-    if swap > 0 && swap < memory {
-        return invalid("Minimum memoryswap limit should be larger than memory limit, see usage");
-    }
-    if resources.nano_cpus.unwrap_or(0) < 0 {
-        return invalid("range of CPUs is from 0.01 up: a negative number of CPUs makes no sense");
-    }
-    if resources.nano_cpus.unwrap_or(0) > 0 && resources.cpu_quota.unwrap_or(0) > 0 {
-        return invalid("Conflicting options: Nano CPUs and CPU Quota cannot both be set.");
-    }
-    Ok(())
+    let mut all = limits(&spec.resources, host)?;
+    all["devices"] = devices;
+    Ok(all)
 }
 
-/// Returns `linux.resources`.
-pub(crate) fn resources(spec: &ContainerSpec, host: &HostFacts) -> Value {
-    let asked = &spec.resources;
-    let mut all = json!({ "devices": devices(spec.privileged) });
+/// Returns the limits in `linux.resources`, without devices.
+pub(crate) fn limits(asked: &Resources, host: &HostFacts) -> Result<Value, EngineError> {
+    let mut all = json!({});
     if let Some(memory) = memory(asked, host) {
         all["memory"] = memory;
     }
@@ -45,7 +35,33 @@ pub(crate) fn resources(spec: &ContainerSpec, host: &HostFacts) -> Value {
     if let Some(pids) = asked.pids.filter(|pids| *pids != 0) {
         all["pids"] = json!({ "limit": pids });
     }
-    all
+    if let Some(block_io) = block_io(&asked.block_io)? {
+        all["blockIO"] = block_io;
+    }
+    Ok(all)
+}
+
+fn block_io(asked: &BlockIo) -> Result<Option<Value>, EngineError> {
+    let mut block_io = serde_json::Map::new();
+    if let Some(weight) = asked.weight {
+        block_io.insert("weight".into(), json!(weight));
+    }
+    for (name, member, list) in [
+        ("weightDevice", "weight", &asked.weight_devices),
+        ("throttleReadBpsDevice", "rate", &asked.read_bps),
+        ("throttleWriteBpsDevice", "rate", &asked.write_bps),
+        ("throttleReadIOPSDevice", "rate", &asked.read_iops),
+        ("throttleWriteIOPSDevice", "rate", &asked.write_iops),
+    ] {
+        let limit = |limit: &DeviceLimit| -> Result<Value, EngineError> {
+            let (major, minor) = super::devices::numbers(&limit.path)?;
+            Ok(json!({ "major": major, "minor": minor, member: limit.value }))
+        };
+        if !list.is_empty() {
+            block_io.insert(name.into(), list.iter().map(limit).collect::<Result<_, _>>()?);
+        }
+    }
+    Ok((!block_io.is_empty()).then_some(Value::Object(block_io)))
 }
 
 fn memory(asked: &Resources, host: &HostFacts) -> Option<Value> {
@@ -63,6 +79,10 @@ fn memory(asked: &Resources, host: &HostFacts) -> Option<Value> {
     set("limit", limit);
     set("reservation", reservation);
     set("swap", swap.filter(|_| host.swap_limit && limit.is_some()));
+    set("swappiness", asked.memory_swappiness.and_then(|swappiness| i64::try_from(swappiness).ok()));
+    if asked.oom_kill_disable {
+        memory.insert("disableOOMKiller".into(), json!(true));
+    }
     (!memory.is_empty()).then_some(Value::Object(memory))
 }
 
@@ -77,6 +97,8 @@ fn cpu(asked: &Resources) -> Option<Value> {
     set("shares", asked.cpu_shares.filter(|shares| *shares > 0).map(Value::from));
     set("quota", asked.cpu_quota.filter(|quota| *quota != 0).map(Value::from));
     set("period", asked.cpu_period.filter(|period| *period > 0).map(Value::from));
+    set("realtimeRuntime", asked.cpu_realtime_runtime.filter(|runtime| *runtime > 0).map(Value::from));
+    set("realtimePeriod", asked.cpu_realtime_period.filter(|period| *period > 0).map(Value::from));
     set("cpus", asked.cpuset_cpus.clone().filter(|cpus| !cpus.is_empty()).map(Value::from));
     set("mems", asked.cpuset_mems.clone().filter(|mems| !mems.is_empty()).map(Value::from));
     (!cpu.is_empty()).then_some(Value::Object(cpu))
@@ -156,26 +178,31 @@ mod tests {
             ..Resources::default()
         });
         let host = HostFacts { swap_limit: true, ..HostFacts::default() };
-        let all = resources(&asked, &host);
+        let all = resources(&asked, &host, &[]).unwrap();
         assert_eq!(all["memory"]["limit"], 64 << 20);
         assert_eq!(all["memory"]["swap"], 128 << 20);
         assert_eq!((&all["cpu"]["quota"], &all["cpu"]["period"]), (&json!(50_000), &json!(100_000)));
         assert_eq!(all["pids"]["limit"], 100);
-        assert!(resources(&asked, &HostFacts::default())["memory"].get("swap").is_none());
-        assert!(resources(&with(Resources::default()), &host).get("memory").is_none());
+        assert!(resources(&asked, &HostFacts::default(), &[]).unwrap()["memory"].get("swap").is_none());
+        assert!(resources(&with(Resources::default()), &host, &[]).unwrap().get("memory").is_none());
     }
 
     #[test]
-    fn impossible_limits_are_refused() {
-        assert!(check(&Resources { memory: Some(4096), ..Resources::default() }).is_err());
-        assert!(
-            check(&Resources { memory: Some(64 << 20), memory_swap: Some(1), ..Resources::default() })
-                .is_err()
-        );
-        assert!(
-            check(&Resources { memory: Some(64 << 20), memory_swap: Some(-1), ..Resources::default() })
-                .is_ok()
-        );
+    fn devices_get_their_limits_by_number() {
+        let limit = |value| vec![DeviceLimit { path: "/dev/null".into(), value }];
+        let block_io = BlockIo {
+            weight: Some(300),
+            read_bps: limit(1 << 20),
+            write_iops: limit(9),
+            ..BlockIo::default()
+        };
+        let asked = Resources { block_io, memory_swappiness: Some(10), ..Resources::default() };
+        let all = limits(&asked, &HostFacts::default()).unwrap();
+        assert_eq!(all["blockIO"]["weight"], 300);
+        let rate = json!([{ "major": 1, "minor": 3, "rate": 1 << 20 }]);
+        assert_eq!(all["blockIO"]["throttleReadBpsDevice"], rate);
+        assert_eq!(all["blockIO"]["throttleWriteIOPSDevice"][0]["rate"], 9);
+        assert_eq!(all["memory"], json!({ "swappiness": 10 }));
     }
 
     #[test]

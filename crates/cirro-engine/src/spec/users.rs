@@ -84,6 +84,21 @@ pub(crate) fn resolve(user: &str, more: &[u32], passwd: &str, group: &str) -> Re
     Ok(found)
 }
 
+/// Adds groups by name or number to a user's.
+pub(crate) fn add_groups(user: &mut User, names: &[String], group: &str) -> Result<(), EngineError> {
+    for name in names {
+        let found = groups(group).find(|(known, _, _)| known == name).map(|(_, gid, _)| gid);
+        let gid = found.or_else(|| number(name)).ok_or_else(|| {
+            EngineError::Invalid(format!("Unable to find group {name}: no matching entries in group file"))
+        })?;
+        if !user.groups.contains(&gid) {
+            user.groups.push(gid);
+        }
+    }
+    user.groups.sort_unstable();
+    Ok(())
+}
+
 fn group_number(wanted: &str, group: &str) -> Result<u32, EngineError> {
     if let Some((_, gid, _)) = groups(group).find(|(name, _, _)| *name == wanted) {
         return Ok(gid);
@@ -123,6 +138,15 @@ mod tests {
         assert!(user("web:audio").groups.is_empty());
         assert_eq!(user("1000:2000").gid, 2000);
         assert_eq!(resolve("web:", &[7, 6], PASSWD, GROUP).unwrap().groups, [6, 7, 29]);
+    }
+
+    #[test]
+    fn groups_are_added_by_name_or_number() {
+        let mut web = user("web");
+        add_groups(&mut web, &["disk".into(), "1234".into(), "audio".into()], GROUP).unwrap();
+        assert_eq!(web.groups, [6, 29, 1234]);
+        let error = add_groups(&mut web, &["nobody".into()], GROUP).unwrap_err();
+        assert_eq!(error.to_string(), "Unable to find group nobody: no matching entries in group file");
     }
 
     #[test]

@@ -11,7 +11,7 @@ pub(crate) fn sample() -> Container {
         "Image": "busybox", "Cmd": ["sh", "-c", "sleep 60"], "Env": ["A=b"], "Labels": {"tier": "front"},
         "Tty": false, "ExposedPorts": {"80/tcp": {}},
         "HostConfig": {
-            "Binds": ["cache:/data:ro"], "NetworkMode": "front", "Memory": 67_108_864,
+            "Binds": ["cache:/data:ro"], "NetworkMode": "front", "CgroupnsMode": "host", "Memory": 67_108_864,
             "PortBindings": {"80/tcp": [{"HostIp": "", "HostPort": "8080"}]},
             "RestartPolicy": {"Name": "on-failure", "MaximumRetryCount": 3},
             "LogConfig": {"Type": "", "Config": {"max-size": "10m"}},
@@ -37,6 +37,8 @@ pub(crate) fn sample() -> Container {
         created_at: "2024-05-01T10:00:00Z".into(),
         started_at: Some("2024-05-01T10:00:01.5Z".into()),
         finished_at: None,
+        health_check: None,
+        health: None,
         restart_count: 1,
         endpoint: Some(Endpoint {
             network: "front".into(),

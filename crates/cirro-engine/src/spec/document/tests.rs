@@ -24,6 +24,8 @@ fn container(spec: ContainerSpec) -> Container {
         created_at: String::new(),
         started_at: None,
         finished_at: None,
+        health_check: None,
+        health: None,
         restart_count: 0,
         endpoint: None,
         ports: vec![],
@@ -47,10 +49,17 @@ fn made(spec: ContainerSpec) -> Value {
         container: &container,
         user: &user(),
         hostname: &hostname,
-        network_namespace: Some("/run/netns/x".into()),
-        pid_namespace: None,
+        joined: Joined { network: Some("/run/netns/x".into()), ..Joined::default() },
         files: "/c".into(),
-        devices: vec![],
+        devices: HostDevices::default(),
+        injection: Injection {
+            env: vec!["GPU=0".into()],
+            gids: vec![44],
+            hooks: vec![("prestart".into(), json!({ "path": "/bin/true" }))],
+            ..Injection::default()
+        },
+        links_env: vec!["DB_NAME=/web/db".into(), "A=never".into()],
+        init: "/usr/bin/cirro".into(),
         host: &host(),
     };
     serde_json::to_value(document(&input).unwrap()).unwrap()
@@ -73,7 +82,10 @@ fn a_plain_container_is_confined_as_docker_confines_it() {
     assert_eq!(document["process"]["cwd"], "/app");
     assert_eq!(document["linux"]["sysctl"]["net.ipv4.ip_unprivileged_port_start"], "0");
     let env = document["process"]["env"].as_array().unwrap();
-    assert_eq!(env, &["PATH=/own", "HOSTNAME=0123456789ab", "HOME=/var/www", "A=1"]);
+    let expected = ["DB_NAME=/web/db", "A=1", "PATH=/own", "HOSTNAME=0123456789ab", "HOME=/var/www", "GPU=0"];
+    assert_eq!(env, &expected);
+    assert_eq!(document["hooks"]["prestart"][0]["path"], "/bin/true");
+    assert_eq!(document["process"]["user"]["additionalGids"], json!([6, 44]));
     assert!(!document.to_string().contains("/proc/self/fd"));
 }
 
@@ -88,20 +100,27 @@ fn a_privileged_container_is_not() {
 }
 
 #[test]
-fn the_hosts_processes_and_network_are_shared_on_request() {
-    let container = container(ContainerSpec { pid_mode: PidMode::Host, ..ContainerSpec::default() });
-    let input = DocumentInput {
-        container: &container,
-        user: &user(),
-        hostname: "h",
-        network_namespace: None,
-        pid_namespace: None,
-        files: "/c".into(),
-        devices: vec![],
-        host: &host(),
+fn the_hosts_processes_and_name_are_shared_on_request() {
+    let spec = ContainerSpec {
+        pid_mode: cirro_seams::container::PidMode::Host,
+        namespaces: cirro_seams::container::Namespaces { host_uts: true, ..Default::default() },
+        annotations: [("a".to_owned(), "b".to_owned())].into(),
+        ..ContainerSpec::default()
     };
-    let document = serde_json::to_value(document(&input).unwrap()).unwrap();
-    assert_eq!(namespace_types(&document), ["mount", "ipc", "uts"]);
+    let document = made(spec);
+    assert_eq!(namespace_types(&document), ["mount", "ipc", "network"]);
+    assert!(document.get("hostname").is_none_or(Value::is_null));
+    assert_eq!(document["annotations"]["a"], "b");
+}
+
+#[test]
+fn an_init_of_ours_goes_before_the_command() {
+    let document = made(ContainerSpec { init: true, ..ContainerSpec::default() });
+    assert_eq!(document["process"]["args"], json!(["/sbin/docker-init", "--", "sleep", "1"]));
+    let mounts = document["mounts"].as_array().unwrap();
+    let init = mounts.iter().find(|mount| mount["destination"] == "/sbin/docker-init").unwrap();
+    assert_eq!(init["source"], "/usr/bin/cirro");
+    assert!(init["options"].as_array().unwrap().contains(&json!("ro")));
 }
 
 #[test]
