@@ -19,7 +19,7 @@ use crate::containers::lifecycle::terminal_size;
 use crate::error::ApiError;
 use crate::frame::Wanted;
 use crate::hijack::detach::DetachKeys;
-use crate::hijack::{Exchange, Hijack};
+use crate::hijack::{Exchange, Hijack, on_detach};
 use crate::query::Params;
 use crate::version::ApiVersion;
 
@@ -34,6 +34,7 @@ struct ExecConfig {
     attach_stdout: bool,
     attach_stderr: bool,
     detach_keys: String,
+    console_size: Value,
     env: Vec<String>,
     working_dir: String,
     cmd: Vec<String>,
@@ -61,8 +62,13 @@ pub(crate) async fn create(
         stdout: config.attach_stdout,
         stderr: config.attach_stderr,
         privileged: config.privileged,
+        detach_keys: config.detach_keys,
     };
+    let size = console_size(&config.console_size)?.filter(|_| exec.tty);
     let id = face.engine.create_exec(&name, exec).await?;
+    if let Some((columns, rows)) = size {
+        face.engine.resize_exec(&id, columns, rows).await?;
+    }
     Ok((StatusCode::CREATED, Json(json!({ "Id": id }))).into_response())
 }
 
@@ -103,10 +109,11 @@ pub(crate) async fn start(
     let tty = exec.request.tty || options.tty;
     let wanted = Wanted { tty, stdout: exec.request.stdout, stderr: exec.request.stderr };
     let detach_keys = match tty && exec.request.stdin {
-        true => Some(DetachKeys::parse(None)?),
+        true => Some(DetachKeys::parse(Some(&exec.request.detach_keys))?),
         false => None,
     };
-    let exchange = Exchange { session, wanted, replay: None, detach_keys, await_exit: true };
+    let on_detach = on_detach(&face.engine, &exec.container, Some(id));
+    let exchange = Exchange { session, wanted, replay: None, detach_keys, await_exit: true, on_detach };
     Ok(hijack.answer(&face.lifetime, wanted.content_type(version.minor), Body::empty(), exchange))
 }
 
@@ -172,7 +179,7 @@ fn document(exec: &Exec) -> Value {
         "OpenStderr": request.stderr,
         "CanRemove": false,
         "ContainerID": exec.container,
-        "DetachKeys": "",
+        "DetachKeys": request.detach_keys,
         "Pid": exec.pid.unwrap_or_default(),
     })
 }

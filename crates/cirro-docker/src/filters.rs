@@ -98,18 +98,19 @@ fn has_label(labels: &BTreeMap<String, String>, wanted: &str) -> bool {
     }
 }
 
-/// Returns whether a name fits a pattern: a part of it, anchored by `^` and `$`.
+/// Largest compiled form of a pattern.
+const MAX_PATTERN: usize = 1 << 20;
+
+/// Returns whether a name, with a slash before it or without, fits a pattern: a regular expression found anywhere in it.
 ///
-/// dockerd takes a regular expression here; of those, only the anchors are in common use.
+/// One that cannot be read fits what it spells, as with dockerd. The time is linear in the name's length.
 pub(crate) fn name_fits(name: &str, pattern: &str) -> bool {
-    let (start, rest) = pattern.strip_prefix('^').map_or((false, pattern), |rest| (true, rest));
-    let (end, core) = rest.strip_suffix('$').map_or((false, rest), |core| (true, core));
-    let core = core.strip_prefix('/').unwrap_or(core);
-    match (start, end) {
-        (true, true) => name == core,
-        (true, false) => name.starts_with(core),
-        (false, true) => name.ends_with(core),
-        (false, false) => name.contains(core),
+    if name == pattern {
+        return true;
+    }
+    match regex::RegexBuilder::new(pattern).size_limit(MAX_PATTERN).build() {
+        Ok(pattern) => pattern.is_match(name) || pattern.is_match(&format!("/{name}")),
+        Err(_) => false,
     }
 }
 
@@ -145,8 +146,12 @@ mod tests {
     }
 
     #[test]
-    fn names_fit_by_part_or_anchored() {
+    fn names_fit_by_regular_expressions() {
         assert!(name_fits("web-1", "web"));
+        assert!(name_fits("web-1", "w.b-[0-9]+"));
+        assert!(name_fits("web-1", "^(db|web)-"));
+        assert!(name_fits("a[", "a["));
+        assert!(!name_fits("web-1", "["));
         assert!(name_fits("web-1", "^/web-1$"));
         assert!(!name_fits("web-1", "^web$"));
         assert!(!name_fits("web-1", "^eb"));

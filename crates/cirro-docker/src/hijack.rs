@@ -18,6 +18,7 @@ use axum::body::Body;
 use axum::response::{IntoResponse, Response};
 use bytes::{Bytes, BytesMut};
 use cirro_container::LogEntry;
+use cirro_engine::Engine;
 use cirro_seams::node::Session;
 use futures_util::TryStreamExt;
 use http::{HeaderValue, Request, StatusCode, header};
@@ -52,8 +53,22 @@ pub(crate) struct Exchange {
     pub(crate) replay: Option<mpsc::Receiver<LogEntry>>,
     /// Keys that detach a terminal.
     pub(crate) detach_keys: Option<DetachKeys>,
+    /// Who hears of a client that detaches.
+    pub(crate) on_detach: OnDetach,
     /// Whether the exit code must be known before the connection ends: clients ask for it right after.
     pub(crate) await_exit: bool,
+}
+
+/// Tells in the events that a client has pressed the detach keys.
+pub(crate) type OnDetach = Box<dyn Fn() + Send + Sync>;
+
+/// Returns what tells that a client has left a container, or a command in it.
+pub(crate) fn on_detach(engine: &Engine, container: &str, exec: Option<String>) -> OnDetach {
+    let (engine, container) = (engine.clone(), container.to_owned());
+    Box::new(move || match &exec {
+        None => engine.tell(&container, "detach", &[]),
+        Some(exec) => engine.tell(&container, "exec_detach", &[("execID", exec.clone())]),
+    })
 }
 
 /// The wish of a request to become a stream; taken before its body is read.
@@ -137,7 +152,10 @@ impl Exchange {
             };
             tokio::select! {
                 result = stdout => result.is_ok(),
-                () = detached(stdin) => false,
+                () = detached(stdin) => {
+                    (self.on_detach)();
+                    false
+                }
                 () = gone => return,
             }
         };

@@ -14,6 +14,7 @@ pub(crate) mod network;
 mod remove;
 pub(crate) mod restart;
 mod start;
+pub(crate) mod stats;
 mod stop;
 mod top;
 mod update;
@@ -279,6 +280,18 @@ impl Engine {
         {
             self.tell_node(NodeEvent::Pod(uid.clone()));
         }
+    }
+
+    /// Tells docker's clients of something that a face did with a container; one that is gone tells nothing.
+    pub fn tell(&self, id: &str, action: &str, more: &[(&str, String)]) {
+        if let Ok(container) = self.container(id) {
+            self.emit_container(action, &container, more);
+        }
+    }
+
+    /// Tells docker's clients of something that was done to many things at once.
+    pub fn tell_all(&self, kind: &str, action: &str, attributes: &[(&str, &str)]) {
+        self.shared.events.emit(kind, action, "", attributes);
     }
 
     /// Gives a container another name.

@@ -40,6 +40,11 @@ impl EventLog {
         self.sender.subscribe()
     }
 
+    /// Returns how many listen.
+    pub(crate) fn listeners(&self) -> usize {
+        self.sender.receiver_count()
+    }
+
     /// Returns kept events that are not older than `since`, the oldest first.
     pub(crate) fn past(&self, since: i64) -> Vec<Event> {
         let kept = self.kept.lock().expect("no panic while it is held");

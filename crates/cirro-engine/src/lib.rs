@@ -51,6 +51,7 @@ use tokio_util::task::TaskTracker;
 
 pub use crate::containers::archive::PutArchive;
 pub use crate::containers::changes::{Change, ChangeKind};
+pub use crate::containers::stats::{InterfaceCounts, Sample};
 pub use crate::containers::wait::WaitCondition;
 pub use crate::error::EngineError;
 pub use crate::events::Event;
@@ -119,6 +120,16 @@ impl Engine {
     /// Returns the options it was started with.
     pub fn options(&self) -> &EngineOptions {
         &self.shared.options
+    }
+
+    /// Returns how many clients listen to the events.
+    pub fn event_listeners(&self) -> usize {
+        self.shared.events.listeners()
+    }
+
+    /// Returns what the host's kernel can limit: swap, and processes that wait for memory instead of being killed.
+    pub fn limits_of_host(&self) -> (bool, bool) {
+        (self.shared.host.swap_limit, self.shared.host.limits.oom_kill_disable)
     }
 
     /// Tells the kubelet; nobody listening is no error.

@@ -6,11 +6,13 @@ mod engine {
     pub(crate) mod bench;
     pub(crate) mod builds;
     pub(crate) mod files;
+    pub(crate) mod health;
     pub(crate) mod kills;
     pub(crate) mod lab;
     pub(crate) mod life;
     pub(crate) mod machines;
     pub(crate) mod networks;
+    pub(crate) mod options;
     pub(crate) mod pods;
     pub(crate) mod restarts;
     pub(crate) mod streams;

@@ -156,6 +156,8 @@ pub struct ExecRequest {
     pub stderr: bool,
     /// All capabilities.
     pub privileged: bool,
+    /// Keys that detach a terminal; docker's own when empty.
+    pub detach_keys: String,
 }
 
 /// Bytes from a process.

@@ -14,7 +14,7 @@ use crate::Face;
 use crate::error::ApiError;
 use crate::frame::Wanted;
 use crate::hijack::detach::DetachKeys;
-use crate::hijack::{Exchange, Hijack};
+use crate::hijack::{Exchange, Hijack, on_detach};
 use crate::query::Params;
 use crate::version::ApiVersion;
 
@@ -27,8 +27,15 @@ pub(crate) async fn attach(
     mut request: Request<Body>,
 ) -> Result<Response, ApiError> {
     let hijack = Hijack::of(&mut request);
+    let exchange = exchange(&face, &name, &params).await?;
+    let content_type = exchange.wanted.content_type(version.minor);
+    Ok(hijack.answer(&face.lifetime, content_type, request.into_body(), exchange))
+}
+
+/// Attaches as the parameters say.
+pub(crate) async fn exchange(face: &Face, name: &str, params: &Params) -> Result<Exchange, ApiError> {
     let keys = DetachKeys::parse(params.get("detachKeys"))?;
-    let container = face.engine.container(&name)?;
+    let container = face.engine.container(name)?;
     match container.phase {
         Phase::Paused => {
             let text = format!("container {} is paused. Unpause the container before attach", container.id);
@@ -53,9 +60,10 @@ pub(crate) async fn attach(
         true => Some(face.engine.container_logs(&container.id, LogQuery::default()).await?),
         false => None,
     };
+    face.engine.tell(&container.id, "attach", &[]);
+    let on_detach = on_detach(&face.engine, &container.id, None);
     let detach_keys = (tty && stdin).then_some(keys);
-    let exchange = Exchange { session, wanted, replay, detach_keys, await_exit: false };
-    Ok(hijack.answer(&face.lifetime, wanted.content_type(version.minor), request.into_body(), exchange))
+    Ok(Exchange { session, wanted, replay, detach_keys, await_exit: false, on_detach })
 }
 
 /// A session without live streams.

@@ -159,6 +159,7 @@ fn host_config(container: &Container) -> Value {
         "BlkioWeight": resources.block_io.weight.unwrap_or_default(),
         "ShmSize": spec.shm_size.unwrap_or(64 << 20),
         "LogConfig": log_config(container),
+        "Links": links(container),
     });
     overlay(&mut host, current);
     Value::Object(host)
@@ -172,6 +173,13 @@ fn cgroup_namespace(container: &Container) -> &'static str {
     }
 }
 
+/// Returns links as docker writes them: `/CONTAINER:/OWN NAME/ALIAS`.
+fn links(container: &Container) -> Value {
+    let link = |(other, alias): &(String, String)| format!("/{other}:/{}/{alias}", container.name);
+    let links: Vec<String> = container.spec.links.iter().map(link).collect();
+    if links.is_empty() { Value::Null } else { json!(links) }
+}
+
 /// What clients expect to find even when the request did not have it.
 fn host_defaults(container: &Container) -> Value {
     let spec = &container.spec;
@@ -180,7 +188,7 @@ fn host_defaults(container: &Container) -> Value {
         "AutoRemove": spec.auto_remove, "VolumeDriver": "", "VolumesFrom": null, "ConsoleSize": [0, 0],
         "CapAdd": spec.cap_add, "CapDrop": spec.cap_drop, "Dns": spec.dns,
         "DnsOptions": spec.dns_options, "DnsSearch": spec.dns_search, "ExtraHosts": null, "GroupAdd": null,
-        "Cgroup": "", "Links": null, "OomScoreAdj": spec.oom_score_adj.unwrap_or_default(),
+        "Cgroup": "", "OomScoreAdj": spec.oom_score_adj.unwrap_or_default(),
         "PidMode": "", "Privileged": spec.privileged, "PublishAllPorts": spec.publish_all,
         "ReadonlyRootfs": spec.read_only_root, "SecurityOpt": null, "UTSMode": "", "UsernsMode": "",
         "Isolation": "", "CgroupParent": "", "BlkioWeightDevice": [],

@@ -64,9 +64,22 @@ pub(crate) async fn rename(State(face): State<Face>, Path(name): Path<String>, p
 /// Removes a container.
 pub(crate) async fn remove(State(face): State<Face>, Path(name): Path<String>, params: Params) -> Answer {
     if params.flag("link") {
-        return Err(ApiError::not_supported("removing a link"));
+        return Err(ApiError::invalid("Conflict, cannot remove the default link name of the container"));
     }
     face.engine.remove_container(&name, params.flag("force"), params.flag("v")).await?;
+    done()
+}
+
+/// Removes a link: `CONTAINER/ALIAS`.
+pub(crate) async fn remove_link(
+    State(face): State<Face>,
+    Path((name, alias)): Path<(String, String)>,
+    params: Params,
+) -> Answer {
+    if !params.flag("link") {
+        return Err(ApiError::not_found(format!("No such container: {name}/{alias}")));
+    }
+    face.engine.remove_link(&name, &alias).await?;
     done()
 }
 

@@ -121,6 +121,12 @@ impl Filter {
                 return Err(ApiError::invalid(format!("invalid filter 'status={text}'")));
             }
         }
+        for text in filters.values("health").into_iter().flatten() {
+            if !matches!(text.as_str(), "none" | "starting" | "healthy" | "unhealthy") {
+                return Err(ApiError::invalid(format!("invalid filter 'health={text}'")));
+            }
+        }
+        filters.switch("is-task")?;
         for text in filters.values("exited").into_iter().flatten() {
             if text.parse::<i32>().is_err() {
                 return Err(ApiError::invalid(format!("invalid filter 'exited={text}'")));
@@ -149,13 +155,13 @@ impl Filter {
 
     /// Returns whether a filter can only be satisfied by containers that do not run.
     fn asks_for_ended(&self) -> bool {
-        self.filters.values("status").is_some() || self.filters.values("exited").is_some()
+        self.filters.values("status").is_some()
     }
 
     fn fits(&self, container: &Container) -> bool {
         let filters = &self.filters;
         filters.any("name", |pattern| name_fits(&container.name, pattern))
-            && filters.any("id", |id| container.id.starts_with(id.trim_start_matches('^')))
+            && filters.any("id", |id| container.id.starts_with(id) || name_fits(&container.id, id))
             && filters.labels(&container.labels)
             && filters.exact("status", status::state(container.phase))
             && filters.any("exited", |code| exited_with(container, code))

@@ -17,6 +17,7 @@ pub(crate) async fn prune(State(face): State<Face>, params: Params) -> Result<Js
     let filters = Filters::from_params(&params, &["label", "label!", "until"])?;
     if filters.is_empty() {
         let (ids, reclaimed) = face.engine.prune_containers().await?;
+        face.engine.tell_all("container", "prune", &[("reclaimed", &reclaimed.to_string())]);
         return Ok(answer(&ids, reclaimed));
     }
     let until = filters.values("until").and_then(|values| values.first());
@@ -30,6 +31,7 @@ pub(crate) async fn prune(State(face): State<Face>, params: Params) -> Result<Js
             }
         }
     }
+    face.engine.tell_all("container", "prune", &[("reclaimed", "0")]);
     Ok(answer(&removed, 0))
 }
 

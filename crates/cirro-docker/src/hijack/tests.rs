@@ -66,7 +66,8 @@ async fn server(tty: bool, await_exit: bool) -> Server {
         let session = session.lock().unwrap().take().unwrap();
         let wanted = Wanted { tty, stdout: true, stderr: true };
         let detach_keys = tty.then(|| DetachKeys::parse(None).unwrap());
-        let exchange = Exchange { session, wanted, replay: None, detach_keys, await_exit };
+        let exchange =
+            Exchange { session, wanted, replay: None, detach_keys, await_exit, on_detach: Box::new(|| {}) };
         hijack.answer(&streams, wanted.content_type(50), request.into_body(), exchange)
     };
     let directory = tempfile::tempdir().unwrap();

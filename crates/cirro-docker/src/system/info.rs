@@ -17,6 +17,10 @@ pub(crate) async fn get(State(face): State<Face>) -> Result<Json<Value>, ApiErro
     let running = count(&[Phase::Running, Phase::Restarting]);
     let paused = count(&[Phase::Paused]);
     let images = face.engine.images().await?.len();
+    let (swap_limit, oom_kill_disable) = face.engine.limits_of_host();
+    let discovered = tokio::task::spawn_blocking(cirro_engine::cdi_devices).await.unwrap_or_default();
+    let discovered: Vec<Value> =
+        discovered.into_iter().map(|id| json!({ "Source": "cdi", "ID": id })).collect();
     Ok(Json(json!({
         "ID": format!("cirro-{}", info.name),
         "Name": info.name,
@@ -26,7 +30,12 @@ pub(crate) async fn get(State(face): State<Face>) -> Result<Json<Value>, ApiErro
         "ContainersStopped": phases.len() - running - paused,
         "Images": images,
         "Driver": "overlay2",
-        "DriverStatus": [],
+        "DriverStatus": [
+            ["Supports d_type", "true"],
+            ["Using metacopy", "false"],
+            ["Native Overlay Diff", "true"],
+            ["userxattr", "false"],
+        ],
         "DockerRootDir": info.data_dir,
         "Plugins": {
             "Volume": ["local"],
@@ -35,18 +44,18 @@ pub(crate) async fn get(State(face): State<Face>) -> Result<Json<Value>, ApiErro
             "Log": ["json-file", "none"],
         },
         "MemoryLimit": true,
-        "SwapLimit": true,
+        "SwapLimit": swap_limit,
         "CpuCfsPeriod": true,
         "CpuCfsQuota": true,
         "CPUShares": true,
         "CPUSet": true,
         "PidsLimit": true,
-        "OomKillDisable": false,
+        "OomKillDisable": oom_kill_disable,
         "IPv4Forwarding": true,
         "Debug": false,
-        "NFd": 0,
-        "NGoroutines": 0,
-        "NEventsListener": 0,
+        "NFd": open_files(),
+        "NGoroutines": threads(),
+        "NEventsListener": face.engine.event_listeners(),
         "SystemTime": jiff::Timestamp::now().to_string(),
         "LoggingDriver": "json-file",
         "CgroupDriver": "cgroupfs",
@@ -84,12 +93,33 @@ pub(crate) async fn get(State(face): State<Face>) -> Result<Json<Value>, ApiErro
         },
         "LiveRestoreEnabled": true,
         "Isolation": "",
-        "InitBinary": "",
+        "InitBinary": cirro_container::INIT_NAME,
         "ContainerdCommit": { "ID": "" },
         "RuncCommit": { "ID": "" },
         "InitCommit": { "ID": "" },
-        "SecurityOptions": ["name=seccomp,profile=builtin"],
-        "CDISpecDirs": [],
+        "SecurityOptions": security_options(face.host.cgroup_version),
+        "CDISpecDirs": cirro_engine::cdi_directories(),
+        "DiscoveredDevices": discovered,
+        "GenericResources": null,
+        "FirewallBackend": { "Driver": "nftables" },
         "Warnings": [],
     })))
+}
+
+fn security_options(cgroup_version: &str) -> Vec<&'static str> {
+    let mut options = vec!["name=seccomp,profile=builtin"];
+    if cgroup_version == "2" {
+        options.push("name=cgroupns");
+    }
+    options
+}
+
+/// Returns how many descriptors the daemon has open.
+fn open_files() -> usize {
+    std::fs::read_dir("/proc/self/fd").map_or(0, Iterator::count)
+}
+
+/// Returns how many threads the daemon has; dockerd tells its goroutines here.
+fn threads() -> usize {
+    std::fs::read_dir("/proc/self/task").map_or(0, Iterator::count)
 }

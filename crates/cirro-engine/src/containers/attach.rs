@@ -125,7 +125,7 @@ impl Engine {
 
     /// Sets the size of its terminal.
     pub async fn resize_container(&self, name: &str, columns: u16, rows: u16) -> Result<(), EngineError> {
-        let id = {
+        let container = {
             let mut table = self.table();
             let id = table.find(name)?.to_owned();
             let entry = table.get_mut(&id).ok_or_else(|| EngineError::no_container(name))?;
@@ -133,8 +133,11 @@ impl Engine {
             if !is_active(entry.record.container.phase) {
                 return Ok(());
             }
-            id
+            entry.record.container.clone()
         };
-        Ok(self.shared.supervisor.resize(&id, columns, rows).await?)
+        self.shared.supervisor.resize(&container.id, columns, rows).await?;
+        let size = [("height", rows.to_string()), ("width", columns.to_string())];
+        self.emit_container("resize", &container, &size);
+        Ok(())
     }
 }

@@ -34,6 +34,18 @@ impl Engine {
         Ok(())
     }
 
+    /// Takes a link from a container; its next start does without it.
+    pub async fn remove_link(&self, name: &str, alias: &str) -> Result<(), EngineError> {
+        let id = self.find_own(name)?;
+        let _guard = self.lock_container(&id).await?;
+        let known = self.container(&id)?.spec.links.iter().any(|(_, own)| own == alias);
+        if !known {
+            return Err(EngineError::NotFound(format!("Cannot get parent {name} for name {alias}")));
+        }
+        self.change(&id, |entry| entry.record.container.spec.links.retain(|(_, own)| own != alias))?;
+        self.shared.journal.flush().await
+    }
+
     /// Finds what the links of a container bring; those that it names must run.
     pub(super) fn links_of(&self, container: &Container) -> Result<Links, EngineError> {
         let mut links = Links::default();

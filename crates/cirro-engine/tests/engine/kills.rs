@@ -59,7 +59,7 @@ fn what_a_kill_leaves_half_done_is_put_right_as_root() {
 }
 
 /// Finds the process of this name with this run directory.
-fn process(comm: &str, run_dir: &std::path::Path) -> Option<i32> {
+pub(crate) fn process(comm: &str, run_dir: &std::path::Path) -> Option<i32> {
     let run_dir = run_dir.to_string_lossy().into_owned();
     let processes = std::fs::read_dir("/proc").unwrap().flatten().map(|entry| entry.path());
     let text = |path: std::path::PathBuf| {

@@ -5,6 +5,7 @@ use std::time::Duration;
 use cirro_engine::{EngineError, WaitCondition};
 use cirro_seams::container::{ContainerSpec, NetworkMode, Phase, RestartPolicy};
 
+use super::kills::process;
 use super::lab::{Lab, command, script, with_engine, within};
 
 #[test]
@@ -70,6 +71,71 @@ fn workloads_go_on_while_the_engine_is_away_and_it_knows_them_again_as_root() {
         }
         assert!(lab.engine.leaks().await.unwrap().is_empty());
         within(lab.engine.stop_container("stays", None, Some(0))).await.unwrap();
+        lab
+    });
+}
+
+/// Ends guardian, supervisor and everything in the cloud's cgroups, as a power cut would.
+fn cut_power(directory: &std::path::Path, name: &str) {
+    let run_dir = directory.join("run");
+    let kill = |pid: i32| {
+        if let Some(pid) = rustix::process::Pid::from_raw(pid) {
+            let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+        }
+    };
+    // The guardian first, which would start another supervisor.
+    for role in ["cirro-guardian", "cirro-supervise"] {
+        while let Some(pid) = process(role, &run_dir) {
+            kill(pid);
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+    for hierarchy in std::fs::read_dir("/sys/fs/cgroup").unwrap().flatten() {
+        let groups = std::fs::read_dir(hierarchy.path().join(name)).into_iter().flatten().flatten();
+        for group in groups {
+            let path = group.path().join("cgroup.procs");
+            let processes = || std::fs::read_to_string(&path).unwrap_or_default();
+            while !processes().trim().is_empty() {
+                processes().lines().filter_map(|line| line.parse().ok()).for_each(kill);
+                std::thread::sleep(Duration::from_millis(10));
+            }
+        }
+    }
+}
+
+#[test]
+fn what_its_policy_wants_comes_back_after_a_reboot_as_root() {
+    with_engine(|lab| async move {
+        let with = |name: &str, restart: RestartPolicy| ContainerSpec {
+            name: Some(name.into()),
+            restart,
+            network: NetworkMode::Default,
+            ..command(&["sleep", "1000"])
+        };
+        let mut pids = Vec::new();
+        for (name, restart) in [
+            ("always", RestartPolicy::Always),
+            ("unless", RestartPolicy::UnlessStopped),
+            ("failure", RestartPolicy::OnFailure(0)),
+            ("never", RestartPolicy::No),
+            ("stopped", RestartPolicy::UnlessStopped),
+        ] {
+            let id = lab.run(with(name, restart)).await;
+            pids.push(lab.engine.container(&id).unwrap().pid);
+        }
+        within(lab.engine.stop_container("stopped", None, Some(0))).await.unwrap();
+        let lab = lab.replaced(async |directory, name| cut_power(directory, name)).await;
+        for name in ["always", "unless", "failure"] {
+            let container = lab.phase(name, Phase::Running).await;
+            assert!(!pids.contains(&container.pid), "{name} is the old one");
+            assert!(container.endpoint.is_some(), "{name} has no network");
+        }
+        let never = lab.engine.container("never").unwrap();
+        assert_eq!((never.phase, never.exit_code), (Phase::Exited, Some(255)));
+        assert_eq!(lab.engine.container("stopped").unwrap().phase, Phase::Exited);
+        for name in ["always", "unless", "failure"] {
+            within(lab.engine.stop_container(name, None, Some(0))).await.unwrap();
+        }
         lab
     });
 }
