@@ -109,6 +109,7 @@ fn switch(
         let run = async {
             let Ok(upgraded) = upgrade.await else { return };
             let (connection, watched) = peer::open(upgraded);
+            peer::has_read(watched.as_ref()).await;
             exchange.run(connection, peer::gone(watched)).await;
         };
         let _ = closing.run_until_cancelled(run).await;

@@ -5,11 +5,16 @@
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::time::Duration;
 
 use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, Interest};
 use tokio::net::UnixStream;
+
+/// How often, and how long each time, a client is waited for that has not read the head.
+const HEAD_LOOKS: u32 = 50;
+const HEAD_WAIT: Duration = Duration::from_millis(1);
 
 /// A connection after its upgrade.
 pub(crate) trait Connection: AsyncRead + AsyncWrite + Unpin + Send {}
@@ -26,6 +31,20 @@ pub(crate) fn open(upgraded: Upgraded) -> (Box<dyn Connection>, Option<OwnedFd>)
             (Box::new(tokio::io::join(reader, writer)), watched)
         }
         Err(upgraded) => (Box::new(TokioIo::new(upgraded)), None),
+    }
+}
+
+/// Waits, a few milliseconds at most, until the client has read the head of the answer.
+///
+/// docker-py reads heads through a buffer and bodies past it: what comes along with the head is lost to it. dockerd needs
+/// longer than a client to come to its first output; we do not.
+pub(crate) async fn has_read(socket: Option<&OwnedFd>) {
+    let Some(socket) = socket else { return };
+    for _ in 0..HEAD_LOOKS {
+        if cirro_sys::socket::unread(socket).is_ok_and(|left| left == 0) {
+            return;
+        }
+        tokio::time::sleep(HEAD_WAIT).await;
     }
 }
 
@@ -47,7 +66,6 @@ pub(crate) async fn gone(socket: Option<OwnedFd>) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::time::Duration;
 
     async fn is_gone(socket: &UnixStream) -> bool {
         let socket = socket.as_fd().try_clone_to_owned().unwrap();

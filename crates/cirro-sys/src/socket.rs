@@ -77,6 +77,17 @@ fn bind_to_link(socket: &OwnedFd, link: &str) -> io::Result<()> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
+/// Returns how much of what was written to a unix socket its other end has not read yet (a measure, not bytes).
+pub fn unread(socket: impl AsFd) -> io::Result<u32> {
+    let mut left: libc::c_int = 0;
+    // SAFETY: the descriptor is open as long as it is borrowed, and `left` is a valid place for an int.
+    let answer = unsafe { libc::ioctl(socket.as_fd().as_raw_fd(), libc::TIOCOUTQ, &raw mut left) };
+    if answer != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(left.unsigned_abs())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -95,5 +106,16 @@ mod tests {
         let held = reserve(any, true).unwrap();
         assert!(UdpSocket::bind(any).is_err());
         drop(held);
+    }
+
+    #[test]
+    fn what_the_other_end_has_not_read_is_known() {
+        use std::io::{Read, Write};
+        let (mut here, mut there) = std::os::unix::net::UnixStream::pair().unwrap();
+        assert_eq!(unread(&here).unwrap(), 0);
+        here.write_all(b"word").unwrap();
+        assert!(unread(&here).unwrap() > 0);
+        there.read_exact(&mut [0; 4]).unwrap();
+        assert_eq!(unread(&here).unwrap(), 0);
     }
 }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
 
-pub(crate) mod cloud;
+mod cloud;
 mod peer;
 mod pod;
 mod registry;
@@ -161,7 +161,7 @@ fn docker(host: &str, arguments: &[&str]) -> anyhow::Result<String> {
 }
 
 /// Runs a command to its end and returns what it said; an error carries its standard error.
-pub(crate) fn said(command: &mut Command) -> anyhow::Result<String> {
+fn said(command: &mut Command) -> anyhow::Result<String> {
     let output = command.stdin(Stdio::null()).output().with_context(|| format!("start {command:?}"))?;
     if !output.status.success() {
         bail!("{command:?}: {}", String::from_utf8_lossy(&output.stderr).trim());
@@ -173,7 +173,7 @@ fn image(name: &str) -> anyhow::Result<String> {
     Ok(said(Command::new("bash").arg(format!("images/{name}.sh")))?.trim().to_owned())
 }
 
-pub(crate) fn release_binary() -> anyhow::Result<PathBuf> {
+fn release_binary() -> anyhow::Result<PathBuf> {
     let built = crate::cargo().args(["build", "--release", "--package", "cirro"]).status()?;
     ensure!(built.success(), "cargo build --release failed");
     let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| PathBuf::from("target"), PathBuf::from);

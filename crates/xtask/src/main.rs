@@ -6,7 +6,6 @@ use clap::{Parser, Subcommand};
 
 mod bench;
 mod check;
-mod suite;
 
 /// Tasks of the project.
 #[derive(Debug, Parser)]
@@ -33,11 +32,6 @@ enum Task {
         #[arg(long, default_value_t = 20)]
         rounds: usize,
     },
-    /// Run a published client's own tests against a fresh cloud
-    Suite {
-        /// Which: bollard
-        which: suite::Which,
-    },
 }
 
 /// A cargo that does not see that another cargo started it: build scripts look at such variables, and what they
@@ -58,6 +52,5 @@ fn main() -> anyhow::Result<()> {
     match Cli::parse().task {
         Task::Check { end_to_end } => check::run(end_to_end),
         Task::Bench { which, rounds } => bench::run(which, rounds),
-        Task::Suite { which } => suite::run(which),
     }
 }

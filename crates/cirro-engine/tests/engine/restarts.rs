@@ -101,6 +101,8 @@ fn cut_power(directory: &std::path::Path, name: &str) {
             }
         }
     }
+    // What it noted was in memory.
+    std::fs::remove_dir_all(run_dir.join("supervisor")).unwrap();
 }
 
 #[test]
