@@ -5,8 +5,8 @@ use cirro_seams::container::{Container, Owner};
 
 pub(crate) mod archive;
 pub(crate) mod attach;
-pub(crate) mod changes;
 pub(crate) mod attach_ws;
+pub(crate) mod changes;
 pub(crate) mod create;
 pub(crate) mod fields;
 pub(crate) mod inspect;
