@@ -1,6 +1,10 @@
 //! What `/proc` says of a process, and the working directory of ours.
 
 use std::io;
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 /// Changes the working directory. For guardian, supervisor and helpers only: each of them is a process with one thread.
 pub(crate) fn enter_directory(path: impl AsRef<std::path::Path>) -> io::Result<()> {
@@ -20,6 +24,28 @@ pub(crate) fn is_running(pid: i32, start: u64) -> bool {
 /// Whether this very process still exists, if only as a zombie.
 pub(crate) fn exists(pid: i32, start: u64) -> bool {
     stat(pid).is_ok_and(|(_, started)| started == start)
+}
+
+/// Waits for a process' end, whosever child it is; false when the time is over first.
+pub(crate) fn ends_within(pid: i32, patience: Duration) -> io::Result<bool> {
+    let Some(pid) = Pid::from_raw(pid) else { return Ok(true) };
+    let pidfd = match pidfd_open(pid, PidfdFlags::empty()) {
+        Err(rustix::io::Errno::SRCH) => return Ok(true),
+        other => other?,
+    };
+    let end = Instant::now() + patience;
+    loop {
+        let left = end.saturating_duration_since(Instant::now());
+        let left = rustix::time::Timespec {
+            tv_sec: i64::try_from(left.as_secs()).unwrap_or(i64::MAX),
+            tv_nsec: left.subsec_nanos().into(),
+        };
+        match poll(&mut [PollFd::new(&pidfd, PollFlags::IN)], Some(&left)) {
+            Ok(0) => return Ok(false),
+            Err(rustix::io::Errno::INTR) => {}
+            other => return Ok(other? > 0),
+        }
+    }
 }
 
 fn stat(pid: i32) -> io::Result<(u8, u64)> {

@@ -25,6 +25,7 @@ use crate::cgroup::Hierarchies;
 use crate::error::ContainerError;
 use crate::request::{CreateProcess, Rootfs};
 
+pub(crate) use hooks::run as run_hooks;
 pub(crate) use libcontainer::Libcontainer;
 pub(crate) use native::Native;
 pub(crate) use ptmx::set_size as set_terminal_size;

@@ -24,13 +24,20 @@ impl Overlay<'_> {
     /// Makes the mount and returns it detached: nobody sees it until it is moved somewhere.
     ///
     /// # Errors
-    /// The kernel's; `EINVAL` or `ENOSYS` where layers cannot be added one by one (before Linux 6.7).
+    /// The kernel's; `EINVAL` or `ENOSYS` where layers cannot be added one by one (before Linux 6.7) and are too many to be named in one
+    /// parameter.
     pub fn detached(&self) -> io::Result<OwnedFd> {
         let context = rustix::mount::fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
         // Held until the mount is made: long paths are named by descriptor.
         let mut held = Vec::new();
         for layer in self.lower {
-            set_path(&context, "lowerdir+", layer, &mut held)?;
+            match set_path(&context, "lowerdir+", layer, &mut held) {
+                Err(error) if error.raw_os_error() == Some(libc::EINVAL) && held.is_empty() => {
+                    self.set_joined_layers(&context)?;
+                    break;
+                }
+                other => other?,
+            }
         }
         if let Some((upper, work)) = self.upper {
             set_path(&context, "upperdir", upper, &mut held)?;
@@ -40,6 +47,15 @@ impl Overlay<'_> {
         let attributes =
             if self.upper.is_some() { MountAttrFlags::empty() } else { MountAttrFlags::MOUNT_ATTR_RDONLY };
         Ok(rustix::mount::fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, attributes)?)
+    }
+
+    /// All layers in one parameter, as kernels before Linux 6.7 want them; short lists only.
+    fn set_joined_layers(&self, context: &OwnedFd) -> io::Result<()> {
+        let joined = self.lower.iter().map(|layer| escape(layer)).collect::<Vec<_>>().join(":");
+        if joined.len() >= MAX_PARAMETER || joined.contains(',') {
+            return Err(io::Error::from_raw_os_error(libc::EINVAL));
+        }
+        Ok(rustix::mount::fsconfig_set_string(context, "lowerdir", joined.as_str())?)
     }
 
     /// Mounts it at `target`, by the old interface where the new one does not do.

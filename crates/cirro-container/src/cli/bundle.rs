@@ -58,6 +58,7 @@ impl Bundle {
         let rootfs = rootfs.canonicalize().map_err(|source| CliError::Read { path: rootfs, source })?;
         for mount in spec.mounts_mut().iter_mut().flatten() {
             make_source_absolute(mount, &path);
+            check_proc(mount)?;
         }
         if spec.linux().is_none() {
             spec.set_linux(Some(Linux::default()));
@@ -96,19 +97,65 @@ fn make_source_absolute(mount: &mut Mount, bundle: &Path) {
     }
 }
 
-/// The path without `.` and `..`, which would lead out of the hierarchy.
-fn cgroup_path(wanted: Option<&Path>, id: &str) -> Result<String, CliError> {
-    let Some(wanted) = wanted.filter(|path| !path.as_os_str().is_empty()) else {
-        return Ok(format!("/cirro-runtime/{id}"));
+/// Files below `/proc` that containers are given others for (lxcfs and its like).
+const REPLACEABLE: [&str; 12] = [
+    "cpuinfo",
+    "diskstats",
+    "loadavg",
+    "meminfo",
+    "net/dev",
+    "slabinfo",
+    "stat",
+    "swaps",
+    "sys/crypto/fips_enabled",
+    "sys/kernel/ns_last_pid",
+    "uptime",
+    "version",
+];
+
+/// Source: linux/magic.h.
+const PROC_SUPER_MAGIC: u64 = 0x9fa0;
+
+/// What the kernel is told through `/proc` (labels, sysctls, the OOM score) must reach the kernel, and nobody's files
+/// (CVE-2019-16884, CVE-2025-52881).
+fn check_proc(mount: &Mount) -> Result<(), CliError> {
+    let names = normal_names(mount.destination());
+    let Some(("proc", below)) = names.split_first().map(|(first, below)| (first.as_str(), below)) else {
+        return Ok(());
     };
-    let mut names: Vec<String> = Vec::new();
-    for component in wanted.components() {
+    if !below.is_empty() {
+        let text = format!("{} cannot be mounted because it is inside /proc", mount.destination().display());
+        let replaceable = REPLACEABLE.contains(&below.join("/").as_str());
+        return if replaceable { Ok(()) } else { Err(CliError::Bundle(text)) };
+    }
+    let is_proc = |source: &PathBuf| {
+        rustix::fs::statfs(source.as_path()).is_ok_and(|system| system.f_type as u64 == PROC_SUPER_MAGIC)
+    };
+    if mount.typ().as_deref() == Some("proc") || mount.source().as_ref().is_some_and(is_proc) {
+        return Ok(());
+    }
+    Err(CliError::Bundle("/proc cannot be mounted because it is not of type proc".to_owned()))
+}
+
+/// A path's names without `.`, and without what `..` takes back.
+fn normal_names(path: &Path) -> Vec<String> {
+    let mut names = Vec::new();
+    for component in path.components() {
         match component {
             Component::Normal(name) => names.push(name.to_string_lossy().into_owned()),
             Component::ParentDir => drop(names.pop()),
             _ => {}
         }
     }
+    names
+}
+
+/// The path without `.` and `..`, which would lead out of the hierarchy.
+fn cgroup_path(wanted: Option<&Path>, id: &str) -> Result<String, CliError> {
+    let Some(wanted) = wanted.filter(|path| !path.as_os_str().is_empty()) else {
+        return Ok(format!("/cirro-runtime-{id}"));
+    };
+    let names = normal_names(wanted);
     // Everything in a container's cgroup ends with the container, so the top of the hierarchy is nobody's.
     if names.is_empty() {
         return Err(CliError::Bundle(format!("cgroupsPath {} is the root cgroup", wanted.display())));
@@ -179,6 +226,6 @@ mod tests {
         assert_eq!(clean("/"), None);
         assert_eq!(clean("/a/.."), None);
         assert_eq!(clean("system.slice:docker:x"), None);
-        assert_eq!(cgroup_path(None, "id").ok().as_deref(), Some("/cirro-runtime/id"));
+        assert_eq!(cgroup_path(None, "id").ok().as_deref(), Some("/cirro-runtime-id"));
     }
 }

@@ -10,6 +10,8 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
+use rustix::fs::OFlags;
+
 use super::bundle::Bundle;
 use super::context::{Context, absolute, hierarchies};
 use super::error::CliError;
@@ -108,6 +110,8 @@ pub(super) fn make(context: &Context, order: &Order) -> Result<Creation, CliErro
         Ok(()) => Ok(creation),
         Err(error) => {
             let Creation { locked, record, hierarchies, .. } = creation;
+            // Making it has put this process there, and everything there is ended now.
+            hierarchies.group(&record.cgroup).leave();
             if let Err(failure) = destruction::destroy(locked, &record, &hierarchies) {
                 context.report.warning(&format!("clean up: {}", crate::error::chain(&failure)));
             }
@@ -248,6 +252,11 @@ pub(super) fn size_of(process: &oci_spec::runtime::Process) -> Option<(u16, u16)
 pub(super) fn send_terminal(socket: &Path, terminal: Option<OwnedFd>) -> Result<(), CliError> {
     let terminal =
         terminal.ok_or_else(|| CliError::Bundle("console socket without a terminal".to_owned()))?;
+    let flags = rustix::fs::fcntl_getfl(&terminal);
+    // As callers expect it from runc: whoever reads it waits.
+    flags
+        .and_then(|flags| rustix::fs::fcntl_setfl(&terminal, flags - OFlags::NONBLOCK))
+        .map_err(|error| CliError::system("prepare terminal")(error.into()))?;
     UnixStream::connect(socket)
         .and_then(|socket| cirro_sys::descriptors::send(&socket, b"/dev/ptmx", &[terminal.as_fd()]))
         .map(drop)

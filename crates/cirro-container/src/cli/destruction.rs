@@ -51,6 +51,7 @@ pub(super) fn kill_and_wait(record: &Record, hierarchies: &Hierarchies) -> Resul
     if crate::process::is_running(pid, start) {
         let _ = cirro_sys::process::send_signal(pid, 9);
     }
-    let ended = hooks::ends_within(pid, PATIENCE).map_err(CliError::system("wait for container's end"))?;
+    let ended =
+        crate::process::ends_within(pid, PATIENCE).map_err(CliError::system("wait for container's end"))?;
     if ended { Ok(()) } else { Err(CliError::State("container init still running".to_owned())) }
 }

@@ -7,7 +7,6 @@ use serde_json::{Value, json};
 use super::context::{Context, hierarchies, print_json};
 use super::error::CliError;
 use super::flags::{Flag, Parsed};
-use super::hooks::ends_within;
 use super::record::Status;
 use crate::cgroup::{BlockCount, Statistics};
 
@@ -32,7 +31,8 @@ pub(super) fn run(context: &Context, parsed: &Parsed) -> Result<i32, CliError> {
         if parsed.has("stats") {
             return Ok(0);
         }
-        let ended = ends_within(pid, interval).map_err(CliError::system("wait for container's end"))?;
+        let ended = crate::process::ends_within(pid, interval)
+            .map_err(CliError::system("wait for container's end"))?;
         let now = group.oom_kills();
         if now > kills {
             print_json(&json!({ "type": "oom", "id": record.id }))?;

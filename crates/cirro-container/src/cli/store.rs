@@ -57,7 +57,8 @@ impl Store {
             other => other.map_err(write(directory.path()))?,
         }
         let locked = lock(directory)?;
-        for path in [locked.directory.bundle(), locked.directory.runtime(), locked.directory.empty()] {
+        let places = &locked.directory;
+        for path in [places.bundle(), places.bundle().join("rootfs"), places.runtime(), places.empty()] {
             make(&path, false).map_err(write(&path))?;
         }
         Ok(locked)

@@ -5,11 +5,9 @@
 use std::io::{self, Read, Write};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use oci_spec::runtime::Hook;
-use rustix::event::{PollFd, PollFlags, poll};
-use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use serde_json::Value;
 
 use crate::error::ContainerError;
@@ -18,7 +16,7 @@ use crate::error::ContainerError;
 const MAX_WORDS: u64 = 4096;
 
 /// Runs hooks one after the other and stops at the first that fails.
-pub(super) fn run(hooks: &[Hook], state: &Value) -> Result<(), ContainerError> {
+pub(crate) fn run(hooks: &[Hook], state: &Value) -> Result<(), ContainerError> {
     for hook in hooks {
         let failure = match run_one(hook, state) {
             Ok((status, _)) if status.success() => continue,
@@ -64,21 +62,8 @@ fn run_one(hook: &Hook, state: &Value) -> io::Result<(ExitStatus, String)> {
 }
 
 fn wait_at_most(mut child: Child, patience: Duration) -> io::Result<ExitStatus> {
-    let pid = Pid::from_raw(child.id().cast_signed()).ok_or(io::ErrorKind::NotFound)?;
-    let pidfd = pidfd_open(pid, PidfdFlags::empty())?;
-    let end = Instant::now() + patience;
-    loop {
-        let left = end.saturating_duration_since(Instant::now());
-        let left = rustix::time::Timespec {
-            tv_sec: i64::try_from(left.as_secs()).unwrap_or(i64::MAX),
-            tv_nsec: left.subsec_nanos().into(),
-        };
-        match poll(&mut [PollFd::new(&pidfd, PollFlags::IN)], Some(&left)) {
-            Ok(0) => break,
-            Err(rustix::io::Errno::INTR) => {}
-            Ok(_) => return child.wait(),
-            Err(error) => return Err(error.into()),
-        }
+    if crate::process::ends_within(child.id().cast_signed(), patience)? {
+        return child.wait();
     }
     child.kill()?;
     child.wait()?;

@@ -168,7 +168,7 @@ impl Drop for Cloud {
     }
 }
 
-fn clear_group(group: &Path) {
+pub(crate) fn clear_group(group: &Path) {
     for entry in std::fs::read_dir(group).into_iter().flatten().flatten() {
         if entry.path().is_dir() {
             clear_group(&entry.path());
@@ -199,7 +199,7 @@ pub(crate) async fn until(mut condition: impl FnMut() -> bool) {
     .await;
 }
 
-fn cgroups(name: &str) -> Vec<PathBuf> {
+pub(crate) fn cgroups(name: &str) -> Vec<PathBuf> {
     let mut found = Vec::new();
     for root in std::fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten() {
         found.push(root.path().join(name));
@@ -238,14 +238,14 @@ pub(crate) fn is_alive(pid: i32) -> bool {
     stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with('Z'))
 }
 
-fn make_layer(layer: &Path) {
+pub(crate) fn make_layer(layer: &Path) {
     for directory in ["bin", "proc", "sys", "dev", "etc", "tmp", "root"] {
         std::fs::create_dir_all(layer.join(directory)).expect("directory");
     }
     std::fs::copy("/bin/busybox", layer.join("bin/busybox")).expect("busybox-static is installed");
     for name in [
         "sh", "true", "sleep", "cat", "echo", "seq", "id", "stty", "yes", "tty", "ls", "dd", "tail", "mount",
-        "grep",
+        "grep", "tr", "touch",
     ] {
         std::os::unix::fs::symlink("busybox", layer.join("bin").join(name)).expect("link");
     }

@@ -241,7 +241,7 @@ pub(crate) fn base_image(name: &str) -> PathBuf {
 }
 
 /// Directory of the kernel that machines boot; fetched when it is not in the cache.
-fn guest_kernel() -> PathBuf {
+pub(crate) fn guest_kernel() -> PathBuf {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../scripts/guest-kernel");
     PathBuf::from(run(Command::new("bash").arg(script)).ok().trim())
 }
