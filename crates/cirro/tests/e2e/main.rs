@@ -11,3 +11,4 @@ mod survival;
 mod walk_container;
 mod walk_kubernetes;
 mod walk_machine;
+mod walk_registry;
