@@ -127,7 +127,7 @@ impl Work {
         let Some(from) = &mount.from else {
             if mount.read_only && self.shared.ignore.is_empty() {
                 let (source, context) = (self.context_source(), self.shared.request.context.clone());
-                return blocking(move |_| Ok(real_path(&context, &source, &path)?)).await;
+                return blocking(move |_| real_path(&context, &source, &path)).await;
             }
             return self.copy(self.context_source(), path, opened).await;
         };

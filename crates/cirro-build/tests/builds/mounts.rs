@@ -51,8 +51,7 @@ async fn a_cache_lives_on_and_is_in_no_key() {
     let text = "FROM base\nRUN --mount=type=cache,id=npm,target=/c,mode=0700,uid=5 mount /c\n";
     assert!(bench.build(text).await.lines.contains("<>\n"));
     assert_eq!(bench.build(text).await.cached_steps(), 1);
-    let again =
-        bench.build(&text.replace("mount /c", "mount /c").replace("FROM base", "FROM base\nENV A=1")).await;
+    let again = bench.build(&text.replace("FROM base", "FROM base\nENV A=1")).await;
     assert!(again.lines.contains("<left>"), "{}", again.lines);
     let steps = bench.runner.steps.lock().unwrap();
     let StepSource::Path(path) = &steps[0].mounts[0].source else { panic!("a path") };
