@@ -118,7 +118,7 @@ impl Graph {
             if nodes.contains_key(&index) {
                 continue;
             }
-            let node = Node::resolve(file, index, &global, library).await?;
+            let node = Node::resolve(file, index, &global, library, request.pull).await?;
             wanted.extend(&node.needs);
             nodes.insert(index, node);
         }
@@ -137,6 +137,7 @@ impl Node {
         index: usize,
         global: &GlobalArgs,
         library: &Arc<dyn BuildLibrary>,
+        pull: bool,
     ) -> Result<Self, BuildError> {
         let stage = &file.stages[index];
         let line = stage.from.line;
@@ -144,7 +145,7 @@ impl Node {
         let base = plan::base(file, index, global)?;
         let image = match &base {
             Base::Image(name) => {
-                let found = library.find(name).await.map_err(|fault| Refusal::from(fault).on(line))?;
+                let found = library.fetch(name, pull).await.map_err(|fault| Refusal::from(fault).on(line))?;
                 let found = found
                     .ok_or_else(|| Refusal::new(format!("FROM failed: No such image: {name}")).on(line))?;
                 Some((*found.config).clone())

@@ -63,6 +63,8 @@ pub struct BuildRequest {
     pub labels: BTreeMap<String, String>,
     /// Stage to stop at.
     pub target: Option<String>,
+    /// Whether images to build on are fetched even when they are here.
+    pub pull: bool,
     /// Whether cached layers are left alone.
     pub no_cache: bool,
     /// `default`, `none` or `host`.

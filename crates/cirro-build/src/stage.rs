@@ -154,7 +154,7 @@ impl Work {
                 layers.ok_or_else(|| Refusal::new(format!("stage {stage} is not built")))
             }
             plan::From::Image(name) => {
-                let image = self.shared.library.find(&name).await?;
+                let image = self.shared.library.fetch(&name, false).await?;
                 let image = image.ok_or_else(|| Refusal::new(format!("No such image: {name}")))?;
                 Ok(image.config.rootfs.diff_ids.clone())
             }

@@ -29,7 +29,6 @@ const QUIET_BYTES: usize = 64 << 10;
 /// Parameters of dockerd's that are refused when they are set to anything but nothing.
 const REFUSED: &[&str] = &[
     "remote",
-    "pull",
     "memswap",
     "cpushares",
     "cpuperiod",
@@ -85,6 +84,7 @@ fn build_request(params: &Params) -> Result<BuildRequest, ApiError> {
         build_args: json_param::<BTreeMap<String, Option<String>>>(params, "buildargs")?,
         labels: json_param(params, "labels")?,
         target: params.text("target").map(str::to_owned),
+        pull: params.flag("pull"),
         no_cache: params.flag("nocache"),
         network: network(params.text("networkmode"))?,
         extra_hosts: params.text("extrahosts").map(extra_hosts).unwrap_or_default(),
@@ -256,7 +256,6 @@ mod tests {
         for (name, value, status) in [
             ("version", "2", 501),
             ("remote", "https://example.org/x.git", 501),
-            ("pull", "1", 501),
             ("cpushares", "5", 501),
             ("ulimits", r#"[{"Name":"nofile"}]"#, 501),
             ("squash", "1", 501),

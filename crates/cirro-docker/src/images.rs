@@ -19,6 +19,7 @@ pub(crate) mod inspect;
 pub(crate) mod instructions;
 pub(crate) mod list;
 pub(crate) mod prune;
+pub(crate) mod registry;
 pub(crate) mod remove;
 pub(crate) mod tag;
 
@@ -42,11 +43,11 @@ pub(crate) async fn post_verb(
     State(face): State<Face>,
     Path(rest): Path<String>,
     params: Params,
-    _body: Request<Body>,
+    request: Request<Body>,
 ) -> Answer {
     match rest.rsplit_once('/') {
         Some((name, "tag")) => tag::tag(&face, name, &params).await,
-        Some((_, "push")) => Err(ApiError::not_supported("pushing an image")),
+        Some((name, "push")) => registry::push(&face, name, &params, request.headers()).await,
         _ => Err(ApiError::not_found("page not found")),
     }
 }

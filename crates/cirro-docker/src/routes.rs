@@ -72,6 +72,9 @@ fn image_routes() -> Router<Face> {
         .route("/images/create", post(images::create::create))
         .route("/images/load", post(images::archive::load))
         .route("/images/get", get(images::archive::save))
+        .route("/images/search", get(images::registry::search))
+        .route("/auth", post(images::registry::login))
+        .route("/distribution/{*rest}", get(images::registry::distribution))
         .route("/images/prune", post(images::prune::prune))
         // Image names have slashes in them, so the verb is the path's last segment.
         .route(

@@ -12,14 +12,11 @@ use crate::error::{Answer, ApiError};
 ///
 /// `docs/compatibility-docker.md` lists the same; a test compares.
 pub(crate) const ENDPOINTS: &[(&str, &str)] = &[
-    ("/auth", "logging in to a registry"),
     ("/build/cancel", "cancelling a BuildKit build"),
     ("/commit", "committing a container"),
     ("/containers/{name}/checkpoints", "checkpointing"),
     ("/containers/{name}/checkpoints/{checkpoint}", "checkpointing"),
-    ("/distribution/{*name}", "looking an image up in a registry"),
     ("/grpc", "BuildKit's session protocol"),
-    ("/images/search", "searching a registry"),
     ("/networks/{name}/connect", "connecting a container to a second network"),
     ("/networks/{name}/disconnect", "disconnecting a container from its network"),
     ("/session", "BuildKit's session protocol"),

@@ -78,10 +78,7 @@ impl Engine {
 
     async fn run_build(&self, request: BuildRequest, out: &mpsc::Sender<Result<BuildEvent, String>>) {
         let (events, mut incoming) = mpsc::channel(CHANNEL);
-        let library = Arc::new(EngineLibrary {
-            library: self.shared.library.clone(),
-            caches: self.shared.build_caches.clone(),
-        });
+        let library = Arc::new(EngineLibrary(self.clone()));
         let build = cirro_build::build(request, library, Arc::new(EngineSteps(self.clone())), events);
         let mut image = None;
         let forward = async {

@@ -1,5 +1,7 @@
 //! The image library, for callers that do not block.
 
+pub(crate) mod registry;
+
 use std::io::{Read, Write};
 use std::sync::Arc;
 

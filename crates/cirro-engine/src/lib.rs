@@ -40,8 +40,8 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, OnceLock};
 
 use cirro_container::Supervisor;
-use cirro_image::Library;
 use cirro_image::distribution::Distribution;
+use cirro_image::{Library, Registry};
 use cirro_machine::Machines;
 use cirro_net::Network;
 use cirro_seams::node::NodeEvent;
@@ -84,6 +84,7 @@ struct Shared {
     host: HostFacts,
     library: Library,
     build_caches: Arc<BuildCaches>,
+    registry: Registry,
     network: Network,
     supervisor: Supervisor,
     /// Opened when the first machine is asked for; many hosts have none.

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use cirro_image::RegistryOptions;
 use cirro_net::NetworkOptions;
 
 /// Where an engine keeps things and what it may use.
@@ -17,6 +18,8 @@ pub struct EngineOptions {
     pub executable: PathBuf,
     /// Network ranges.
     pub network: NetworkOptions,
+    /// How image registries are reached.
+    pub registries: RegistryOptions,
     /// Directory with the guests' kernel; without it, `data_dir/kernel` or one that is installed on the host.
     pub guest_kernel: Option<PathBuf>,
 }

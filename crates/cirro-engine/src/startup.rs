@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use cirro_container::{Supervisor, SupervisorEvent, SupervisorOptions};
-use cirro_image::Library;
+use cirro_image::{Library, Registry};
 use cirro_net::Network;
 use cirro_seams::node::NodeEvent;
 use cirro_store::{NodeDb, RedbNodeDb};
@@ -20,6 +20,7 @@ use crate::build::step;
 use crate::containers::{Containers, Entry, KeyedLocks, Record};
 use crate::error::{EngineError, blocking, io};
 use crate::events::EventLog;
+use crate::images::registry::HostNames;
 use crate::journal::{CONTAINERS, INSTANCES, Journal, SANDBOXES, VOLUMES};
 use crate::spec::host::HostFacts;
 use crate::{Engine, EngineOptions, Shared, instances};
@@ -61,12 +62,14 @@ impl Engine {
         let loading = journal.clone();
         let records = blocking(move || load(&loading)).await?;
         let build_caches = Arc::new(BuildCaches::new(options.data_dir.join("build-caches")));
+        let registry = Registry::new(options.registries.clone(), Arc::new(HostNames));
         let engine = Self {
             shared: Arc::new(Shared {
                 options,
                 host,
                 library,
                 build_caches,
+                registry,
                 network,
                 supervisor,
                 machines: OnceLock::new(),

@@ -6,6 +6,7 @@
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
+use cirro_sys::fail_point::fail_point;
 use cirro_types::Digest;
 use serde::{Deserialize, Serialize};
 
@@ -77,9 +78,23 @@ impl Library {
             return invalid(format!("layer {} is not in the library", blob.diff_id));
         }
         if !state.blobs.contains_key(digest) {
-            fs::rename(from, self.inner.blob_path(digest)).context(|| format!("take blob {digest} in"))?;
+            let at = || format!("take blob {digest} in");
+            fail_point("image.blob.place").context(at)?;
+            fs::rename(from, self.inner.blob_path(digest)).context(at)?;
+            fail_point("image.blob.placed").context(at)?;
             state.blobs.insert(*digest, KnownBlob { blob, recorded: false });
         }
+        Ok(())
+    }
+
+    /// Records a blob whose bytes are on the disk.
+    pub(crate) fn record_blob(&self, digest: &Digest) -> Result<(), ImageError> {
+        let mut state = self.inner.state();
+        let Some(known) = state.blobs.get_mut(digest) else { return Ok(()) };
+        let mut batch = Batch::default();
+        batch.put_blob(digest, &known.blob);
+        self.inner.records.write(&batch)?;
+        known.recorded = true;
         Ok(())
     }
 

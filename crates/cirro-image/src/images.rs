@@ -5,11 +5,12 @@ use std::fs::File;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 
+use cirro_sys::fail_point::fail_point;
 use cirro_types::{Digest, ImageConfig, ImageReference};
 
 use crate::blobs::KnownBlob;
 use crate::error::{Context, ImageError, invalid};
-use crate::layers::{Pins, known};
+use crate::layers::known;
 use crate::library::{Inner, KnownImage, Library, State};
 use crate::records::{Batch, ImageRecord, ManifestRecord};
 
@@ -76,21 +77,41 @@ impl Library {
         Ok(())
     }
 
+    /// Returns the exact bytes of an image's configuration.
+    pub fn config_document(&self, id: &Digest) -> Result<Vec<u8>, ImageError> {
+        self.inner.records.config(id)
+    }
+
+    /// Notes under which digest and by which manifest an image was pushed.
+    pub(crate) fn note_pushed(
+        &self,
+        id: &Digest,
+        pinned: &ImageReference,
+        media_type: String,
+        document: String,
+    ) -> Result<(), ImageError> {
+        let mut state = self.inner.state();
+        if !state.images.contains_key(id) {
+            // It was removed meanwhile.
+            return Ok(());
+        }
+        let mut batch = Batch::default();
+        batch.put_tag(pinned, id);
+        batch.put_manifest(id, &ManifestRecord { media_type, document });
+        self.inner.records.write(&batch)?;
+        state.tags.insert(pinned.clone(), *id);
+        Ok(())
+    }
+
     /// Stores an image whose layers are in the library; returns its id.
     pub fn put_image(&self, config: &ImageConfig, tags: &[ImageReference]) -> Result<Digest, ImageError> {
         tags.iter().try_for_each(check_tag)?;
         let bytes = serde_json::to_vec(config)
             .map_err(|error| ImageError::Invalid(format!("image configuration: {error}")))?;
-        let mut pins = Pins::new(&self.inner);
-        {
-            let mut state = self.inner.state();
-            for diff_id in &config.rootfs.diff_ids {
-                known(&state, diff_id)?;
-                pins.add(&mut state, *diff_id);
-            }
-        }
+        let pins = self.pin(&config.rootfs.diff_ids)?;
         let (id, config) = (Digest::of(&bytes), Arc::new(config.clone()));
         self.record(vec![NewImage { id, bytes, config, tags: tags.to_vec(), manifest: None }])?;
+        drop(pins);
         Ok(id)
     }
 
@@ -101,7 +122,9 @@ impl Library {
         for image in &images {
             self.check_image(image)?;
         }
+        fail_point("image.record.sync").context(|| "record image".into())?;
         self.sync_layers(&images)?;
+        fail_point("image.record.write").context(|| "record image".into())?;
         let mut state = self.inner.state();
         let mut batch = Batch::default();
         for diff_id in images.iter().flat_map(|image| &image.config.rootfs.diff_ids) {
@@ -130,6 +153,7 @@ impl Library {
             batch.put_blob(digest, &known.blob);
         }
         self.inner.records.write(&batch)?;
+        fail_point("image.record.written").context(|| "record image".into())?;
         state.blobs.values_mut().filter(|known| new_blobs(known)).for_each(|known| known.recorded = true);
         drop(layers);
         Ok(images.into_iter().flat_map(|image| remember(&mut state, image, created_seconds)).collect())

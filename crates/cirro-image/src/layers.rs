@@ -6,6 +6,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError};
 
+use cirro_sys::fail_point::fail_point;
 use cirro_types::Digest;
 
 use crate::confine::Tree;
@@ -57,6 +58,18 @@ impl Library {
     pub fn layer_sizes(&self, diff_ids: &[Digest]) -> Result<Vec<u64>, ImageError> {
         let state = self.inner.state();
         diff_ids.iter().map(|diff_id| Ok(known(&state, diff_id)?.record.size)).collect()
+    }
+
+    /// Keeps layers that are here until the pins are dropped.
+    pub(crate) fn pin(&self, diff_ids: &[Digest]) -> Result<Pins, ImageError> {
+        let mut pins = Pins::new(&self.inner);
+        let mut state = self.inner.state();
+        for diff_id in diff_ids {
+            known(&state, diff_id)?;
+            pins.add(&mut state, *diff_id);
+        }
+        drop(state);
+        Ok(pins)
     }
 
     /// Has a layer unpacked by `unpack` unless it is here or someone else is at it; then waits for that one.
@@ -129,14 +142,17 @@ impl Inner {
     fn place(&self, from: &Path, diff_id: &Digest) -> Result<(), ImageError> {
         let at = || format!("take layer {diff_id} in");
         let to = self.layer_dir(diff_id);
-        match fs::rename(from, &to) {
+        fail_point("image.layer.place").context(at)?;
+        let placed = match fs::rename(from, &to) {
             Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty => {
                 // An earlier removal did not get it out of the way.
                 self.trash.discard(&to);
                 fs::rename(from, &to).context(at)
             }
             other => other.context(at),
-        }
+        };
+        fail_point("image.layer.placed").context(at)?;
+        placed
     }
 
     /// Lists the directories of layers, the top one first, down to one that hides all below it.

@@ -1,6 +1,6 @@
 //! The image library of one host: layers, images, their names, and the writable roots over them.
 //!
-//! Blocking; callers use `spawn_blocking`.
+//! Blocking; callers use `spawn_blocking`. The registry client alone is asynchronous.
 //!
 //! ## Theory of operation
 //! ```text
@@ -18,12 +18,14 @@
 //! | `document`, `media` | manifests and indexes |
 //! | `load`, `save`, `compression`, `tarball` | archives in and out |
 //! | `unpack`, `confine`, `xattr` | from hostile tar to tree |
-//! | `canonical`, `recipe` | from tree to tar |
+//! | `canonical`, `recipe`, `compress` | from tree to tar, to blob |
+//! | `registry` | pull and push |
 //! | `files` | a container's files: copied in and out, whatever is mounted in its root |
 //! | `distribution` | what a registry keeps and shows beside all that |
 
 mod blobs;
 mod canonical;
+mod compress;
 mod compression;
 mod confine;
 pub mod distribution;
@@ -39,6 +41,7 @@ mod load;
 pub mod media;
 mod recipe;
 mod records;
+mod registry;
 mod removal;
 mod roots;
 mod save;
@@ -54,5 +57,9 @@ pub use images::Image;
 pub use library::Library;
 pub use limits::Limits;
 pub use load::Loaded;
+pub use registry::{
+    Challenge, Credentials, Distribution, PROGRESS_LINES, Progress, ProgressSink, PullRequest, Pulled,
+    Registry, RegistryError, RegistryOptions, Resolve, parse_challenges,
+};
 pub use removal::Removed;
 pub use roots::ContainerRoot;

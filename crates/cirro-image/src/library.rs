@@ -107,6 +107,13 @@ impl Library {
     }
 }
 
+impl Library {
+    /// Returns the bounds on what comes from outside.
+    pub(crate) fn limits(&self) -> &Limits {
+        &self.inner.limits
+    }
+}
+
 impl Inner {
     pub(crate) fn state(&self) -> MutexGuard<'_, State> {
         // Every change of the state is made whole under the lock, so a panic elsewhere does not spoil it.

@@ -6,9 +6,10 @@
 use std::collections::HashSet;
 use std::time::Duration;
 
+use cirro_sys::fail_point::fail_point;
 use cirro_types::{Digest, ImageReference};
 
-use crate::error::ImageError;
+use crate::error::{Context as _, ImageError};
 use crate::images::{Image, find_id, image, tags_of};
 use crate::library::{Inner, Library, State};
 use crate::records::Batch;
@@ -103,9 +104,11 @@ impl Inner {
                 batch.delete_cached(&key);
             }
         }
+        fail_point("image.remove.write").context(|| "remove image".into())?;
         if !batch.is_empty() {
             self.records.write(&batch)?;
         }
+        fail_point("image.remove.written").context(|| "remove image".into())?;
         let mut removed = Vec::new();
         for tag in plan.untag {
             state.tags.remove(&tag);
@@ -119,6 +122,7 @@ impl Inner {
         for diff_id in layers {
             bytes += state.layers.remove(&diff_id).map_or(0, |layer| layer.record.size);
             state.fresh.remove(&diff_id);
+            fail_point("image.remove.layer").context(|| "remove image".into())?;
             self.trash.discard(&self.layer_dir(&diff_id));
             removed.push(Removed::Deleted(diff_id));
         }

@@ -20,6 +20,7 @@ use std::path::Path;
 use std::rc::Rc;
 use std::sync::mpsc::{Receiver, Sender, channel, sync_channel};
 
+use cirro_sys::fail_point::fail_point;
 use cirro_types::Digest;
 use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags};
 use rustix::io::Errno;
@@ -172,6 +173,7 @@ impl<'a> Unpacker<'a> {
     /// Unpacks everything; returns the bytes of the files and whether the root is opaque.
     fn run(mut self, mut stream: TarStream<ChannelChunks>) -> Result<(u64, bool), ImageError> {
         while let Some(member) = stream.next(&mut self.recipe)? {
+            fail_point("image.unpack.entry").context(|| "unpack".into())?;
             self.entry(&member, &mut stream)?;
             self.entries += 1;
             if self.entries > self.limits.layer_entries {
@@ -179,6 +181,7 @@ impl<'a> Unpacker<'a> {
             }
         }
         stream.drain(&mut self.recipe)?;
+        fail_point("image.unpack.end").context(|| "unpack".into())?;
         self.set_directory_times()?;
         self.recipe.finish()?;
         Ok((self.written, self.opaque_root))

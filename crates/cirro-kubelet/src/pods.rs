@@ -215,8 +215,15 @@ impl Kubelet {
         }
         let image = text(&plan.spec, "/image");
         match self.engine.find_image(image).await {
-            Ok(Some(_)) => {}
-            Ok(None) => return Err(self.image_missing(pod, plan, image)),
+            Ok(Some(_)) if text(&plan.spec, "/imagePullPolicy") != "Always" => {}
+            Ok(None) if text(&plan.spec, "/imagePullPolicy") == "Never" => {
+                return Err(self.image_missing(pod, plan, image, None));
+            }
+            Ok(_) => {
+                if let Err(error) = self.engine.pull_image(image).await {
+                    return Err(self.image_missing(pod, plan, image, Some(error)));
+                }
+            }
             Err(error) => {
                 self.wait_with(id, container, "ErrImagePull", error.to_string());
                 return Err(self.hold(id, plan, soon));
@@ -322,22 +329,29 @@ impl Kubelet {
         })
     }
 
-    fn image_missing(&self, pod: &Arc<Value>, plan: &ContainerPlan, image: &str) -> Duration {
+    /// Tells that an image is not there: because it may not be pulled, or because that failed.
+    fn image_missing(
+        &self,
+        pod: &Arc<Value>,
+        plan: &ContainerPlan,
+        image: &str,
+        failure: Option<NodeError>,
+    ) -> Duration {
         let id = uid(pod);
         let mut failures = 0;
         let delay = self.hold(id, plan, |count| {
             failures = count;
             soon(count)
         });
-        let never = text(&plan.spec, "/imagePullPolicy") == "Never";
-        let (reason, message) = if never {
-            let message = format!("Container image \"{image}\" is not present with pull policy of Never");
-            ("ErrImageNeverPull", message)
-        } else {
-            let message = format!(
-                "Failed to pull image \"{image}\": it is not in this cloud's library, and pulling from registries is not supported yet"
-            );
-            (if failures > 1 { "ImagePullBackOff" } else { "ErrImagePull" }, message)
+        let (reason, message) = match failure {
+            None => {
+                let message = format!("Container image \"{image}\" is not present with pull policy of Never");
+                ("ErrImageNeverPull", message)
+            }
+            Some(error) => {
+                let message = format!("Failed to pull image \"{image}\": {error}");
+                (if failures > 1 { "ImagePullBackOff" } else { "ErrImagePull" }, message)
+            }
         };
         self.events.record(pod, Severity::Warning, "Failed", message.clone());
         self.wait_with(id, plan.name(), reason, message);

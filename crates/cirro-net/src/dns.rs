@@ -17,8 +17,10 @@ use crate::state::{ObjectName, State};
 
 mod answer;
 mod forward;
+mod host;
 mod server;
 
+pub use host::resolve_host;
 pub(crate) use server::DnsServers;
 
 /// The domain of the cluster's names.

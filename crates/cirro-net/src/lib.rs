@@ -39,6 +39,7 @@ mod state;
 mod tenants;
 mod worker;
 
+pub use dns::resolve_host;
 pub use error::NetError;
 pub use model::{
     CreateDockerNetwork, CreatePort, DockerNetwork, NetworkOptions, Port, PortTarget, SubnetId, Tenants,

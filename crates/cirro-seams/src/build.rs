@@ -41,6 +41,8 @@ pub struct WorkingLayer {
 pub trait BuildLibrary: Send + Sync {
     /// Finds an image by name or id.
     fn find(&self, name: &str) -> Pending<'_, Result<Option<BaseImage>, BuildFault>>;
+    /// Finds an image to build on, fetching it when it is missing or when `pull` says so.
+    fn fetch(&self, name: &str, pull: bool) -> Pending<'_, Result<Option<BaseImage>, BuildFault>>;
     /// Opens scratch space for a layer over the layers with these diff ids (lowest first).
     fn open_layer(&self, below: Vec<Digest>) -> Pending<'_, Result<WorkingLayer, BuildFault>>;
     /// Turns what was written to the layer into a layer of the library; returns its diff id.

@@ -204,6 +204,8 @@ pub trait NodeEngine: Send + Sync {
     fn remove_container(&self, id: &str) -> Pending<'_, Result<(), NodeError>>;
     /// Returns the id of an image that is in the library.
     fn find_image(&self, name: &str) -> Pending<'_, Result<Option<String>, NodeError>>;
+    /// Fetches an image from its registry, or finds it here when it was made here; returns its id.
+    fn pull_image(&self, name: &str) -> Pending<'_, Result<String, NodeError>>;
     /// Reads a container's log as plain text.
     fn logs(&self, id: &str, options: LogOptions) -> Pending<'_, Result<mpsc::Receiver<Bytes>, NodeError>>;
     /// Runs a command in a container.

@@ -106,6 +106,14 @@ impl NodeEngine for SimEngine {
         self.simple(Operation::FindImage, move |engine| Ok(engine.state().image_id(&name)))
     }
 
+    fn pull_image(&self, name: &str) -> Pending<'_, Result<String, NodeError>> {
+        let name = name.to_owned();
+        self.simple(Operation::PullImage, move |engine| {
+            let missing = || NodeError::NotFound(format!("manifest for {name} not found: manifest unknown"));
+            engine.state().image_id(&name).ok_or_else(missing)
+        })
+    }
+
     fn logs(&self, id: &str, options: LogOptions) -> Pending<'_, Result<mpsc::Receiver<Bytes>, NodeError>> {
         let id = id.to_owned();
         self.simple(Operation::Logs, move |engine| engine.read_log(&id, &options))

@@ -25,6 +25,8 @@ pub enum Operation {
     RemoveContainer,
     /// `find_image`.
     FindImage,
+    /// `pull_image`.
+    PullImage,
     /// `logs`.
     Logs,
     /// `exec`.

@@ -7,6 +7,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail, ensure};
+use cirro_image::RegistryOptions;
 use clap::Args;
 use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
@@ -71,6 +72,12 @@ pub(crate) struct Flags {
     /// Kernel of virtual machines: vmlinuz-VERSION, lib/modules/VERSION [default: <data-dir>/kernel, else the host's]
     #[arg(long, value_name = "DIR")]
     pub(crate) guest_kernel: Option<PathBuf>,
+    /// Address (http[s]://HOST[:PORT]) that is asked before docker.io when an image is pulled; may be repeated
+    #[arg(long, value_name = "URL")]
+    pub(crate) registry_mirror: Vec<String>,
+    /// Registry (HOST[:PORT] or CIDR) that may have a bad certificate or none; may be repeated
+    #[arg(long, value_name = "REGISTRY")]
+    pub(crate) insecure_registry: Vec<String>,
     /// Least severe log lines written: error, warn, info, debug or trace [default: info]
     #[arg(long, value_name = "LEVEL")]
     pub(crate) log_level: Option<String>,
@@ -110,6 +117,10 @@ pub(crate) struct Config {
     pub(crate) transit_cidr: Ipv4Net,
     #[serde(default)]
     pub(crate) guest_kernel: Option<PathBuf>,
+    #[serde(default)]
+    pub(crate) registry_mirrors: Vec<String>,
+    #[serde(default)]
+    pub(crate) insecure_registries: Vec<String>,
     pub(crate) log_level: String,
 }
 
@@ -148,6 +159,8 @@ impl Config {
             node_ports: parse_port_range(flags.node_port_range.as_deref().unwrap_or("30000-32767"))?,
             transit_cidr: flags.transit_cidr.unwrap_or_else(|| cidr([100, 64, 0, 0], 16)),
             guest_kernel: flags.guest_kernel.map(std::path::absolute).transpose()?,
+            registry_mirrors: flags.registry_mirror,
+            insecure_registries: flags.insecure_registry,
             log_level: flags.log_level.unwrap_or_else(|| "info".into()),
         };
         config.check()?;
@@ -225,8 +238,14 @@ impl Config {
                 socket.display()
             );
         }
+        self.registries().check().context("--registry-mirror, --insecure-registry")?;
         level(&self.log_level)?;
         Ok(())
+    }
+
+    /// How image registries are reached.
+    pub(crate) fn registries(&self) -> RegistryOptions {
+        RegistryOptions { mirrors: self.registry_mirrors.clone(), insecure: self.insecure_registries.clone() }
     }
 }
 
@@ -260,9 +279,15 @@ impl Flags {
             node_port_range: self.node_port_range.or(file.node_port_range),
             transit_cidr: self.transit_cidr.or(file.transit_cidr),
             guest_kernel: self.guest_kernel.or(file.guest_kernel),
+            registry_mirror: list_of(self.registry_mirror, file.registry_mirror),
+            insecure_registry: list_of(self.insecure_registry, file.insecure_registry),
             log_level: self.log_level.or(file.log_level),
         }
     }
+}
+
+fn list_of<T>(flags: Vec<T>, file: Vec<T>) -> Vec<T> {
+    if flags.is_empty() { file } else { flags }
 }
 
 /// Parses a log level.

@@ -106,6 +106,7 @@ fn engine_options(config: &Config) -> anyhow::Result<EngineOptions> {
         run_dir: config.run_dir.clone(),
         executable: std::env::current_exe().context("find the executable")?,
         network: network_options(config),
+        registries: config.registries(),
         guest_kernel: config.guest_kernel.clone(),
     })
 }

@@ -167,6 +167,10 @@ impl BuildLibrary for Library {
         Box::pin(async move { Ok(image) })
     }
 
+    fn fetch(&self, name: &str, _: bool) -> Pending<'_, Result<Option<BaseImage>, BuildFault>> {
+        self.find(name)
+    }
+
     fn open_layer(&self, below: Vec<Digest>) -> Pending<'_, Result<WorkingLayer, BuildFault>> {
         let layer = self.open(&below);
         Box::pin(async move { Ok(layer) })

@@ -4,12 +4,11 @@ use axum::body::Body;
 use axum::extract::State;
 use axum::response::Response;
 use bytes::Bytes;
-use cirro_engine::EngineError;
 use cirro_types::{HistoryEntry, ImageConfig};
 use http::Request;
 use serde_json::{Value, json};
 
-use super::{instructions, reference};
+use super::{instructions, reference, registry};
 use crate::Face;
 use crate::body::{self, Upload};
 use crate::containers::create::check_platform;
@@ -24,37 +23,12 @@ pub(crate) async fn create(
     params: Params,
     request: Request<Body>,
 ) -> Result<Response, ApiError> {
-    check_platform(params.text("platform"))?;
     match (params.text("fromImage"), params.text("fromSrc")) {
-        (Some(image), _) => pull(&face, image, &params).await,
+        (Some(image), _) => registry::pull(&face, image, &params, request.headers()).await,
         (None, Some("-")) => import(&face, &params, request.into_body()).await,
         (None, Some(_)) => Err(ApiError::not_supported("importing from a URL")),
         (None, None) => Err(ApiError::invalid("want fromImage or fromSrc")),
     }
-}
-
-/// Says that an image of this cloud's library is up to date. There is no registry client yet.
-async fn pull(face: &Face, name: &str, params: &Params) -> Result<Response, ApiError> {
-    let wanted = reference(name, params.get("tag").unwrap_or_default())?;
-    let familiar = wanted.familiar();
-    // A name of this host's own registry needs no wire.
-    face.engine.adopt_image(&wanted).await?;
-    let image = match face.engine.image(&wanted.to_string()).await {
-        Ok(image) => image,
-        Err(EngineError::NotFound(_)) => {
-            return Err(ApiError::not_found(format!(
-                "{familiar} is not in this cloud's library, and pulling from a registry is not supported yet"
-            )));
-        }
-        Err(error) => return Err(error.into()),
-    };
-    let tag = wanted.tag.clone().unwrap_or_default();
-    let lines = [
-        json!({ "status": format!("Pulling from {}", wanted.path), "id": tag }),
-        json!({ "status": format!("Digest: {}", image.id) }),
-        json!({ "status": format!("Status: Image is up to date for {familiar}") }),
-    ];
-    Ok(told(face, &lines))
 }
 
 fn told(face: &Face, lines: &[Value]) -> Response {
@@ -63,6 +37,7 @@ fn told(face: &Face, lines: &[Value]) -> Response {
 }
 
 async fn import(face: &Face, params: &Params, body: Body) -> Result<Response, ApiError> {
+    check_platform(params.text("platform"))?;
     // Taken first, so that a refusal still reads what the client sends.
     let Upload { bytes, broken } = body::upload(body);
     let tag = match params.text("repo") {

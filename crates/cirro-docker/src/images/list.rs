@@ -1,11 +1,13 @@
 //! `GET /images/json`.
 
+use std::collections::{BTreeMap, HashMap};
+
 use axum::Json;
 use axum::extract::State;
 use cirro_engine::Engine;
 use cirro_image::Image;
 use cirro_seams::container::Container;
-use cirro_types::ImageReference;
+use cirro_types::{Digest, ImageReference};
 use serde_json::{Value, json};
 
 use super::{repo_digests, repo_tags};
@@ -31,13 +33,25 @@ pub(crate) async fn list(
     let mut images = face.engine.images().await?;
     images.sort_by_key(|image| std::cmp::Reverse(created_seconds(image)));
     let containers = listed(&face.engine);
+    let shared =
+        if params.flag("shared-size") { Some(shared_sizes(&face.engine, &images).await?) } else { None };
+    let manifests = params.flag("manifests") && version.minor >= 47;
     let rows = images
         .iter()
-        .filter(|image| dangling.is_none_or(|dangling| dangling == image.tags.is_empty()))
+        .filter(|image| dangling.is_none_or(|dangling| dangling == repo_tags(image).is_empty()))
         .filter(|image| filters.labels(&image.config.config.labels))
         .filter(|image| filters.any("reference", |pattern| refers(image, pattern)))
         .filter(|image| bounds.fits(image))
-        .map(|image| summary(image, version, &containers));
+        .map(|image| {
+            let mut row = summary(image, version, &containers);
+            if let Some(shared) = &shared {
+                row["SharedSize"] = json!(shared.get(&image.id).copied().unwrap_or_default());
+            }
+            if manifests {
+                row["Manifests"] = json!([manifest(image, &containers)]);
+            }
+            row
+        });
     Ok(Json(Value::Array(rows.collect())))
 }
 
@@ -45,6 +59,48 @@ pub(crate) async fn list(
 pub(crate) fn created_seconds(image: &Image) -> i64 {
     let made = image.config.created.as_deref().and_then(time::parse_rfc3339);
     made.map_or(image.created_seconds, jiff::Timestamp::as_second)
+}
+
+/// Tells for each image how many bytes of its layers other images have too.
+pub(crate) async fn shared_sizes(
+    engine: &Engine,
+    images: &[Image],
+) -> Result<HashMap<Digest, u64>, ApiError> {
+    let mut users: HashMap<Digest, usize> = HashMap::new();
+    let mut layers = Vec::new();
+    for image in images {
+        let sizes = engine.layer_sizes(image).await?;
+        // A layer that an image has twice is not shared by that.
+        let own: BTreeMap<Digest, u64> = image.config.rootfs.diff_ids.iter().copied().zip(sizes).collect();
+        own.keys().for_each(|diff_id| *users.entry(*diff_id).or_default() += 1);
+        layers.push((image.id, own));
+    }
+    let shared =
+        |own: &BTreeMap<Digest, u64>| own.iter().filter(|(id, _)| users[*id] > 1).map(|(_, size)| size).sum();
+    Ok(layers.iter().map(|(id, own)| (*id, shared(own))).collect())
+}
+
+/// Describes the one manifest that an image has here.
+fn manifest(image: &Image, containers: &[Container]) -> Value {
+    let id = image.id.to_string();
+    let users: Vec<_> =
+        containers.iter().filter(|container| container.image_id == id).map(|user| &user.id).collect();
+    let or = |text: &str, default: &str| if text.is_empty() { default.to_owned() } else { text.to_owned() };
+    json!({
+        "ID": id,
+        "Descriptor": { "mediaType": cirro_image::media::DOCKER_CONFIG, "digest": id, "size": image.size },
+        "Available": true,
+        "Size": { "Content": 0, "Total": image.size },
+        "Kind": "image",
+        "ImageData": {
+            "Platform": {
+                "architecture": or(&image.config.architecture, cirro_image::ARCHITECTURE),
+                "os": or(&image.config.os, "linux"),
+            },
+            "Containers": users,
+            "Size": { "Unpacked": image.size },
+        },
+    })
 }
 
 /// Writes a row of the list.
@@ -67,9 +123,13 @@ pub(crate) fn summary(image: &Image, version: ApiVersion, containers: &[Containe
         row["VirtualSize"] = json!(image.size);
     }
     // Older clients know images without a name by this one.
-    if version.minor < 43 && image.tags.is_empty() {
-        row["RepoTags"] = json!(["<none>:<none>"]);
-        row["RepoDigests"] = json!(["<none>@<none>"]);
+    if version.minor < 43 {
+        if repo_tags(image).is_empty() {
+            row["RepoTags"] = json!(["<none>:<none>"]);
+        }
+        if image.tags.is_empty() {
+            row["RepoDigests"] = json!(["<none>@<none>"]);
+        }
     }
     row
 }

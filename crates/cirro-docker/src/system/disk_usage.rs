@@ -28,7 +28,13 @@ pub(crate) async fn get(
     if wants("image") {
         let images = face.engine.images().await?;
         usage.insert("LayersSize".into(), json!(images::layers_size(&face.engine, &images).await?));
-        let rows = images.iter().map(|image| images::list::summary(image, version, &containers)).collect();
+        let shared = images::list::shared_sizes(&face.engine, &images).await?;
+        let rows = images.iter().map(|image| {
+            let mut row = images::list::summary(image, version, &containers);
+            row["SharedSize"] = json!(shared.get(&image.id).copied().unwrap_or_default());
+            row
+        });
+        let rows = rows.collect();
         usage.insert("Images".into(), Value::Array(rows));
     }
     if wants("container") {

@@ -68,6 +68,7 @@ fn options(name: &str, directory: &std::path::Path) -> EngineOptions {
         data_dir: directory.join("data"),
         run_dir: run_dir.clone(),
         executable: std::env::current_exe().expect("executable"),
+        registries: Default::default(),
         guest_kernel: None,
         network: NetworkOptions {
             name: name.to_owned(),

@@ -1,20 +1,15 @@
 //! The image library as the builder sees it.
 
-use std::sync::Arc;
-
 use cirro_image::{ImageError, Library};
 use cirro_seams::Pending;
 use cirro_seams::build::{BaseImage, BuildFault, BuildLibrary, CacheSpace, Sharing, WorkingLayer};
 use cirro_types::{Digest, ImageConfig, ImageReference};
 
-use super::caches::BuildCaches;
+use crate::Engine;
 use crate::error::{EngineError, blocking, chain};
 
 /// The library of this host.
-pub(super) struct EngineLibrary {
-    pub library: Library,
-    pub caches: Arc<BuildCaches>,
-}
+pub(super) struct EngineLibrary(pub Engine);
 
 impl EngineLibrary {
     fn run<T, F>(&self, work: F) -> Pending<'_, Result<T, BuildFault>>
@@ -22,7 +17,7 @@ impl EngineLibrary {
         T: Send + 'static,
         F: FnOnce(Library) -> Result<T, ImageError> + Send + 'static,
     {
-        let library = self.library.clone();
+        let library = self.0.shared.library.clone();
         Box::pin(async move {
             let done =
                 blocking(move || work(library).map_err(|error| EngineError::Failed(chain(&error)))).await;
@@ -38,6 +33,17 @@ impl BuildLibrary for EngineLibrary {
             Ok(image) => Ok(Some(BaseImage { id: image.id, config: image.config })),
             Err(ImageError::NotFound(_)) => Ok(None),
             Err(error) => Err(error),
+        })
+    }
+
+    fn fetch(&self, name: &str, pull: bool) -> Pending<'_, Result<Option<BaseImage>, BuildFault>> {
+        let name = name.to_owned();
+        Box::pin(async move {
+            if !pull && let Some(found) = self.find(&name).await? {
+                return Ok(Some(found));
+            }
+            let id = self.0.pull_wanted(&name).await?;
+            self.find(&id).await
         })
     }
 
@@ -79,7 +85,7 @@ impl BuildLibrary for EngineLibrary {
         id: String,
         sharing: Sharing,
     ) -> Pending<'_, Result<Box<dyn CacheSpace>, BuildFault>> {
-        Box::pin(async move { self.caches.open(&id, sharing).await.map_err(BuildFault::from) })
+        Box::pin(async move { self.0.shared.build_caches.open(&id, sharing).await.map_err(BuildFault::from) })
     }
 
     fn remember(&self, key: Digest, diff_id: Digest) -> Pending<'_, ()> {

@@ -81,6 +81,7 @@ fn options(name: &str, directory: &std::path::Path) -> EngineOptions {
             dns_address: Ipv4Addr::new(10, 43, 0, 10),
             transit_cidr: "100.64.0.0/16".parse().unwrap(),
         },
+        registries: Default::default(),
         guest_kernel: Some(std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../.cache/kernel")),
     }
 }

@@ -5,6 +5,7 @@ use std::fs::File;
 use std::io::{Read, Write};
 use std::path::PathBuf;
 
+use cirro_sys::fail_point::fail_point;
 use cirro_types::Digest;
 
 use crate::compression::{Gauge, decompress};
@@ -40,6 +41,7 @@ impl Spool {
         let (mut written, mut count) = (0, 0);
         while let Some(member) = stream.next(&mut Nowhere)? {
             count += 1;
+            fail_point("image.spool.member").context(|| "spool archive".into())?;
             if count > limits.archive_members {
                 return invalid(format!("archive: more than {} members", limits.archive_members));
             }

@@ -2,9 +2,13 @@
 
 mod archive;
 mod build;
+mod faults;
 mod hostile;
 mod images;
 mod load;
 mod overlay;
+mod pull;
+mod push;
 mod recovery;
 mod save;
+mod server;

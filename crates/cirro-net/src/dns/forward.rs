@@ -96,7 +96,7 @@ impl Forwarder {
 }
 
 /// Reads the servers of a resolv.conf.
-fn servers(text: &str, own: &[Ipv4Addr]) -> Vec<SocketAddr> {
+pub(super) fn servers(text: &str, own: &[Ipv4Addr]) -> Vec<SocketAddr> {
     text.lines()
         .filter_map(|line| line.trim().strip_prefix("nameserver"))
         .filter(|rest| rest.starts_with([' ', '\t']))
@@ -107,7 +107,8 @@ fn servers(text: &str, own: &[Ipv4Addr]) -> Vec<SocketAddr> {
         .collect()
 }
 
-async fn exchange(server: SocketAddr, question: &Query) -> std::io::Result<Message> {
+/// Asks one server.
+pub(super) async fn exchange(server: SocketAddr, question: &Query) -> std::io::Result<Message> {
     let mut request = Message::query();
     request.metadata.recursion_desired = true;
     request.add_query(question.clone());
