@@ -57,6 +57,17 @@ pub(super) async fn pull(
     let all_tags = tag.is_empty() && !last.contains([':', '@']);
     let platform = params.text("platform").map(platform).transpose()?;
     let reference = reference(name, tag)?;
+    // A name of this host's own registry needs no wire.
+    if !all_tags && let Some(digest) = face.engine.adopt_image(&reference).await? {
+        let familiar = reference.familiar();
+        let lines = [
+            json!({ "status": format!("Pulling from {}", reference.path), "id": reference.tag }),
+            json!({ "status": format!("Digest: {digest}") }),
+            json!({ "status": format!("Status: Image is up to date for {familiar}") }),
+        ]
+        .map(|line| line_stream::line(&line));
+        return Ok(line_stream::json_lines(face, futures_util::stream::iter(lines)));
+    }
     let request = PullRequest { reference, all_tags, platform, credentials: credentials(headers) };
     let (sender, lines) = mpsc::channel(PROGRESS_LINES);
     let engine = face.engine.clone();

@@ -55,6 +55,9 @@ impl Engine {
         let Ok(reference) = name.parse::<ImageReference>() else {
             return Err(EngineError::Invalid(format!("invalid reference format: {name}")));
         };
+        if self.adopt_image(&reference).await?.is_some() {
+            return Ok(self.image(name).await?.id.to_string());
+        }
         let credentials = Credentials::default();
         let request = PullRequest { reference, all_tags: false, platform: None, credentials };
         let pulled = self.pull_image(request, &ProgressSink::nowhere()).await;
