@@ -180,7 +180,7 @@ impl Group {
         self.directories().filter_map(show).collect()
     }
 
-    /// Makes the groups where they are missing. Returns the files that take in who writes `0` to them.
+    /// Makes the groups where they are missing. Returns the files that take in processes.
     pub(crate) fn make(&self) -> io::Result<Vec<OwnedFd>> {
         let mut doors = Vec::new();
         for (hierarchy, directory) in self.directories() {

@@ -151,17 +151,36 @@ fn set_path(context: &OwnedFd, key: &str, path: &Path, held: &mut Vec<OwnedFd>) 
 
 /// Opens this process' own executable in a form that nobody can write, however privileged (CVE-2019-5736).
 ///
-/// A read-only overlay over its directory shares the page cache and costs nothing; where that cannot be mounted it is copied
-/// into sealed memory. `empty` is an empty directory: an overlay without an upper layer wants two lower ones.
+/// A read-only mount of the file that is attached nowhere: whoever opens it through `/proc/PID/exe`, then or later, opens it there,
+/// and nobody can remount what is in no mount namespace. Before Linux 5.12 a read-only overlay over its directory, which shares the
+/// page cache too; where that cannot be mounted the file is copied into sealed memory. `empty` is an empty directory: an overlay
+/// without an upper layer wants two lower ones.
 ///
 /// # Errors
 /// The kernel's.
 pub fn open_own_executable_read_only(empty: &Path) -> io::Result<OwnedFd> {
+    if let Ok(file) = executable_through_read_only_mount() {
+        return Ok(file);
+    }
     let path = std::fs::read_link("/proc/self/exe")?;
     match executable_through_overlay(&path, empty) {
         Ok(file) => Ok(file),
         Err(_) => executable_in_sealed_memory(),
     }
+}
+
+fn executable_through_read_only_mount() -> io::Result<OwnedFd> {
+    // The link leads to the very file that runs, also when its path has another one by now.
+    read_only_view(Path::new("/proc/self/exe"))
+}
+
+fn read_only_view(path: &Path) -> io::Result<OwnedFd> {
+    use rustix::mount::OpenTreeFlags;
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+    let file = rustix::mount::open_tree(rustix::fs::CWD, path, flags)?;
+    let set = libc::MOUNT_ATTR_RDONLY;
+    change(&file, Change { set, propagation: libc::MS_PRIVATE, ..Change::default() })?;
+    Ok(file)
 }
 
 fn executable_through_overlay(path: &Path, empty: &Path) -> io::Result<OwnedFd> {
@@ -189,4 +208,21 @@ fn executable_in_sealed_memory() -> io::Result<OwnedFd> {
         SealFlags::WRITE | SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL,
     )?;
     Ok(copy.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn root_nobody_writes_through_a_read_only_view() {
+        let file = tempfile::NamedTempFile::new().expect("file");
+        let view = read_only_view(file.path()).expect("view");
+        let (there, here) =
+            (rustix::fs::fstat(&view).expect("data"), rustix::fs::stat(file.path()).expect("data"));
+        assert_eq!((there.st_dev, there.st_ino), (here.st_dev, here.st_ino));
+        let refused = File::options().write(true).open(format!("/proc/self/fd/{}", view.as_raw_fd()));
+        assert_eq!(refused.expect_err("read-only").raw_os_error(), Some(libc::EROFS));
+        File::options().write(true).open(file.path()).expect("the file itself is as it was");
+    }
 }

@@ -2,7 +2,7 @@
 //!
 //! ## Theory of operation
 //! ```text
-//!  helper: cgroups, limits ─▶ copies of all host mounts, detached ─▶ clone in new namespaces ─▶ maps, hooks ─▶ ready
+//!  helper: cgroups, limits ─▶ copies of all host mounts, detached ─▶ clone in new namespaces ─▶ join, maps, hooks ─▶ ready
 //!  child:  see `init`
 //! ```
 //! The helper does all that needs the host; the child has only descriptors of it and is cloned from a mount namespace that is nearly
@@ -171,6 +171,7 @@ impl Native {
         let mut descriptors = launch::standard(container.streams, false).map_err(told("open /dev/null"))?;
         descriptors.extend(launch::inherit(container.preserved).map_err(told("find preserved descriptors"))?);
         let (ours, theirs) = channel::pair().map_err(told("make socket"))?;
+        let ours = std::cell::Cell::new(Some(ours));
         // Hooks in the container's namespaces are found by the host's paths.
         let hooked = spec.hooks().as_ref().and_then(|hooks| hooks.create_container().as_ref());
         let seed = self.seed.as_deref().filter(|_| hooked.is_none_or(Vec::is_empty));
@@ -180,7 +181,6 @@ impl Native {
             identity: Identity { process: process.clone(), filter },
             status: theirs,
             gate: gate::make(directory).map_err(told("make gate"))?,
-            doors,
             new_cgroup: namespaces.new_cgroup,
             new_user,
             root,
@@ -198,12 +198,21 @@ impl Native {
                 .map_err(told("set oom_score_adj"))?;
         }
         let pid = namespaces
-            .visit(seed, || cirro_sys::process::clone_child(namespaces.new, || init.run()))
+            .visit(seed, || {
+                cirro_sys::process::clone_child(namespaces.new, || {
+                    // Its copy of our end: with it open, it would never learn that we are gone.
+                    drop(ours.take());
+                    init.run()
+                })
+            })
             .map_err(told("make process"))?;
         let state = init.state.clone();
         // The child's copies only; ours would keep the socket open when it is gone.
         drop(init);
-        let made = converse(pid, &ours, &namespaces, spec, state);
+        let ours = ours.take().expect("only the child takes its own");
+        let made = admit(pid, &doors)
+            .map_err(told("join cgroups"))
+            .and_then(|()| converse(pid, &ours, &namespaces, spec, state));
         if made.is_err() {
             let _ = cirro_sys::process::send_signal(pid, 9);
             let _ = cirro_sys::process::wait_for(pid);
@@ -292,6 +301,19 @@ fn state(id: &str, spec: &Spec, bundle: &Path) -> Value {
     })
 }
 
+/// Moves the child into its cgroups, while it is busy with its mounts: each first move waits for every processor to pass by.
+fn admit(pid: i32, doors: &[OwnedFd]) -> io::Result<()> {
+    let pid = pid.to_string();
+    for door in doors {
+        match rustix::io::write(door, pid.as_bytes()) {
+            // It has ended already, and has said why.
+            Err(rustix::io::Errno::SRCH) => return Ok(()),
+            result => result.map(drop)?,
+        }
+    }
+    Ok(())
+}
+
 /// Serves the child until it is ready.
 fn converse(
     pid: i32,
@@ -313,7 +335,8 @@ fn converse(
                 terminal = master;
                 continue;
             }
-            Some((Word::Unmapped, _)) => {
+            Some((Word::Settled, _)) => {}
+            Some((Word::Outside, _)) => {
                 let maps = namespaces.users.as_ref();
                 maps.map_or(Ok(()), |maps| maps.write(pid)).map_err(told("map users"))?;
             }

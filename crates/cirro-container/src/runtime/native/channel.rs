@@ -14,12 +14,14 @@ const MAX_WORD: usize = 16 << 10;
 /// What the process says.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) enum Word {
-    /// It waits for the maps of its user namespace.
-    Unmapped,
+    /// It waits to be in its cgroups, and for the maps of its user namespace.
+    Outside,
     /// It waits while hooks run that see its namespaces.
     Hooks,
     /// Descriptor: the terminal's master.
     Terminal,
+    /// It waits to hear that it is in its cgroups, where it is found by whoever comes after the helper.
+    Settled,
     /// All is done; it waits for `start`.
     Ready,
     Failed(ContainerError),
@@ -57,6 +59,14 @@ pub(super) fn hear(socket: impl AsFd) -> io::Result<Option<(Word, Option<OwnedFd
 /// The helper answers with the process' id outside.
 pub(super) fn answer(socket: impl AsFd, pid: i32) -> io::Result<()> {
     cirro_sys::descriptors::send(socket, &pid.to_ne_bytes(), &[]).map(drop)
+}
+
+/// Whether the helper is gone.
+pub(super) fn is_alone(socket: impl AsFd) -> bool {
+    use rustix::event::{PollFd, PollFlags, poll};
+    let mut ends = [PollFd::new(&socket, PollFlags::IN)];
+    let _ = poll(&mut ends, Some(&rustix::time::Timespec::default()));
+    ends[0].revents().contains(PollFlags::HUP)
 }
 
 /// The process waits for the answer.

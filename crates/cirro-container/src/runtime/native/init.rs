@@ -1,7 +1,7 @@
 //! A container's first process, from its birth to its program.
 //!
 //! ```text
-//!  cgroups ─▶ user map ─▶ root attached ─▶ (no hooks: pivot) ─▶ mounts ─▶ devices ─▶ terminal ─▶ hooks ─▶ (pivot)
+//!  user map ─▶ root attached ─▶ (no hooks: pivot) ─▶ mounts ─▶ devices ─▶ terminal ─▶ hooks ─▶ (pivot)
 //!    ─▶ parameters, names ─▶ masked, read-only ─▶ labels ─▶ identity ─▶ ready ─▶ gate ─▶ program
 //! ```
 //! It leaves the host's root before it makes its first mount, unless hooks run before that, which see the host's files, or a user
@@ -17,7 +17,7 @@ use rustix::fs::{Mode, OFlags};
 use rustix::mount::{MountPropagationFlags, mount_change};
 use serde_json::Value;
 
-use super::channel::{Word, say, wait};
+use super::channel::{Word, is_alone, say, wait};
 use super::devices::{self, Device};
 use super::inside::{Links, Sort, find_or_make};
 use super::kernel::{Labels, Procfs};
@@ -35,8 +35,6 @@ pub(super) struct Init<'a> {
     pub(super) identity: Identity,
     pub(super) status: OwnedFd,
     pub(super) gate: OwnedFd,
-    /// Files that take the process into its cgroups.
-    pub(super) doors: Vec<OwnedFd>,
     pub(super) new_cgroup: bool,
     pub(super) new_user: bool,
     /// The root, detached, and where to attach it first.
@@ -78,11 +76,15 @@ impl Init<'_> {
         let told = |doing: &'static str| move |error: io::Error| ContainerError::runtime(doing, &error);
         // Until it is ready it is nobody's but the helper's: killed with it, whatever it has joined by then.
         cirro_sys::process::die_with_parent();
+        if is_alone(status) {
+            // It died before that was said.
+            cirro_sys::process::end(126);
+        }
         // From here on this process can be seen from inside, when its pid namespace is another's.
         cirro_sys::process::forbid_tracing();
         rustix::process::setsid().map_err(|error| told("start session")(error.into()))?;
         rustix::process::umask(Mode::empty());
-        self.join(status).map_err(told("join cgroups and namespaces"))?;
+        self.join(status).map_err(told("join namespaces"))?;
         let moments = self.moments();
         let hooked = moments.outside || !moments.inside.is_empty();
         let leave_late = hooked || self.new_user;
@@ -105,6 +107,7 @@ impl Init<'_> {
         let args = process.args().as_deref().unwrap_or_default();
         let env = process.env().as_deref().unwrap_or_default();
         let program = resolve(args, env)?;
+        say(status, &Word::Settled, None).and_then(|()| wait(status)).map_err(told("join cgroups"))?;
         rustix::process::set_parent_process_death_signal(None)
             .map_err(|error| told("outlive helper")(error.into()))?;
         say(status, &Word::Ready, None).map_err(told("report"))?;
@@ -146,12 +149,12 @@ impl Init<'_> {
     }
 
     fn join(&self, status: &OwnedFd) -> io::Result<()> {
-        for door in &self.doors {
-            rustix::io::write(door, b"0")?;
+        // The helper moves it into its cgroups meanwhile, which takes the kernel a while, and needs to be waited for only here.
+        if self.new_user || self.new_cgroup {
+            say(status, &Word::Outside, None)?;
+            wait(status)?;
         }
         if self.new_user {
-            say(status, &Word::Unmapped, None)?;
-            wait(status)?;
             // Root of the new namespace, whose privileges it has had since its birth.
             cirro_sys::process::set_user(0, 0, &[])?;
             cirro_sys::process::regain_capabilities()?;
