@@ -10,14 +10,16 @@ pub(crate) struct Arguments {
     pub(crate) run_dir: PathBuf,
     /// The cloud's name.
     pub(crate) name: String,
-    /// The descriptor of the read-only executable, once the guardian runs from it.
+    /// The descriptor of the read-only executable, once the guardian (or an upgraded supervisor) runs from it.
     pub(crate) executable: Option<i32>,
+    /// The descriptor of what an upgraded supervisor takes over from the program that it was.
+    pub(crate) handover: Option<i32>,
 }
 
 impl Arguments {
-    /// Reads `--run-dir DIR --name NAME [--executable-descriptor N]`.
+    /// Reads `--run-dir DIR --name NAME [--executable-descriptor N] [--handover-descriptor N]`.
     pub(crate) fn parse(arguments: &[OsString]) -> Result<Self, String> {
-        let (mut run_dir, mut name, mut executable) = (None, None, None);
+        let (mut run_dir, mut name, mut executable, mut handover) = (None, None, None, None);
         let mut rest = arguments.iter();
         while let Some(flag) = rest.next() {
             let flag = flag.to_string_lossy();
@@ -25,9 +27,10 @@ impl Arguments {
             match flag.as_ref() {
                 "--run-dir" => run_dir = Some(PathBuf::from(value)),
                 "--name" => name = Some(value.to_string_lossy().into_owned()),
-                "--executable-descriptor" => {
+                "--executable-descriptor" | "--handover-descriptor" => {
                     let number = value.to_string_lossy().parse();
-                    executable = Some(number.map_err(|_| format!("{flag} wants a number"))?);
+                    let number = Some(number.map_err(|_| format!("{flag} wants a number"))?);
+                    *if flag == "--handover-descriptor" { &mut handover } else { &mut executable } = number;
                 }
                 _ => return Err(format!("unknown flag {flag}")),
             }
@@ -36,6 +39,7 @@ impl Arguments {
             run_dir: run_dir.filter(|path| path.is_absolute()).ok_or("--run-dir wants an absolute path")?,
             name: name.filter(|name| is_safe_name(name)).ok_or("--name wants a plain name")?,
             executable,
+            handover,
         })
     }
 }
@@ -54,7 +58,10 @@ mod tests {
     fn flags_are_read_and_bad_ones_refused() {
         let parse = |text: &str| Arguments::parse(&text.split(' ').map(OsString::from).collect::<Vec<_>>());
         let good = parse("--run-dir /run/x --name x --executable-descriptor 7").expect("good");
-        assert_eq!(good, Arguments { run_dir: "/run/x".into(), name: "x".into(), executable: Some(7) });
+        assert_eq!(
+            good,
+            Arguments { run_dir: "/run/x".into(), name: "x".into(), executable: Some(7), handover: None }
+        );
         for bad in ["--run-dir run --name x", "--run-dir /run", "--run-dir /run --name ../x", "--what 1"] {
             assert!(parse(bad).is_err(), "{bad}");
         }

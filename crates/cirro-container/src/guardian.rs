@@ -32,8 +32,8 @@ use crate::arguments::Arguments;
 use crate::cgroup::{Group, Hierarchies};
 
 use keep::Keep;
-pub(crate) use link::GuardianLink;
-use link::Order;
+pub(crate) use link::{EXECUTABLE, GuardianLink};
+use link::{Key, Order};
 pub(crate) use reaped::{Reaped, read_all as read_reaped};
 
 /// The supervisor finds its socket to the guardian under this number.
@@ -51,6 +51,11 @@ pub(crate) fn directory(run_dir: &Path) -> PathBuf {
 /// The file that a living guardian has locked.
 pub(crate) fn lock_file(run_dir: &Path) -> PathBuf {
     directory(run_dir).join("guardian.lock")
+}
+
+/// An empty directory, a layer of the read-only views of executables.
+pub(crate) fn empty_directory(run_dir: &Path) -> PathBuf {
+    directory(run_dir).join(".empty")
 }
 
 /// Entry point of `cirro guardian`: never returns. Called before any thread exists.
@@ -71,10 +76,9 @@ pub fn guardian_main(args: &[OsString]) -> ExitCode {
 
 /// The first incarnation: executes itself again from a view that nobody can write, which all its children then run from.
 fn execute_read_only_self(arguments: &Arguments) -> io::Result<ExitCode> {
-    let directory = directory(&arguments.run_dir);
-    let empty = directory.join(".empty");
+    let empty = empty_directory(&arguments.run_dir);
     std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&empty)?;
-    let file = cirro_sys::mounts::open_own_executable_read_only(&empty)?;
+    let file = cirro_sys::mounts::open_executable_read_only(Path::new("/proc/self/exe"), &empty)?;
     rustix::io::fcntl_setfd(&file, rustix::io::FdFlags::empty())?;
     let mut command = command_line("guardian", arguments)?;
     command.push(c"--executable-descriptor".to_owned());
@@ -197,7 +201,8 @@ impl<'a> Guardian<'a> {
     fn start_supervisor(&mut self, command: &[CString]) -> io::Result<()> {
         let (ours, theirs) =
             rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
-        let executable = self.executable.as_fd();
+        let upgraded = Key::new(EXECUTABLE.as_bytes()).and_then(|key| self.keep.get(&key));
+        let executable = upgraded.unwrap_or(self.executable.as_fd());
         let keep = [theirs.as_raw_fd(), executable.as_raw_fd()];
         let pid = process::fork_child(&keep, || {
             process::reset_signals();

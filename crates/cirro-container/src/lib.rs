@@ -14,6 +14,7 @@
 #![forbid(unsafe_code)]
 
 mod arguments;
+mod build;
 mod cgroup;
 mod cli;
 mod client;

@@ -1,7 +1,8 @@
 //! The messages between daemon and supervisor.
 //!
 //! Both may be of different builds, since the supervisor outlives the daemon's upgrade: fields are only ever added, with
-//! defaults; anything else is a new [`VERSION`].
+//! defaults; anything else is a new [`VERSION`]. `Hello` and `Upgrade` and their answers never change: with them a daemon of
+//! any version finds out what the supervisor speaks and has it become what the daemon is.
 
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -11,7 +12,7 @@ use crate::request::{CreateProcess, LogFile, Rootfs, Stdio};
 use crate::workload::{Exit, WorkloadState};
 
 /// What both sides must agree on.
-pub(crate) const VERSION: u32 = 1;
+pub(crate) const VERSION: u32 = 2;
 
 /// From the daemon.
 #[derive(Serialize, Deserialize)]
@@ -26,7 +27,12 @@ pub(crate) struct Envelope {
 pub(crate) enum Request {
     Hello {
         version: u32,
+        /// It has just started: nobody waits for the ends of commands that were run before.
+        #[serde(default)]
+        fresh: bool,
     },
+    /// Descriptor: an executable, in a form that nobody can write. It goes on in this process.
+    Upgrade,
     Create {
         id: String,
         spec: Box<RawValue>,
@@ -100,8 +106,12 @@ pub(crate) enum Message {
 /// What is answered.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum Reply {
+    /// When the versions differ nothing but `Upgrade` is served.
     Hello {
         version: u32,
+        /// Identity of the executable that runs.
+        #[serde(default)]
+        build: String,
     },
     Done,
     Workload(WorkloadState),
@@ -124,6 +134,9 @@ pub(crate) struct ExecState {
     pub(crate) pid: i32,
     pub(crate) start_time: u64,
     pub(crate) code: Option<i32>,
+    /// Nobody waits for its end: it is forgotten then.
+    #[serde(default)]
+    pub(crate) unwatched: bool,
 }
 
 /// Heads of what goes over an attached stream: a kind and a length, then so many bytes.

@@ -13,6 +13,7 @@ mod attachers;
 mod connections;
 mod ends;
 mod event_loop;
+mod handover;
 mod helpers;
 mod outputs;
 mod record;
@@ -51,7 +52,25 @@ fn run(arguments: &Arguments) -> io::Result<()> {
     let directory = directory(&arguments.run_dir);
     // Sockets are bound by short names.
     crate::process::enter_directory(&directory)?;
-    let mut event_loop = EventLoop::new(arguments.name.clone(), directory, GuardianLink::new(link))?;
+    let new = |link, first_token| {
+        EventLoop::new(arguments.name.clone(), directory.clone(), GuardianLink::new(link), first_token)
+    };
+    let state = arguments.handover.map(handover::read_state).transpose();
+    let mut event_loop = match state {
+        Ok(None) => new(link, 0)?,
+        Ok(Some(state)) => {
+            let executable =
+                arguments.executable.map(cirro_sys::process::inherited_descriptor).transpose()?;
+            let mut event_loop = new(link, state.next_token)?;
+            event_loop.take_over(state, executable)?;
+            return event_loop.run();
+        }
+        Err(error) => {
+            eprintln!("supervisor: take over: {error}; starting as after a crash");
+            cirro_sys::process::close_all_but(&[LINK_DESCRIPTOR]);
+            new(link, 0)?
+        }
+    };
     event_loop.adopt_all()?;
     event_loop.run()
 }

@@ -4,8 +4,9 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
+use cirro_sys::process::inherited_descriptor;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -55,11 +56,34 @@ impl Inbox {
     }
 }
 
+/// An inbox on its way to another executable: bytes, numbers of descriptors.
+pub(crate) type HandedInbox = (Vec<u8>, Vec<RawFd>);
+
+impl Inbox {
+    pub(crate) fn handed(&self) -> HandedInbox {
+        (self.bytes.clone(), self.descriptors.iter().map(AsRawFd::as_raw_fd).collect())
+    }
+
+    /// Every descriptor that it holds.
+    pub(crate) fn descriptors(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        self.descriptors.iter().map(AsFd::as_fd)
+    }
+
+    /// Takes over what a predecessor in this process handed.
+    pub(crate) fn taken((bytes, numbers): HandedInbox) -> io::Result<Self> {
+        let descriptors = numbers.into_iter().map(inherited_descriptor).collect::<io::Result<_>>()?;
+        Ok(Self { bytes, descriptors })
+    }
+}
+
 struct Outgoing {
     bytes: Vec<u8>,
     sent: usize,
     descriptors: Vec<OwnedFd>,
 }
+
+/// A frame on its way to another executable: bytes, how many are sent, numbers of descriptors.
+pub(crate) type HandedFrame = (Vec<u8>, usize, Vec<RawFd>);
 
 /// Frames that wait to be sent.
 #[derive(Default)]
@@ -82,6 +106,27 @@ impl Outbox {
         self.size += bytes.len();
         self.frames.push_back(Outgoing { bytes, sent: 0, descriptors });
         Ok(())
+    }
+
+    pub(crate) fn handed(&self) -> Vec<HandedFrame> {
+        let numbers = |frame: &Outgoing| frame.descriptors.iter().map(AsRawFd::as_raw_fd).collect();
+        self.frames.iter().map(|frame| (frame.bytes.clone(), frame.sent, numbers(frame))).collect()
+    }
+
+    /// Every descriptor that it holds.
+    pub(crate) fn descriptors(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        self.frames.iter().flat_map(|frame| frame.descriptors.iter().map(AsFd::as_fd))
+    }
+
+    /// Takes over what a predecessor in this process handed.
+    pub(crate) fn taken(frames: Vec<HandedFrame>) -> io::Result<Self> {
+        let mut outbox = Self::default();
+        for (bytes, sent, numbers) in frames {
+            let descriptors = numbers.into_iter().map(inherited_descriptor).collect::<io::Result<_>>()?;
+            outbox.size += bytes.len().saturating_sub(sent);
+            outbox.frames.push_back(Outgoing { bytes, sent, descriptors });
+        }
+        Ok(outbox)
     }
 
     /// Bytes that wait.

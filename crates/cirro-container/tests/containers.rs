@@ -28,3 +28,5 @@ mod runtime_clients;
 mod runtime_line;
 #[path = "containers/streams.rs"]
 mod streams;
+#[path = "containers/upgrade.rs"]
+mod upgrade;

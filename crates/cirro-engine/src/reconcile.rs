@@ -2,7 +2,6 @@
 //! record goes.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Duration;
 
 use cirro_container::{Exit, WorkloadPhase, WorkloadState};
 use cirro_net::{Port, SubnetId};
@@ -15,18 +14,14 @@ use crate::error::{EngineError, blocking, io};
 use crate::node::sandboxes;
 use crate::{Engine, clock, instances};
 
-/// When to look for what the supervisor was still making for a daemon that was killed: soon, and when its
-/// helpers' deadline has passed.
-const LATE_LOOKS: [Duration; 3] =
-    [Duration::from_millis(500), Duration::from_secs(3), Duration::from_secs(65)];
-
 /// An end that nobody saw.
 fn unseen() -> Exit {
     Exit { code: None, oom_killed: false, at: clock::now() }
 }
 
 impl Engine {
-    /// Compares everything, once, before anybody else uses the engine.
+    /// Compares everything, once, before anybody else uses the engine. The supervisor answers when what a killed predecessor asked
+    /// for has come to be or is gone, so that once is enough.
     pub(crate) async fn reconcile(&self) -> Result<(), EngineError> {
         let listed = self.shared.supervisor.list().await?;
         let mut workloads: BTreeMap<String, WorkloadState> =
@@ -45,52 +40,6 @@ impl Engine {
         self.sweep_scratch().await?;
         self.sweep_disk().await?;
         self.start_wanted();
-        Ok(())
-    }
-
-    /// Looks a few times for workloads that a killed predecessor asked for and that came to be after the comparison:
-    /// what is being made is in no list of the supervisor's yet.
-    pub(crate) async fn look_again(self) {
-        let start = tokio::time::Instant::now();
-        for look in LATE_LOOKS {
-            tokio::select! {
-                () = tokio::time::sleep_until(start + look) => {}
-                () = self.shared.cancelled.cancelled() => return,
-            }
-            if let Err(error) = self.remove_half_made().await {
-                tracing::warn!(%error, "half-made workloads not looked for");
-            }
-        }
-    }
-
-    /// Removes made and never started workloads that nobody here is about to start.
-    async fn remove_half_made(&self) -> Result<(), EngineError> {
-        for workload in self.shared.supervisor.list().await? {
-            if workload.phase != WorkloadPhase::Created {
-                continue;
-            }
-            let id = &workload.id;
-            // A step's directory is there before its process and after it.
-            let own_step = id.starts_with(step::PREFIX) && self.shared.options.container_dir(id).exists();
-            let known =
-                self.table().get(id).map(|entry| entry.is_busy() || is_active(entry.record.container.phase));
-            match known {
-                Some(true) => {}
-                Some(false) => {
-                    let Ok(_guard) = self.lock_container(id).await else { continue };
-                    let record = self.record(id)?;
-                    if !is_active(record.container.phase) {
-                        self.undo_half_start(&record).await;
-                    }
-                }
-                None if own_step => {}
-                None => {
-                    tracing::info!(workload = id, "half-made workload removed");
-                    self.acknowledge(id).await;
-                    self.remove_files(id).await?;
-                }
-            }
-        }
         Ok(())
     }
 

@@ -45,7 +45,7 @@ impl Engine {
         let db: Arc<dyn NodeDb> = blocking(move || Ok(Arc::new(RedbNodeDb::open(&database)?))).await?;
         let (library_dir, library_db) = (options.data_dir.clone(), db.clone());
         let supervisor = SupervisorOptions {
-            run_dir: options.run_dir.join("supervisor"),
+            run_dir: options.run_dir.clone(),
             name: options.name.clone(),
             executable: options.executable.clone(),
         };
@@ -92,7 +92,6 @@ impl Engine {
         tokio::spawn(journal);
         engine.reconcile().await?;
         engine.shared.tasks.spawn(engine.clone().follow(events));
-        engine.shared.tasks.spawn(engine.clone().look_again());
         Ok(engine)
     }
 

@@ -1,4 +1,4 @@
-//! The new mount interface: overlays, attributes of mounts, and read-only views of our own executable.
+//! The new mount interface: overlays, attributes of mounts, and read-only views of executables.
 
 use std::fs::File;
 use std::io;
@@ -149,7 +149,7 @@ fn set_path(context: &OwnedFd, key: &str, path: &Path, held: &mut Vec<OwnedFd>) 
     Ok(rustix::mount::fsconfig_set_string(context, key, name.as_str())?)
 }
 
-/// Opens this process' own executable in a form that nobody can write, however privileged (CVE-2019-5736).
+/// Opens an executable (`/proc/self/exe` for this process' own) in a form that nobody can write, however privileged (CVE-2019-5736).
 ///
 /// A read-only mount of the file that is attached nowhere: whoever opens it through `/proc/PID/exe`, then or later, opens it there,
 /// and nobody can remount what is in no mount namespace. Before Linux 5.12 a read-only overlay over its directory, which shares the
@@ -158,20 +158,15 @@ fn set_path(context: &OwnedFd, key: &str, path: &Path, held: &mut Vec<OwnedFd>) 
 ///
 /// # Errors
 /// The kernel's.
-pub fn open_own_executable_read_only(empty: &Path) -> io::Result<OwnedFd> {
-    if let Ok(file) = executable_through_read_only_mount() {
+pub fn open_executable_read_only(executable: &Path, empty: &Path) -> io::Result<OwnedFd> {
+    // A link of /proc leads to the very file that runs, also when its path has another one by now.
+    if let Ok(file) = read_only_view(executable) {
         return Ok(file);
     }
-    let path = std::fs::read_link("/proc/self/exe")?;
-    match executable_through_overlay(&path, empty) {
+    match executable_through_overlay(executable, empty) {
         Ok(file) => Ok(file),
-        Err(_) => executable_in_sealed_memory(),
+        Err(_) => executable_in_sealed_memory(executable),
     }
-}
-
-fn executable_through_read_only_mount() -> io::Result<OwnedFd> {
-    // The link leads to the very file that runs, also when its path has another one by now.
-    read_only_view(Path::new("/proc/self/exe"))
 }
 
 fn read_only_view(path: &Path) -> io::Result<OwnedFd> {
@@ -183,7 +178,11 @@ fn read_only_view(path: &Path) -> io::Result<OwnedFd> {
     Ok(file)
 }
 
-fn executable_through_overlay(path: &Path, empty: &Path) -> io::Result<OwnedFd> {
+fn executable_through_overlay(executable: &Path, empty: &Path) -> io::Result<OwnedFd> {
+    let path = match std::fs::read_link(executable) {
+        Ok(target) if target.is_absolute() => target,
+        _ => std::fs::canonicalize(executable)?,
+    };
     let (Some(directory), Some(name)) = (path.parent(), path.file_name()) else {
         return Err(io::ErrorKind::NotFound.into());
     };
@@ -191,18 +190,21 @@ fn executable_through_overlay(path: &Path, empty: &Path) -> io::Result<OwnedFd> 
     let mount = Overlay { lower: &lower, upper: None }.detached()?;
     let file = rustix::fs::openat(&mount, name, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
     // A build may have replaced the file since this process started: run what runs now, not something else.
-    let (there, here) = (rustix::fs::fstat(&file)?, rustix::fs::stat("/proc/self/exe")?);
+    let (there, here) = (rustix::fs::fstat(&file)?, rustix::fs::stat(executable)?);
     if there.st_size != here.st_size || there.st_mtime != here.st_mtime {
         return Err(io::ErrorKind::NotFound.into());
     }
     Ok(file)
 }
 
-fn executable_in_sealed_memory() -> io::Result<OwnedFd> {
+fn executable_in_sealed_memory(executable: &Path) -> io::Result<OwnedFd> {
     use rustix::fs::{MemfdFlags, SealFlags};
     let memory = rustix::fs::memfd_create("cirro", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
     let mut copy = File::from(memory);
-    io::copy(&mut File::open("/proc/self/exe")?, &mut copy)?;
+    let mut original = File::open(executable)?;
+    io::copy(&mut original, &mut copy)?;
+    // Size and time are what a build is known by.
+    copy.set_modified(original.metadata()?.modified()?)?;
     rustix::fs::fcntl_add_seals(
         &copy,
         SealFlags::WRITE | SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL,

@@ -92,6 +92,13 @@ fn is_single_threaded() -> io::Result<bool> {
     Ok(std::fs::metadata("/proc/self/task")?.nlink() == 3)
 }
 
+/// Closes every descriptor but 0 to 2 and those given, which nobody in this process owns.
+///
+/// For a program that inherited descriptors that it cannot make sense of, before it has opened any of its own.
+pub fn close_all_but(keep: &[RawFd]) {
+    close_others(&mut keep.to_vec());
+}
+
 fn close_others(keep: &mut Vec<RawFd>) {
     keep.sort_unstable();
     keep.dedup();

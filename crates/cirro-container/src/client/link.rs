@@ -19,6 +19,7 @@ use tracing::{info, warn};
 
 use super::starting::connect;
 use crate::error::ContainerError;
+use crate::guardian::empty_directory;
 use crate::protocol::{Envelope, Message, Reply, Request, VERSION};
 use crate::request::SupervisorOptions;
 use crate::wire::{Inbox, Outbox};
@@ -76,7 +77,7 @@ pub(super) async fn start(
     calls: mpsc::Receiver<Call>,
     events: broadcast::Sender<SupervisorEvent>,
 ) -> Result<(), ContainerError> {
-    let wire = Wire::open(&options).await?;
+    let wire = Wire::open(&options, true).await?;
     let link = Link {
         options,
         calls,
@@ -92,20 +93,69 @@ pub(super) async fn start(
 }
 
 impl Wire {
-    /// Connects and greets.
-    async fn open(options: &SupervisorOptions) -> Result<Self, ContainerError> {
-        let lost = |error: io::Error| ContainerError::Unreachable(format!("greet: {error}"));
+    /// Connects and greets. `fresh`: this daemon has just started; a supervisor of another build becomes ours first.
+    async fn open(options: &SupervisorOptions, fresh: bool) -> Result<Self, ContainerError> {
+        let mut wire = Self::connect(options).await?;
+        let (mut version, theirs) = wire.greet(fresh).await?;
+        let ours = crate::build::of(&options.executable).unwrap_or_default();
+        if fresh && version <= VERSION && theirs != ours && !ours.is_empty() {
+            match wire.upgrade(options).await {
+                Ok(()) => info!(from = theirs, to = ours, "the supervisor goes on as another executable"),
+                Err(error) => {
+                    warn!(%error, "the supervisor is not upgraded");
+                    // If it died of it, its guardian starts it again as it was.
+                    wire = Self::connect(options).await?;
+                }
+            }
+            version = wire.greet(fresh).await?.0;
+        }
+        if version == VERSION {
+            return Ok(wire);
+        }
+        Err(ContainerError::Unreachable(format!(
+            "it speaks version {version} of the protocol, this executable version {VERSION}: use the executable that started it, \
+             or end what runs with that one's `cirro down --workloads`"
+        )))
+    }
+
+    async fn connect(options: &SupervisorOptions) -> Result<Self, ContainerError> {
         let socket = connect(options).await?;
         socket.set_nonblocking(true).map_err(lost)?;
         let socket = cirro_sys::readiness::watch(socket).map_err(lost)?;
-        let mut wire = Self { socket, inbox: Inbox::default(), outbox: Outbox::default() };
-        let hello = Envelope { sequence: 0, request: Request::Hello { version: VERSION } };
-        wire.outbox.push(&hello, Vec::new()).map_err(lost)?;
+        Ok(Self { socket, inbox: Inbox::default(), outbox: Outbox::default() })
+    }
+
+    /// Returns what it speaks and which executable it is.
+    async fn greet(&mut self, fresh: bool) -> Result<(u32, String), ContainerError> {
+        match self.ask(Request::Hello { version: VERSION, fresh }, Vec::new()).await? {
+            Reply::Hello { version, build } => Ok((version, build)),
+            other => Err(super::unexpected(&other)),
+        }
+    }
+
+    /// Has it become our executable.
+    async fn upgrade(&mut self, options: &SupervisorOptions) -> Result<(), ContainerError> {
+        let (executable, empty) = (options.executable.clone(), empty_directory(&options.run_dir));
+        let view = tokio::task::spawn_blocking(move || {
+            cirro_sys::mounts::open_executable_read_only(&executable, &empty)
+        });
+        let view = view.await.map_err(io::Error::other).flatten().map_err(lost)?;
+        match self.ask(Request::Upgrade, vec![view]).await? {
+            Reply::Done => Ok(()),
+            other => Err(super::unexpected(&other)),
+        }
+    }
+
+    /// Asks one thing before anything else is asked; events that come meanwhile are made up for by a list.
+    async fn ask(&mut self, request: Request, descriptors: Vec<OwnedFd>) -> Result<Reply, ContainerError> {
+        self.outbox.push(&Envelope { sequence: 0, request }, descriptors).map_err(lost)?;
         loop {
-            wire.turn().await.map_err(lost)?;
-            if let Some((Message::Reply { reply, .. }, _)) = wire.inbox.next::<Message>().map_err(lost)? {
-                return reply.map(|_| wire);
+            while let Some((message, _)) = self.inbox.next::<Message>().map_err(lost)? {
+                if let Message::Reply { sequence: 0, reply } = message {
+                    return reply;
+                }
             }
+            self.turn().await.map_err(lost)?;
         }
     }
 
@@ -133,6 +183,10 @@ impl Wire {
         }
         Ok(())
     }
+}
+
+fn lost(error: io::Error) -> ContainerError {
+    ContainerError::Unreachable(format!("greet: {error}"))
 }
 
 impl Link {
@@ -245,7 +299,7 @@ impl Link {
 
     async fn try_to_reconnect(&mut self) -> Result<Wire, ContainerError> {
         let lost = |error: io::Error| ContainerError::Unreachable(format!("list: {error}"));
-        let mut wire = Wire::open(&self.options).await?;
+        let mut wire = Wire::open(&self.options, false).await?;
         self.sequence += 1;
         let sequence = self.sequence;
         wire.outbox.push(&Envelope { sequence, request: Request::List }, Vec::new()).map_err(lost)?;

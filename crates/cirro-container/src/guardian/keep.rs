@@ -1,7 +1,7 @@
 //! The descriptors that the guardian keeps, under the names that the supervisor gave them.
 
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use super::link::{Key, send_given, send_given_all};
 
@@ -27,6 +27,10 @@ impl Keep {
         if let Some(index) = self.0.iter().position(|(one, _)| one == key) {
             self.0.swap_remove(index);
         }
+    }
+
+    pub(super) fn get(&self, key: &Key) -> Option<BorrowedFd<'_>> {
+        self.0.iter().find(|(one, _)| one == key).map(|(_, descriptor)| descriptor.as_fd())
     }
 
     /// Sends a copy of every one, and then that this was all.

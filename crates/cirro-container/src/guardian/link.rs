@@ -8,6 +8,11 @@
 //! | `T` size | supervisor | the record of the reaped is read up to here: empty it if it has not grown |
 //! | `R` | supervisor | I am ready |
 //! | `X` | supervisor | when I end, end too |
+//!
+//! A descriptor kept under the name `.executable` is what the guardian starts supervisors from.
+//!
+//! | packet | from | meaning |
+//! | --- | --- | --- |
 //! | `F` name, descriptor | guardian | one that was kept |
 //! | `E` | guardian | that was all |
 //! | `Z` line | guardian | a process was reaped (see [`Reaped`]) |
@@ -23,6 +28,9 @@ use super::reaped::Reaped;
 const MAX_NAME: usize = 160;
 pub(super) const MAX_PACKET: usize = 256;
 
+/// The name of the executable that supervisors are started from, once one was upgraded.
+pub(crate) const EXECUTABLE: &str = ".executable";
+
 /// A name without allocation.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) struct Key {
@@ -31,7 +39,7 @@ pub(super) struct Key {
 }
 
 impl Key {
-    fn new(name: &[u8]) -> Option<Self> {
+    pub(super) fn new(name: &[u8]) -> Option<Self> {
         let mut bytes = [0; MAX_NAME];
         bytes.get_mut(..name.len())?.copy_from_slice(name);
         Some(Self { length: name.len() as u8, bytes })
@@ -133,6 +141,8 @@ impl GuardianLink {
             let (mut packet, mut descriptors) = ([0; MAX_PACKET], Vec::new());
             let length = receive(&self.0, &mut packet, &mut descriptors)?;
             match packet[..length].split_first() {
+                // The executable is the guardian's own business.
+                Some((b'F', name)) if name == EXECUTABLE.as_bytes() => {}
                 Some((b'F', name)) => {
                     kept.extend(std::str::from_utf8(name).ok().map(str::to_owned).zip(descriptors.pop()));
                 }

@@ -26,21 +26,35 @@ impl EventLoop {
         let (mut kept, told) = guardian.take_all()?;
         let (mut reaped, size) = read_reaped(&self.directory);
         reaped.extend(told);
-        for entry in std::fs::read_dir(&self.directory)?.flatten() {
-            let id = entry.file_name().to_string_lossy().into_owned();
-            if entry.file_type().is_ok_and(|kind| kind.is_dir()) && !id.starts_with('.') {
-                self.adopt(&id, &mut kept, &reaped);
-            }
-        }
+        self.adopt_each(&mut kept, Some(&reaped))?;
         if let Some(guardian) = &self.guardian {
-            // What nobody claimed belongs to nobody.
-            kept.keys().for_each(|name| guardian.forget(name));
             guardian.truncate(size);
         }
         Ok(())
     }
 
-    fn adopt(&mut self, id: &str, kept: &mut Kept, reaped: &[Reaped]) {
+    /// Goes on with the workloads of the program that this process was. What ended meanwhile is still to be reaped, by us or by
+    /// the guardian.
+    pub(super) fn adopt_from_self(&mut self, mut kept: HashMap<String, OwnedFd>) -> io::Result<()> {
+        self.adopt_each(&mut kept, None)
+    }
+
+    fn adopt_each(&mut self, kept: &mut Kept, reaped: Option<&[Reaped]>) -> io::Result<()> {
+        for entry in std::fs::read_dir(&self.directory)?.flatten() {
+            let id = entry.file_name().to_string_lossy().into_owned();
+            if entry.file_type().is_ok_and(|kind| kind.is_dir()) && !id.starts_with('.') {
+                self.adopt(&id, kept, reaped);
+            }
+        }
+        if let Some(guardian) = &self.guardian {
+            // What nobody claimed belongs to nobody.
+            kept.keys().for_each(|name| guardian.forget(name));
+        }
+        Ok(())
+    }
+
+    /// `reaped`: those that have ended; `None` when that will be told later.
+    fn adopt(&mut self, id: &str, kept: &mut Kept, reaped: Option<&[Reaped]>) {
         let directory = WorkloadDirectory::new(&self.directory, id);
         let record = Record::load(directory.path()).ok().filter(|record| record.id == id);
         let Some(record) = record.filter(|record| record.phase.is_some()) else {
@@ -52,22 +66,26 @@ impl EventLoop {
             workload.open_log();
             take_streams(&mut workload, kept);
         }
+        let end_of = |process| reaped.map_or(End::NotYet, |reaped| end_of(process, reaped));
         for exec in workload.record.execs.iter_mut().filter(|exec| exec.code.is_none()) {
-            exec.code = match end_of((exec.pid, exec.start_time), reaped) {
+            exec.code = match end_of((exec.pid, exec.start_time)) {
                 End::Known(code) => Some(code),
                 // As a shell would say of a process that it lost.
                 End::Unknown => Some(255),
                 End::NotYet => None,
             };
         }
+        workload.record.execs.retain(|exec| exec.code.is_none() || !exec.unwatched);
         let first = workload.record.process.unwrap_or_default();
-        workload.save();
+        if reaped.is_some() {
+            workload.save();
+        }
         if living && process::is_running(first.0, first.1) {
             workload.hold(first.0);
         }
         self.workloads.insert(id.to_owned(), workload);
         if living {
-            match end_of(first, reaped) {
+            match end_of(first) {
                 End::Known(code) => self.workload_ended(id, Some(code)),
                 End::Unknown => self.workload_ended(id, None),
                 End::NotYet => {}

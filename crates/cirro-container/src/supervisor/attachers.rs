@@ -2,10 +2,12 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
+use cirro_sys::process::inherited_descriptor;
 use rustix::event::epoll::EventFlags;
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
+use serde::{Deserialize, Serialize};
 
 use super::event_loop::{EventLoop, Source};
 use super::outputs::MOST_INPUT;
@@ -28,7 +30,35 @@ pub(super) struct Attacher {
     closing: bool,
 }
 
+/// An attacher on its way to another executable.
+#[derive(Serialize, Deserialize)]
+pub(super) struct HandedAttacher {
+    token: u64,
+    workload: String,
+    socket: RawFd,
+    stdin: bool,
+    outgoing: Vec<u8>,
+    incoming: Vec<u8>,
+    closing: bool,
+}
+
 impl Attacher {
+    pub(super) fn handed(&self, token: u64) -> HandedAttacher {
+        HandedAttacher {
+            token,
+            workload: self.workload.clone(),
+            socket: self.socket.as_raw_fd(),
+            stdin: self.stdin,
+            outgoing: self.outgoing.iter().copied().collect(),
+            incoming: self.incoming.clone(),
+            closing: self.closing,
+        }
+    }
+
+    pub(super) fn socket(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+
     pub(super) fn push(&mut self, kind: u8, bytes: &[u8]) {
         for bytes in bytes.chunks(chunk::MAX) {
             self.outgoing.extend(chunk::header(kind, bytes.len()));
@@ -92,6 +122,23 @@ impl EventLoop {
         }
         self.reply_with(from, Ok(Reply::Attached), vec![theirs]);
         None
+    }
+
+    /// Goes on with a predecessor's attacher.
+    pub(super) fn take_attacher(&mut self, handed: HandedAttacher) -> io::Result<()> {
+        let HandedAttacher { token, workload, socket, stdin, outgoing, incoming, closing } = handed;
+        let socket = inherited_descriptor(socket)?;
+        self.watch_as(token, &socket, EventFlags::IN, Source::Attacher)?;
+        if let Some(workload) = self.workloads.get_mut(&workload) {
+            workload.attachers.push(token);
+        }
+        let id = workload.clone();
+        let attacher = Attacher { workload, socket, stdin, outgoing: outgoing.into(), incoming, closing };
+        self.attachers.insert(token, attacher);
+        self.hear_attacher(token);
+        self.flush_attacher(token);
+        self.stall_if_slow(&id);
+        Ok(())
     }
 
     pub(super) fn serve_attacher(&mut self, token: u64, flags: EventFlags) {

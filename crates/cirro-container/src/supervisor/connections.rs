@@ -1,15 +1,17 @@
 //! Daemons that are connected.
 
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
 
+use cirro_sys::process::inherited_descriptor;
 use rustix::event::epoll::EventFlags;
+use serde::{Deserialize, Serialize};
 
 use super::event_loop::{EventLoop, Source};
 use crate::error::ContainerError;
 use crate::protocol::{Envelope, Message, Reply};
-use crate::wire::{Inbox, Outbox};
+use crate::wire::{HandedFrame, HandedInbox, Inbox, Outbox};
 
 /// A daemon has one connection; tools and a daemon's successor a few more.
 const MOST: usize = 64;
@@ -24,7 +26,51 @@ pub(super) struct Connection {
     pub(super) greeted: bool,
 }
 
+/// A connection on its way to another executable.
+#[derive(Serialize, Deserialize)]
+pub(super) struct HandedConnection {
+    token: u64,
+    socket: RawFd,
+    greeted: bool,
+    inbox: HandedInbox,
+    outbox: Vec<HandedFrame>,
+}
+
+impl Connection {
+    pub(super) fn handed(&self, token: u64) -> HandedConnection {
+        HandedConnection {
+            token,
+            socket: self.socket.as_raw_fd(),
+            greeted: self.greeted,
+            inbox: self.inbox.handed(),
+            outbox: self.outbox.handed(),
+        }
+    }
+
+    /// Every descriptor that it holds.
+    pub(super) fn descriptors(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        [self.socket.as_fd()].into_iter().chain(self.inbox.descriptors()).chain(self.outbox.descriptors())
+    }
+}
+
 impl EventLoop {
+    /// Goes on with a predecessor's connection; one that speaks another version is let go.
+    pub(super) fn take_connection(&mut self, handed: HandedConnection, same_version: bool) -> io::Result<()> {
+        let connection = Connection {
+            socket: inherited_descriptor(handed.socket)?.into(),
+            inbox: Inbox::taken(handed.inbox)?,
+            outbox: Outbox::taken(handed.outbox)?,
+            greeted: handed.greeted,
+        };
+        if connection.greeted && !same_version {
+            return Ok(());
+        }
+        self.watch_as(handed.token, &connection.socket, EventFlags::IN, Source::Connection)?;
+        self.connections.insert(handed.token, connection);
+        self.flush(handed.token);
+        Ok(())
+    }
+
     pub(super) fn welcome(&mut self, socket: UnixStream) {
         if self.connections.len() >= MOST || socket.set_nonblocking(true).is_err() {
             return;
@@ -41,6 +87,10 @@ impl EventLoop {
             self.flush(token);
         }
         let speaks = flags.intersects(EventFlags::IN | EventFlags::HUP | EventFlags::ERR);
+        if speaks && self.upgrade.is_some() {
+            // Nothing is read meanwhile; this is its end.
+            return self.let_go(token);
+        }
         if let Some(error) = speaks.then(|| self.take_requests(token)).and_then(Result::err) {
             if error.kind() != io::ErrorKind::UnexpectedEof {
                 eprintln!("supervisor: connection: {error}");
@@ -59,7 +109,12 @@ impl EventLoop {
             }
             Err(error) => return Err(error),
         }
-        while let Some(connection) = self.connections.get_mut(&token) {
+        self.handle_frames(token)
+    }
+
+    /// Handles the whole requests that a connection has sent, up to one after which nothing is read for a while.
+    pub(super) fn handle_frames(&mut self, token: u64) -> io::Result<()> {
+        while let Some(connection) = self.connections.get_mut(&token).filter(|_| self.upgrade.is_none()) {
             let Some((envelope, descriptors)) = connection.inbox.next::<Envelope>()? else { break };
             self.handle(token, envelope, descriptors);
         }
@@ -99,11 +154,9 @@ impl EventLoop {
     fn flush(&mut self, token: u64) {
         let Some(connection) = self.connections.get_mut(&token) else { return };
         match connection.outbox.flush(&connection.socket) {
-            Ok(empty) => {
-                let events = if empty { EventFlags::IN } else { EventFlags::IN | EventFlags::OUT };
+            Ok(_) => {
                 let slow = connection.outbox.size() > MOST_WAITING;
-                let connection = &self.connections[&token];
-                self.rewatch(&connection.socket, token, events);
+                self.rewatch_connection(token);
                 if slow {
                     self.let_go(token);
                 }
@@ -112,9 +165,19 @@ impl EventLoop {
         }
     }
 
-    fn let_go(&mut self, token: u64) {
+    /// Waits for what a connection is to be waited for now.
+    pub(super) fn rewatch_connection(&self, token: u64) {
+        let Some(connection) = self.connections.get(&token) else { return };
+        let mut events = EventFlags::empty();
+        events.set(EventFlags::IN, self.upgrade.is_none());
+        events.set(EventFlags::OUT, connection.outbox.size() > 0);
+        self.rewatch(&connection.socket, token, events);
+    }
+
+    pub(super) fn let_go(&mut self, token: u64) {
         if let Some(connection) = self.connections.remove(&token) {
             self.unwatch(&connection.socket, token);
+            self.drop_jobs_of(token);
         }
     }
 }

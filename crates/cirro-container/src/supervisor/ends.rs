@@ -50,6 +50,7 @@ impl EventLoop {
             {
                 exec.code = Some(code);
                 let message = Message::ExecExited { exec: exec.exec.clone(), code };
+                workload.record.execs.retain(|exec| exec.code.is_none() || !exec.unwatched);
                 workload.save();
                 return self.announce(&message);
             }

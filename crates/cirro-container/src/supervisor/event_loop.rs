@@ -13,6 +13,7 @@ use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
 use super::SOCKET;
 use super::attachers::Attacher;
 use super::connections::Connection;
+use super::handover::Upgrade;
 use super::helpers::{Helper, Job};
 use super::removal::Removal;
 use super::workload::{Which, Workload};
@@ -50,19 +51,30 @@ pub(super) struct EventLoop {
     pub(super) helpers: HashMap<i32, Helper>,
     pub(super) jobs: VecDeque<Job>,
     pub(super) removals: Vec<Removal>,
+    /// Those who wait for a list, and until when: connection and sequence.
+    pub(super) lists: Vec<((u64, u64), Instant)>,
+    /// Another executable is to take over; nothing new is begun.
+    pub(super) upgrade: Option<Upgrade>,
     pub(super) most_helpers: usize,
     pub(super) stopping: bool,
     /// Every read goes through it; nothing is kept in it.
     pub(super) buffer: Vec<u8>,
-    listener: Option<UnixListener>,
+    pub(super) listener: Option<UnixListener>,
+    listener_token: u64,
     signals: OwnedFd,
     epoll: OwnedFd,
     sources: HashMap<u64, Source>,
-    next_token: u64,
+    pub(super) next_token: u64,
 }
 
 impl EventLoop {
-    pub(super) fn new(name: String, directory: PathBuf, guardian: GuardianLink) -> io::Result<Self> {
+    /// Tokens are counted from `first_token` on: a predecessor's are still in use.
+    pub(super) fn new(
+        name: String,
+        directory: PathBuf,
+        guardian: GuardianLink,
+        first_token: u64,
+    ) -> io::Result<Self> {
         let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         let mut new = Self {
             name,
@@ -76,14 +88,17 @@ impl EventLoop {
             helpers: HashMap::new(),
             jobs: VecDeque::new(),
             removals: Vec::new(),
+            lists: Vec::new(),
+            upgrade: None,
             most_helpers: 2 * cores,
             stopping: false,
             buffer: vec![0; 64 << 10],
             listener: None,
+            listener_token: 0,
             signals: process::signal_descriptor(&SIGNALS)?,
             epoll: epoll::create(CreateFlags::CLOEXEC)?,
             sources: HashMap::new(),
-            next_token: 0,
+            next_token: first_token,
         };
         let (signals, link) = (new.new_token(Source::Signals), new.new_token(Source::Guardian));
         epoll::add(&new.epoll, &new.signals, EventData::new_u64(signals), EventFlags::IN)?;
@@ -100,11 +115,25 @@ impl EventLoop {
         events: EventFlags,
         source: Source,
     ) -> io::Result<u64> {
-        let token = self.new_token(source);
+        let token = self.next_token;
+        self.next_token += 1;
+        self.watch_as(token, descriptor, events, source)?;
+        Ok(token)
+    }
+
+    /// Puts a descriptor into the epoll set under a token that is its already.
+    pub(super) fn watch_as(
+        &mut self,
+        token: u64,
+        descriptor: impl AsFd,
+        events: EventFlags,
+        source: Source,
+    ) -> io::Result<()> {
+        self.sources.insert(token, source);
         epoll::add(&self.epoll, descriptor, EventData::new_u64(token), events).inspect_err(|_| {
             self.sources.remove(&token);
         })?;
-        Ok(token)
+        Ok(())
     }
 
     fn new_token(&mut self, source: Source) -> u64 {
@@ -132,7 +161,9 @@ impl EventLoop {
 
     /// Lets clients in, tells the guardian, and serves until a shutdown is asked for.
     pub(super) fn run(mut self) -> io::Result<()> {
-        self.listen()?;
+        if self.listener.is_none() {
+            self.bind()?;
+        }
         if let Some(guardian) = &self.guardian {
             guardian.ready();
         }
@@ -153,6 +184,8 @@ impl EventLoop {
                 self.serve(data.u64(), source, flags);
             }
             self.pass_time();
+            self.answer_lists();
+            self.hand_over_if_quiet();
         }
         if let Some(guardian) = &self.guardian {
             guardian.shut_down();
@@ -160,14 +193,27 @@ impl EventLoop {
         Ok(())
     }
 
-    fn listen(&mut self) -> io::Result<()> {
+    fn bind(&mut self) -> io::Result<()> {
         // There is one supervisor, the guardian sees to it: what lies here is a predecessor's.
         let _ = std::fs::remove_file(SOCKET);
         let listener = UnixListener::bind(SOCKET)?;
         listener.set_nonblocking(true)?;
-        self.watch(&listener, EventFlags::IN, Source::Listener)?;
+        self.listen(listener)
+    }
+
+    pub(super) fn listen(&mut self, listener: UnixListener) -> io::Result<()> {
+        self.listener_token = self.watch(&listener, EventFlags::IN, Source::Listener)?;
         self.listener = Some(listener);
         Ok(())
+    }
+
+    /// Lets clients in, and hears those that are, or not for a while.
+    pub(super) fn rewatch_clients(&self) {
+        let events = if self.upgrade.is_none() { EventFlags::IN } else { EventFlags::empty() };
+        if let Some(listener) = &self.listener {
+            self.rewatch(listener, self.listener_token, events);
+        }
+        self.connections.keys().for_each(|token| self.rewatch_connection(*token));
     }
 
     fn serve(&mut self, token: u64, source: Source, flags: EventFlags) {
@@ -213,7 +259,8 @@ impl EventLoop {
 
     fn next_deadline(&self) -> Option<Duration> {
         let helpers = self.helpers.values().map(|helper| helper.deadline);
-        let next = helpers.chain(self.removals.iter().map(|removal| removal.next)).min()?;
+        let lists = self.lists.iter().map(|(_, until)| *until);
+        let next = helpers.chain(self.removals.iter().map(|removal| removal.next)).chain(lists).min()?;
         Some(next.saturating_duration_since(Instant::now()))
     }
 

@@ -3,6 +3,7 @@
 //! Each has its own process group and a deadline, and dies with the supervisor. It reports over a socket and ends; that it
 //! died without a report is known from its end as a process, since what it left behind may hold the socket open.
 
+use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::time::{Duration, Instant};
@@ -201,6 +202,28 @@ impl EventLoop {
         }
     }
 
+    /// Whether whoever asked is gone.
+    pub(super) fn is_gone(&self, from: (u64, u64)) -> bool {
+        !self.connections.contains_key(&from.0)
+    }
+
+    /// Forgets the jobs of a connection that is gone and that no helper has begun.
+    pub(super) fn drop_jobs_of(&mut self, token: u64) {
+        let (dropped, jobs): (VecDeque<Job>, _) =
+            std::mem::take(&mut self.jobs).into_iter().partition(|job| job.from.0 == token);
+        self.jobs = jobs;
+        for job in dropped.iter().filter(|job| exec_of(&job.work).is_none()) {
+            self.remove_workload(&job.id, Vec::new());
+        }
+    }
+
+    /// Whether something is being made or removed that nobody waits for any more.
+    pub(super) fn has_orphans(&self) -> bool {
+        let making = |task: &Task| task.exec.is_none() && self.is_gone(task.from);
+        self.helpers.values().filter_map(|helper| helper.task.as_ref()).any(making)
+            || self.removals.iter().any(|removal| removal.waiting().all(|from| self.is_gone(from)))
+    }
+
     /// A helper has ended as a process.
     pub(super) fn helper_ended(&mut self, pid: i32, code: i32) {
         let Some(helper) = self.helpers.remove(&pid) else { return };
@@ -259,6 +282,10 @@ impl EventLoop {
         }
         workload.save();
         let state = workload.record.state().expect("it has a phase");
+        if self.is_gone(from) {
+            // Who asked for it is gone, and its successor does not know of it.
+            return self.remove_workload(id, Vec::new());
+        }
         self.watch_outputs(id);
         self.reply(from, Ok(Reply::Workload(state)));
     }
@@ -278,7 +305,13 @@ impl EventLoop {
         let Some(workload) = self.workloads.get_mut(id) else {
             return self.reply(from, Err(ContainerError::NotFound(id.to_owned())));
         };
-        let state = ExecState { exec, pid: report.pid, start_time: report.start_time, code: None };
+        let state = ExecState {
+            exec,
+            pid: report.pid,
+            start_time: report.start_time,
+            code: None,
+            unwatched: !self.connections.contains_key(&from.0),
+        };
         workload.record.execs.push(state);
         workload.save();
         self.reply_with(from, Ok(Reply::Exec { pid: report.pid }), terminal.into_iter().collect());

@@ -137,7 +137,7 @@ impl EventLoop {
     }
 
     /// Stops reading a workload whose attacher does not keep up, as docker does, instead of buffering without end.
-    fn stall_if_slow(&mut self, id: &str) {
+    pub(super) fn stall_if_slow(&mut self, id: &str) {
         let Some(workload) = self.workloads.get(id) else { return };
         let slow =
             workload.attachers.iter().filter_map(|token| self.attachers.get(token)).any(|one| one.is_full());

@@ -30,6 +30,13 @@ pub(super) struct Removal {
     answers: Answers,
 }
 
+impl Removal {
+    /// Those who wait for it: connection and sequence.
+    pub(super) fn waiting(&self) -> impl Iterator<Item = (u64, u64)> {
+        self.answers.iter().map(|(from, _)| *from)
+    }
+}
+
 impl EventLoop {
     pub(super) fn delete(
         &mut self,

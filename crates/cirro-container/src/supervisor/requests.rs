@@ -1,6 +1,7 @@
 //! What is asked, one function each: check, do the quick part, leave the rest to a helper.
 
 use std::os::fd::OwnedFd;
+use std::time::{Duration, Instant};
 
 use oci_spec::runtime::Process;
 use serde_json::value::RawValue;
@@ -20,6 +21,8 @@ type Answer = Result<Reply, ContainerError>;
 
 /// Commands that run, or whose end nobody has seen yet, per container.
 const MOST_EXECS: usize = 1000;
+/// How long a list waits for what is being made for somebody who is gone: that takes milliseconds, unless the host is ill.
+const SETTLING: Duration = Duration::from_secs(5);
 /// Requests that wait for a helper.
 const MOST_JOBS: usize = 10_000;
 
@@ -28,7 +31,8 @@ impl EventLoop {
         let from = (token, envelope.sequence);
         let greeted = self.connections.get(&token).is_some_and(|connection| connection.greeted);
         let answer = match envelope.request {
-            Request::Hello { version } => Some(self.greet(token, version)),
+            Request::Hello { version, fresh } => Some(Ok(self.greet(token, version, fresh))),
+            Request::Upgrade => self.begin_upgrade(from, descriptors),
             _ if !greeted => Some(Err(ContainerError::State("say hello first".to_owned()))),
             Request::Create { id, spec, rootfs, stdio, log } => {
                 let work = move |streams| Work::Create { spec, rootfs, streams };
@@ -39,7 +43,7 @@ impl EventLoop {
             Request::Kill { id, signal, all } => Some(self.kill(&id, signal, all)),
             Request::SetPaused { id, paused } => Some(self.set_paused(&id, paused)),
             Request::Delete { id, force } => self.delete(from, &id, force),
-            Request::List => Some(Ok(self.list())),
+            Request::List => self.list_when_settled(from),
             Request::Exec { id, exec, process, tty, stdin, size } => {
                 self.exec(from, &id, exec, &process, (tty, stdin, size), descriptors)
             }
@@ -53,14 +57,23 @@ impl EventLoop {
         }
     }
 
-    fn greet(&mut self, token: u64, version: u32) -> Answer {
-        if version != VERSION {
-            return Err(ContainerError::Unreachable(format!("it speaks version {VERSION}, not {version}")));
-        }
-        if let Some(connection) = self.connections.get_mut(&token) {
+    fn greet(&mut self, token: u64, version: u32, fresh: bool) -> Reply {
+        if let Some(connection) = self.connections.get_mut(&token).filter(|_| version == VERSION) {
             connection.greeted = true;
+            if fresh {
+                self.forget_execs_of_others();
+            }
         }
-        Ok(Reply::Hello { version: VERSION })
+        Reply::Hello { version: VERSION, build: crate::build::own() }
+    }
+
+    /// A daemon that has just started waits for no command's end; who did has died.
+    fn forget_execs_of_others(&mut self) {
+        for workload in self.workloads.values_mut().filter(|workload| !workload.record.execs.is_empty()) {
+            workload.record.execs.retain(|exec| exec.code.is_none());
+            workload.record.execs.iter_mut().for_each(|exec| exec.unwatched = true);
+            workload.save();
+        }
     }
 
     /// Prepares a workload and has a helper make it.
@@ -158,6 +171,32 @@ impl EventLoop {
         workload.record.phase = Some(to);
         workload.save();
         Ok(Reply::Done)
+    }
+
+    /// Lists when all is settled that a daemon asked for before it died: nothing comes to be after the list, and nothing that
+    /// is in it is going by itself.
+    fn list_when_settled(&mut self, from: (u64, u64)) -> Option<Answer> {
+        if self.has_orphans() {
+            self.lists.push((from, Instant::now() + SETTLING));
+            return None;
+        }
+        Some(Ok(self.list()))
+    }
+
+    /// Answers those who wait for a list, when it can be told or they have waited long enough.
+    pub(super) fn answer_lists(&mut self) {
+        if self.lists.is_empty() {
+            return;
+        }
+        let (settled, now) = (!self.has_orphans(), Instant::now());
+        let (due, waiting) = std::mem::take(&mut self.lists)
+            .into_iter()
+            .partition::<Vec<_>, _>(|(_, until)| settled || *until <= now);
+        self.lists = waiting;
+        for (from, _) in due {
+            let list = self.list();
+            self.reply(from, Ok(list));
+        }
     }
 
     fn list(&self) -> Reply {
