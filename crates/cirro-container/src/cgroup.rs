@@ -158,6 +158,12 @@ impl Group {
         })
     }
 
+    /// Names of the groups below, in any hierarchy.
+    pub(crate) fn children(&self) -> std::collections::BTreeSet<String> {
+        let below = self.directories().flat_map(|(_, directory)| children(&directory));
+        below.filter_map(|path| Some(path.file_name()?.to_string_lossy().into_owned())).collect()
+    }
+
     /// Whether the workload has a group in any hierarchy.
     pub(crate) fn exists(&self) -> bool {
         self.directories().any(|(_, directory)| directory.is_dir())

@@ -158,6 +158,17 @@ impl Supervisor {
         self.ask(Request::Resize { id: id.to_owned(), columns, rows }).await
     }
 
+    /// Lists cgroups and directories of workloads that do not exist; removes them, with their processes, if asked to.
+    ///
+    /// # Errors
+    /// [`ContainerError::Unreachable`].
+    pub async fn strays(&self, remove: bool) -> Result<Vec<String>, ContainerError> {
+        match self.call(Request::Strays { remove }, Vec::new(), None).await?.0 {
+            Reply::Strays(found) => Ok(found),
+            other => Err(unexpected(&other)),
+        }
+    }
+
     /// Ends the supervisor and the guardian; nothing may run any more. Returns when both are gone with all their files.
     ///
     /// # Errors

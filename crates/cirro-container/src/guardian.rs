@@ -36,6 +36,8 @@ pub(crate) use link::{EXECUTABLE, GuardianLink};
 use link::{Key, Order};
 pub(crate) use reaped::{Reaped, read_all as read_reaped};
 
+/// The cgroup of guardian and supervisor, below the cloud's.
+pub(crate) const GUARDED_GROUP: &str = "supervisor";
 /// The supervisor finds its socket to the guardian under this number.
 pub(crate) const LINK_DESCRIPTOR: i32 = 3;
 /// A supervisor that lived so long was not broken from the start.
@@ -139,7 +141,7 @@ impl<'a> Guardian<'a> {
     fn settle(arguments: &'a Arguments, executable: OwnedFd, ready: OwnedFd) -> io::Result<Self> {
         rustix::process::setsid()?;
         rustix::thread::set_name(c"cirro-guardian")?;
-        let group = Hierarchies::detect()?.group(&format!("/{}/supervisor", arguments.name));
+        let group = Hierarchies::detect()?.group(&format!("/{}/{GUARDED_GROUP}", arguments.name));
         group.make_and_join()?;
         process::become_subreaper()?;
         process::raise_open_files()?;

@@ -81,6 +81,10 @@ pub(crate) enum Request {
         columns: u16,
         rows: u16,
     },
+    /// What there is of workloads that do not exist; `remove`: and then no longer.
+    Strays {
+        remove: bool,
+    },
     ShutDown,
 }
 
@@ -119,6 +123,7 @@ pub(crate) enum Reply {
         workloads: Vec<WorkloadState>,
         execs: Vec<ExecState>,
     },
+    Strays(Vec<String>),
     /// Descriptor: the terminal's master, for a terminal.
     Exec {
         pid: i32,

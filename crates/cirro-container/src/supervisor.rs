@@ -19,6 +19,7 @@ mod outputs;
 mod record;
 mod removal;
 mod requests;
+mod strays;
 mod workload;
 
 use std::ffi::OsString;

@@ -28,5 +28,7 @@ mod runtime_clients;
 mod runtime_line;
 #[path = "containers/streams.rs"]
 mod streams;
+#[path = "containers/sweep.rs"]
+mod sweep;
 #[path = "containers/upgrade.rs"]
 mod upgrade;

@@ -157,6 +157,11 @@ impl Containers {
         Ok(())
     }
 
+    /// Whether a container of this id is there or being made.
+    pub(crate) fn is_known(&self, id: &str) -> bool {
+        self.by_id.contains_key(id) || self.names.values().any(|holder| holder == id)
+    }
+
     pub(crate) fn is_taken(&self, name: &str) -> bool {
         self.names.contains_key(name)
     }

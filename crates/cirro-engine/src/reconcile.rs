@@ -12,7 +12,7 @@ use crate::build::step;
 use crate::containers::{Record, create::remove_dir, is_active, restart};
 use crate::error::{EngineError, blocking, io};
 use crate::node::sandboxes;
-use crate::{Engine, clock, instances};
+use crate::{Engine, clock, fail, instances};
 
 /// An end that nobody saw.
 fn unseen() -> Exit {
@@ -32,13 +32,18 @@ impl Engine {
             async move { self.adopt(&id, workload).await }
         });
         join_all(adopted.collect::<Vec<_>>()).await;
+        fail::point("reconcile.adopted")?;
         self.adopt_instances(&mut workloads).await;
         // What is left has no record: steps of builds that are gone, containers that were lost before they were noted.
         join_all(workloads.keys().map(|id| self.acknowledge(id))).await;
+        fail::point("reconcile.acknowledged")?;
         self.forget_lost_sandboxes();
         self.sweep_network().await?;
+        fail::point("reconcile.network")?;
         self.sweep_scratch().await?;
-        self.sweep_disk().await?;
+        self.sweep_disk(true).await?;
+        self.sweep_volumes().await?;
+        fail::point("reconcile.disk")?;
         self.start_wanted();
         Ok(())
     }
@@ -224,7 +229,7 @@ impl Engine {
         ports.filter(|id| !self.owns_network_of(id)).collect()
     }
 
-    async fn sweep_network(&self) -> Result<(), EngineError> {
+    pub(crate) async fn sweep_network(&self) -> Result<(), EngineError> {
         for id in self.stray_ports() {
             tracing::info!(port = id, "port without a workload removed");
             self.shared.network.delete_port(&id).await?;
@@ -236,20 +241,25 @@ impl Engine {
         Ok(())
     }
 
-    /// Lists the containers' directories that have no record.
-    pub(crate) fn stray_directories(&self) -> Vec<String> {
+    /// Lists the directories and roots of containers that neither exist nor are being made. Those of builds' steps are the builder's
+    /// own affair, unless no build can be running.
+    pub(crate) fn stray_files(&self, steps: bool) -> BTreeSet<String> {
         let entries = std::fs::read_dir(self.shared.options.containers_dir()).into_iter().flatten().flatten();
-        let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
+        let mut ids: BTreeSet<String> =
+            entries.filter_map(|entry| entry.file_name().into_string().ok()).collect();
+        ids.extend(self.shared.library.roots());
         let table = self.table();
-        names.filter(|name| table.get(name).is_none()).collect()
+        ids.retain(|id| !table.is_known(id) && (steps || !id.starts_with(step::PREFIX)));
+        ids
     }
 
-    async fn sweep_disk(&self) -> Result<(), EngineError> {
+    /// Removes files of containers that are not there.
+    pub(crate) async fn sweep_disk(&self, steps: bool) -> Result<(), EngineError> {
         let engine = self.clone();
         blocking(move || {
             engine.sweep_shared_memory()?;
-            for id in engine.stray_directories() {
-                tracing::info!(container = id, "directory without a container removed");
+            for id in engine.stray_files(steps) {
+                tracing::info!(container = id, "files without a container removed");
                 engine.shared.library.remove_root(&id)?;
                 remove_dir(&engine.shared.options.container_dir(&id))?;
             }

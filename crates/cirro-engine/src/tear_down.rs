@@ -1,13 +1,9 @@
-//! Taking everything away, and finding what should not be there.
-
-use std::collections::BTreeSet;
+//! Taking everything away.
 
 use futures_util::StreamExt;
 
 use crate::Engine;
-use crate::containers::is_active;
 use crate::error::EngineError;
-use crate::instances;
 
 const AT_ONCE: usize = 16;
 
@@ -71,48 +67,5 @@ impl Engine {
         }
         self.sweep_shared_memory()?;
         Ok(())
-    }
-
-    /// Finds leaks: workloads, roots, namespaces, links, cgroups without a record, and records without them.
-    pub async fn leaks(&self) -> Result<Vec<String>, EngineError> {
-        let mut found = Vec::new();
-        let workloads: BTreeSet<String> =
-            self.shared.supervisor.list().await?.into_iter().map(|workload| workload.id).collect();
-        let mut expected = BTreeSet::new();
-        for container in self.containers() {
-            if is_active(container.phase) && !workloads.contains(&container.id) {
-                found.push(format!("container {} is recorded as running and has no process", container.id));
-            }
-            expected.insert(container.id);
-        }
-        for machine in self.instances() {
-            let id = instances::workload_id(&machine.uid);
-            if machine.running && !workloads.contains(&id) {
-                found.push(format!("machine {} is recorded as running and has no process", machine.uid));
-            }
-            expected.insert(id);
-        }
-        for id in workloads.difference(&expected).filter(|id| !id.starts_with(crate::build::step::PREFIX)) {
-            found.push(format!("workload {id} has no record"));
-        }
-        let building = |id: &String| id.starts_with(crate::build::step::PREFIX) && workloads.contains(id);
-        let stray = |what: &str, ids: Vec<String>| {
-            let strays = ids.into_iter().filter(|id| !building(id));
-            strays.map(|id| format!("{what} {id} has no workload")).collect::<Vec<_>>()
-        };
-        found.extend(stray("port", self.stray_ports()));
-        found.extend(stray("network namespace", self.stray_namespaces()));
-        found.extend(stray("container directory", self.stray_directories()));
-        found.extend(stray("shared memory", self.stray_shared_memory()));
-        let network = self.shared.network.leaks().await?;
-        found.extend(network.into_iter().filter(|leak| !self.is_bare_namespace(leak)));
-        Ok(found)
-    }
-
-    /// Whether what the network takes for a leak is the namespace of something that wants no port (`--network none`).
-    fn is_bare_namespace(&self, leak: &str) -> bool {
-        let path = leak.strip_prefix("network namespace ").map(std::path::Path::new);
-        let id = path.and_then(|path| path.file_name()).and_then(|name| name.to_str());
-        id.is_some_and(|id| self.owns_network_of(id) || id.starts_with(crate::build::step::PREFIX))
     }
 }

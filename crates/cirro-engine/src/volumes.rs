@@ -1,6 +1,7 @@
 //! Volumes: directories that outlive containers.
 
 mod copy;
+mod sweep;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -12,7 +13,7 @@ use crate::error::{EngineError, blocking, io};
 use crate::journal::VOLUMES;
 use crate::layers::{Found, Layers};
 use crate::spec::merge::{Merged, clean};
-use crate::{Engine, clock, names};
+use crate::{Engine, clock, fail, names};
 
 /// Docker's mark of a volume that nobody named.
 const ANONYMOUS: &str = "com.docker.volume.anonymous";
@@ -57,6 +58,7 @@ impl Engine {
         name: &str,
         mut labels: BTreeMap<String, String>,
     ) -> Result<(Volume, bool), EngineError> {
+        let named = !name.is_empty();
         let name = if name.is_empty() {
             labels.insert(ANONYMOUS.into(), String::new());
             names::new_id()?
@@ -77,9 +79,15 @@ impl Engine {
         let path = mountpoint.clone();
         blocking(move || std::fs::create_dir_all(&path).map_err(io(format!("make {}", path.display()))))
             .await?;
+        fail::passed("volume.made");
         let volume = Volume { name: name.clone(), mountpoint, created_at: clock::now(), labels };
         self.shared.journal.put(VOLUMES, &name, &volume);
         self.volume_table().insert(name.clone(), volume.clone());
+        fail::passed("volume.noted");
+        if named {
+            // Before anything is in it: what is in a directory that no record knows is nobody's.
+            self.shared.journal.flush().await?;
+        }
         self.shared.events.emit("volume", "create", &name, &[("driver", "local")]);
         Ok((volume, true))
     }

@@ -2,9 +2,13 @@
 //!
 //! Every test has a cloud of its own in a network namespace of its own, and looks at its end that nothing is left.
 
+#[path = "../../cirro-container/tests/containers/sweep.rs"]
+mod sweep;
+
 mod engine {
     pub(crate) mod bench;
     pub(crate) mod builds;
+    pub(crate) mod fail_points;
     pub(crate) mod files;
     pub(crate) mod health;
     pub(crate) mod kills;

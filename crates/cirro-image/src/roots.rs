@@ -52,6 +52,11 @@ impl Library {
         Ok(ContainerRoot { lower, upper: dir.join("upper"), work: dir.join("work") })
     }
 
+    /// Lists the containers that have a root.
+    pub fn roots(&self) -> Vec<String> {
+        self.inner.state().roots.keys().cloned().collect()
+    }
+
     /// Removes a container's root; no error when there is none.
     pub fn remove_root(&self, container: &str) -> Result<(), ImageError> {
         check_name(container)?;

@@ -35,6 +35,7 @@ pub(crate) fn find(context: &Context, plan: &Plan, state: &State) -> Result<Vec<
             leaks.push(format!("network namespace {}", path.display()));
         }
     }
+    leaks.extend(crate::drift::find(plan.host.tables.values())?);
     Ok(leaks)
 }
 

@@ -17,13 +17,14 @@
 //! | `apply`, `nft` | tables and links to the kernel |
 //! | `worker`, `network` | the thread and the handle to it |
 //! | `dns`, `dhcp` | answer the workloads |
-//! | `leaks` | finds and removes by name |
+//! | `leaks`, `drift` | finds and removes by name; finds what the packet filter holds beside the plan |
 
 #![forbid(unsafe_code)]
 
 mod apply;
 mod dhcp;
 mod dns;
+mod drift;
 mod error;
 mod hostports;
 mod ipam;

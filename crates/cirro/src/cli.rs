@@ -50,7 +50,14 @@ enum Command {
     /// Print the exports that point docker and kubectl at this cloud: eval "$(cirro env)"
     Env,
     /// Look for leaks and faults, and say how to mend them
-    Doctor,
+    Doctor {
+        /// Mend what can be mended
+        #[arg(long)]
+        fix: bool,
+        /// How to say it
+        #[arg(long, value_enum, default_value = "text")]
+        output: doctor::Form,
+    },
     /// Help with the registry's configuration
     Registry {
         #[command(subcommand)]
@@ -78,7 +85,7 @@ pub(crate) fn run() -> ExitCode {
         Command::Down { workloads } => down::run(&place, workloads),
         Command::Status { json } => status::run(&place, json),
         Command::Env => print_env(&place),
-        Command::Doctor => doctor::run(&place),
+        Command::Doctor { fix, output } => doctor::run(&place, fix, output),
         Command::Registry { command: RegistryCommand::HashPassword } => registry::hash_password(),
         Command::Version => {
             say(&format!("cirro {}\n", env!("CARGO_PKG_VERSION"))).map(|()| ExitCode::SUCCESS)

@@ -100,7 +100,7 @@ pub(crate) async fn serve(
     let router = Router::new()
         .route("/status", get(status))
         .route("/down", post(down))
-        .route("/doctor", get(doctor))
+        .route("/doctor", get(doctor).post(mend))
         .with_state(controls);
     axum::serve(listener, router)
         .with_graceful_shutdown(stop.cancelled_owned())
@@ -140,8 +140,12 @@ async fn down(State(controls): State<Controls>, Query(query): Query<DownQuery>) 
     Json(Stopping { pid: std::process::id() })
 }
 
-async fn doctor(State(controls): State<Controls>) -> Result<Json<Vec<String>>, Fault> {
-    controls.engine.leaks().await.map(Json).map_err(fault)
+async fn doctor(State(controls): State<Controls>) -> Result<Json<Vec<cirro_engine::Fault>>, Fault> {
+    controls.engine.examine().await.map(Json).map_err(fault)
+}
+
+async fn mend(State(controls): State<Controls>) -> Result<Json<Vec<cirro_engine::Fault>>, Fault> {
+    controls.engine.mend().await.map(Json).map_err(fault)
 }
 
 /// Sends one request to the daemon. `Ok(None)`: no daemon listens.

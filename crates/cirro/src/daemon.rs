@@ -81,16 +81,22 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
         true => engine.tear_down().await.context("end the workloads")?,
         false => engine.stop().await,
     }
-    for socket in config.docker_sockets.iter().chain([&config.control_socket()]) {
-        let _ = std::fs::remove_file(socket);
-    }
+    remove_sockets(&config);
     Ok(())
 }
 
 /// Ends and forgets the workloads of a cloud whose daemon does not run.
 pub(crate) async fn tear_down(config: Config) -> anyhow::Result<()> {
     let engine = Engine::start(engine_options(&config)?).await.context("start the engine")?;
-    engine.tear_down().await.context("end the workloads")
+    engine.tear_down().await.context("end the workloads")?;
+    remove_sockets(&config);
+    Ok(())
+}
+
+fn remove_sockets(config: &Config) {
+    for socket in config.docker_sockets.iter().chain([&config.control_socket()]) {
+        let _ = std::fs::remove_file(socket);
+    }
 }
 
 fn ready_line(facts: &Facts, elapsed: Duration) -> String {

@@ -3,6 +3,8 @@
 use std::path::Path;
 use std::process::ExitCode;
 
+use cirro_engine::Fault;
+
 use crate::cli::say;
 use crate::config::{Config, Place};
 use crate::{control, daemon};
@@ -15,26 +17,46 @@ const PROGRAMS: [(&str, &str, &str); 4] = [
     ("mkfs.ext4", "e2fsprogs", "disks of virtual machines"),
 ];
 
-/// Prints what is wrong; fails when something is.
-pub(crate) fn run(place: &Place) -> anyhow::Result<ExitCode> {
+/// How faults are said.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Form {
+    /// A line each.
+    Text,
+    /// A list of objects with `kind`, `text`, `mend`.
+    Json,
+}
+
+/// Prints what is wrong (`fix`: after mending what can be); fails when something is.
+pub(crate) fn run(place: &Place, fix: bool, form: Form) -> anyhow::Result<ExitCode> {
     let config = Config::of_run_dir(place)?;
-    let mut faults: Vec<String> = PROGRAMS
-        .iter()
-        .filter(|(program, ..)| !is_installed(program))
-        .map(|(program, package, feature)| {
-            format!("program {program} is missing ({feature}): apt install {package}")
-        })
-        .collect();
-    match control::ask::<Vec<String>>(&config.control_socket(), "GET", "/doctor")? {
-        Some(leaks) => faults.extend(leaks),
+    let mut faults = missing_programs();
+    match control::ask::<Vec<Fault>>(&config.control_socket(), if fix { "POST" } else { "GET" }, "/doctor")? {
+        Some(found) => faults.extend(found),
         None => faults.extend(leftovers(&config)?),
     }
-    if faults.is_empty() {
-        say("no leaks, no faults\n")?;
-        return Ok(ExitCode::SUCCESS);
+    match form {
+        Form::Json => say(&format!("{}\n", serde_json::to_string_pretty(&faults)?))?,
+        Form::Text if faults.is_empty() => say("no leaks, no faults\n")?,
+        Form::Text => {
+            let line = |fault: &Fault| format!("{}: {}; mend it: {}\n", fault.kind, fault.text, fault.mend);
+            say(&faults.iter().map(line).collect::<String>())?;
+        }
     }
-    say(&faults.iter().map(|fault| format!("{fault}\n")).collect::<String>())?;
-    Ok(ExitCode::FAILURE)
+    Ok(if faults.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn fault(kind: &str, text: String, mend: String) -> Fault {
+    Fault { kind: kind.into(), text, mend }
+}
+
+fn missing_programs() -> Vec<Fault> {
+    let missing = PROGRAMS.iter().filter(|(program, ..)| !is_installed(program));
+    missing
+        .map(|(program, package, feature)| {
+            let text = format!("program {program} is missing ({feature})");
+            fault("program", text, format!("apt install {package}"))
+        })
+        .collect()
 }
 
 fn is_installed(program: &str) -> bool {
@@ -45,14 +67,27 @@ fn is_installed(program: &str) -> bool {
 }
 
 /// What a cloud without a daemon left on the host.
-fn leftovers(config: &Config) -> anyhow::Result<Vec<String>> {
-    let mut found = cirro_net::Network::leftovers(daemon::network_options(config))?;
+fn leftovers(config: &Config) -> anyhow::Result<Vec<Fault>> {
+    let again = "`cirro up` goes on with it, `cirro down --workloads` ends it";
+    let mut found: Vec<Fault> = cirro_net::Network::leftovers(daemon::network_options(config))?
+        .into_iter()
+        .map(|left| {
+            let kind = match left.split(' ').next() {
+                Some("link") => "link",
+                Some("nftables") => "rule",
+                _ => "namespace",
+            };
+            fault(kind, left, again.into())
+        })
+        .collect();
     let hierarchies = entries("/sys/fs/cgroup").into_iter().map(|name| format!("/sys/fs/cgroup/{name}"));
     for hierarchy in hierarchies.chain(["/sys/fs/cgroup".to_owned()]) {
         let cgroup = format!("{hierarchy}/{}", config.name);
         if Path::new(&cgroup).join("cgroup.procs").is_file() {
-            found.push(format!(
-                "cgroup {cgroup}: workloads go on; `cirro up` finds them, `cirro down --workloads` ends them"
+            found.push(fault(
+                "cgroup",
+                format!("cgroup {cgroup}: workloads go on without a daemon"),
+                again.into(),
             ));
         }
     }
@@ -62,8 +97,13 @@ fn leftovers(config: &Config) -> anyhow::Result<Vec<String>> {
     found.extend(
         targets
             .filter(|target| target.starts_with(&run_dir))
-            .map(|target| format!("mount {target}: remove it with: umount {target}")),
+            .map(|target| fault("mount", format!("mount {target}"), format!("umount {target}"))),
     );
+    let sockets = config.docker_sockets.iter().chain([&config.control_socket()]).cloned().collect::<Vec<_>>();
+    for socket in sockets.iter().filter(|socket| socket.exists()) {
+        let text = format!("socket {} and nobody who listens", socket.display());
+        found.push(fault("socket", text, "`cirro up` takes it over, or remove it".into()));
+    }
     Ok(found)
 }
 

@@ -50,6 +50,7 @@ impl EventLoop {
             Request::ForgetExec { id, exec } => Some(self.forget_exec(&id, &exec)),
             Request::Attach { id, stdin } => self.attach(from, &id, stdin),
             Request::Resize { id, columns, rows } => Some(self.resize(&id, (columns, rows))),
+            Request::Strays { remove } => Some(Ok(Reply::Strays(self.strays(remove)))),
             Request::ShutDown => Some(self.shut_down()),
         };
         if let Some(answer) = answer {

@@ -12,6 +12,9 @@ use oci_spec::runtime::Spec;
 use serde_json::json;
 use tokio::sync::broadcast;
 
+use crate::sweep::sweep;
+pub(crate) use crate::sweep::{cgroups, clear_group, find_process};
+
 /// Longest wait for anything; a test that reaches it has failed.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -150,34 +153,8 @@ impl Drop for Cloud {
         // Our own link would start them again: it finds no place to.
         let _ = std::fs::rename(self.run_dir(), self.path("old"));
         let _ = std::fs::write(self.run_dir(), "");
-        for role in ["guardian", "supervisor"] {
-            if let Some(pid) = find_process(role, &self.run_dir()) {
-                let _ = std::process::Command::new("kill").args(["-9", &pid.to_string()]).status();
-            }
-        }
-        for _ in 0..50 {
-            let groups = self.cgroups();
-            if groups.is_empty() {
-                return;
-            }
-            for group in groups {
-                clear_group(&group);
-            }
-            std::thread::sleep(Duration::from_millis(20));
-        }
+        sweep(&self.name, self.directory.path());
     }
-}
-
-pub(crate) fn clear_group(group: &Path) {
-    for entry in std::fs::read_dir(group).into_iter().flatten().flatten() {
-        if entry.path().is_dir() {
-            clear_group(&entry.path());
-        }
-    }
-    for pid in std::fs::read_to_string(group.join("cgroup.procs")).unwrap_or_default().lines() {
-        let _ = std::process::Command::new("kill").args(["-9", pid]).status();
-    }
-    let _ = std::fs::remove_dir(group);
 }
 
 pub(crate) fn options(directory: &Path, name: &str) -> SupervisorOptions {
@@ -197,35 +174,6 @@ pub(crate) async fn until(mut condition: impl FnMut() -> bool) {
         }
     })
     .await;
-}
-
-pub(crate) fn cgroups(name: &str) -> Vec<PathBuf> {
-    let mut found = Vec::new();
-    for root in std::fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten() {
-        found.push(root.path().join(name));
-    }
-    found.push(Path::new("/sys/fs/cgroup").join(name));
-    found.retain(|path| path.is_dir());
-    found
-}
-
-/// The process with this role and run directory on its command line.
-pub(crate) fn find_process(role: &str, run_dir: &Path) -> Option<i32> {
-    let run_dir = run_dir.to_string_lossy().into_owned();
-    for entry in std::fs::read_dir("/proc").into_iter().flatten().flatten() {
-        let Ok(pid) = entry.file_name().to_string_lossy().parse::<i32>() else { continue };
-        let Ok(command) = std::fs::read(entry.path().join("cmdline")) else { continue };
-        let command = String::from_utf8_lossy(&command).into_owned();
-        let words: Vec<&str> = command.split('\0').collect();
-        let is_role = role.is_empty() || words.get(1) == Some(&role);
-        // Helpers, and what they are making, have the supervisor's command line until they execute something.
-        let name = std::fs::read_to_string(entry.path().join("comm")).unwrap_or_default();
-        let is_role = is_role && (role != "supervisor" || name.trim() == "cirro-supervise");
-        if is_role && pid != std::process::id() as i32 && words.iter().any(|word| word.contains(&run_dir)) {
-            return Some(pid);
-        }
-    }
-    None
 }
 
 pub(crate) fn kill_9(pid: i32) {

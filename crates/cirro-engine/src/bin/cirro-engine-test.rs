@@ -7,9 +7,9 @@ use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use cirro_engine::{Engine, EngineOptions};
+use cirro_engine::{Engine, EngineOptions, WaitCondition};
 use cirro_net::NetworkOptions;
-use cirro_seams::container::{ContainerSpec, NetworkMode};
+use cirro_seams::container::{ContainerSpec, Mount, MountSource, NetworkMode, Phase, RestartPolicy};
 
 fn main() -> ExitCode {
     let args: Vec<_> = std::env::args_os().collect();
@@ -21,6 +21,10 @@ fn main() -> ExitCode {
         Some("supervisor") => cirro_container::supervisor_main(&args[2..]),
         // churn DIRECTORY NAME: makes, starts and removes containers until it is killed.
         Some("churn") => churn(&args[2..]),
+        // life DIRECTORY NAME: see `life`.
+        Some("life") => life(&args[2..]),
+        // undo DIRECTORY NAME POINT...: see `undo`.
+        Some("undo") => undo(&args[2..]),
         _ => ExitCode::FAILURE,
     }
 }
@@ -59,6 +63,105 @@ async fn turn(engine: &Engine, number: usize, round: usize) {
         // It may have ended already, or be ending.
         engine.remove_container(&id, true, true).await.expect("remove");
     }
+}
+
+/// Looks that what a killed predecessor left has been put right, then takes containers of each kind through their lives.
+fn life(args: &[OsString]) -> ExitCode {
+    let runtime = tokio::runtime::Runtime::new().expect("runtime");
+    let (directory, name) = (PathBuf::from(&args[0]), args[1].to_string_lossy().into_owned());
+    runtime.block_on(async {
+        let engine = Engine::start(options(&name, &directory)).await.expect("engine");
+        equals_reality(&engine).await;
+        live(&engine).await;
+        engine.stop().await;
+    });
+    ExitCode::SUCCESS
+}
+
+/// Has every step fail in turn: what was done is undone.
+fn undo(args: &[OsString]) -> ExitCode {
+    let runtime = tokio::runtime::Runtime::new().expect("runtime");
+    let (directory, name) = (PathBuf::from(&args[0]), args[1].to_string_lossy().into_owned());
+    runtime.block_on(async {
+        let engine = Engine::start(options(&name, &directory)).await.expect("engine");
+        for point in &args[2..] {
+            let point = point.to_string_lossy();
+            cirro_sys::fail_point::arm(&format!("{point}=error")).expect("arm");
+            let made = engine.create_container(named("life")).await;
+            if made.is_ok() && engine.start_container("life").await.is_ok() {
+                engine.stop_container("life", None, Some(0)).await.expect("stop");
+            }
+            cirro_sys::fail_point::arm("").expect("disarm");
+            equals_reality(&engine).await;
+        }
+        engine.stop().await;
+    });
+    ExitCode::SUCCESS
+}
+
+/// Nothing leaks, what is recorded as running runs, and everything can be removed and leaves nothing.
+async fn equals_reality(engine: &Engine) {
+    assert_eq!(engine.leaks().await.expect("leaks"), Vec::<String>::new(), "after the start");
+    for container in engine.containers() {
+        if container.spec.restart == RestartPolicy::Always && container.started_at.is_some() {
+            runs_again(engine, &container.id).await;
+        }
+        let container = engine.container(&container.id).expect("container");
+        let process =
+            container.pid.is_some_and(|pid| std::path::Path::new(&format!("/proc/{pid}/root")).exists());
+        assert_eq!(process, container.phase == Phase::Running, "{container:?}");
+        engine.remove_container(&container.id, true, true).await.expect("remove");
+    }
+    assert_eq!(engine.leaks().await.expect("leaks"), Vec::<String>::new(), "after the removal");
+}
+
+/// Waits until a container's policy has it run.
+async fn runs_again(engine: &Engine, id: &str) {
+    let mut events = engine.events();
+    let again = async {
+        while engine.container(id).expect("container").phase != Phase::Running {
+            let _ = tokio::time::timeout(std::time::Duration::from_millis(100), events.recv()).await;
+        }
+    };
+    tokio::time::timeout(std::time::Duration::from_secs(60), again).await.expect("its policy starts it");
+}
+
+fn named(name: &str) -> ContainerSpec {
+    let volume = |name: Option<&str>, target: &str| Mount {
+        source: MountSource::Volume { name: name.map(str::to_owned) },
+        target: target.into(),
+        read_only: false,
+    };
+    ContainerSpec {
+        name: Some(name.into()),
+        image: "busybox".into(),
+        command: Some(vec!["sleep".into(), "1000".into()]),
+        mounts: vec![volume(None, "/anonymous"), volume(Some("kept"), "/kept")],
+        ..ContainerSpec::default()
+    }
+}
+
+async fn live(engine: &Engine) {
+    engine.create_container(named("life")).await.expect("create");
+    engine.start_container("life").await.expect("start");
+    engine.stop_container("life", None, Some(0)).await.expect("stop");
+    engine.start_container("life").await.expect("start again");
+    engine.remove_container("life", true, true).await.expect("remove");
+
+    let brief = ContainerSpec { auto_remove: true, command: Some(vec!["true".into()]), ..named("brief") };
+    let (id, _) = engine.create_container(brief).await.expect("create brief");
+    let removed = engine.wait_container(&id, WaitCondition::Removed).await.expect("wait");
+    engine.start_container("brief").await.expect("start brief");
+    removed.await.expect("removed");
+
+    let missing = ContainerSpec { command: Some(vec!["/nonexistent".into()]), ..named("missing") };
+    engine.create_container(missing).await.expect("create missing");
+    engine.start_container("missing").await.expect_err("start missing");
+    engine.remove_container("missing", false, true).await.expect("remove missing");
+
+    let again = ContainerSpec { restart: RestartPolicy::Always, ..named("again") };
+    engine.create_container(again).await.expect("create again");
+    engine.start_container("again").await.expect("start again");
 }
 
 fn options(name: &str, directory: &std::path::Path) -> EngineOptions {

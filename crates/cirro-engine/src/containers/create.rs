@@ -11,7 +11,7 @@ use crate::layers::Layers;
 use crate::spec::limits::{self, Moment};
 use crate::spec::merge::{Merged, merge};
 use crate::spec::{capabilities, document, resources, seccomp, security};
-use crate::{Engine, clock, names, signals};
+use crate::{Engine, clock, fail, names, signals};
 
 const MAX_ARGUMENTS: usize = 2 << 20;
 
@@ -122,14 +122,17 @@ impl Engine {
         merged: Merged,
         stop_signal: i32,
     ) -> Result<(), EngineError> {
+        fail::point("create.named")?;
         let dir = self.shared.options.container_dir(id);
         let log_path = dir.join(format!("{id}-json.log"));
         let (engine, own_id, log) = (self.clone(), id.to_owned(), spec.log.keep.then(|| log_path.clone()));
         let image_id = image.id;
         let root = blocking(move || engine.make_root(&own_id, &image_id, log)).await?;
+        fail::point("create.rooted")?;
         let layers = root.clone();
         let (mounts, anonymous_volumes) =
             self.resolve_mounts(&spec, &merged, move || open_layers(&layers)).await?;
+        fail::passed("create.mounted");
         let shell = image.config.config.shell.clone();
         let container = new_container(id, name, spec, &image, merged, log_path, mounts);
         let lazily = container.spec.auto_remove;
@@ -143,6 +146,7 @@ impl Engine {
         } else {
             self.shared.journal.put(CONTAINERS, id, &record);
             self.table().insert(Entry::new(record));
+            fail::passed("create.noted");
             if let Err(error) = self.shared.journal.flush().await {
                 let forgotten = self.table().remove(id);
                 self.shared.journal.delete(CONTAINERS, id);
@@ -151,6 +155,7 @@ impl Engine {
                 return Err(error);
             }
         }
+        fail::passed("create.durable");
         self.emit_container("create", &container, &[]);
         Ok(())
     }
@@ -164,11 +169,13 @@ impl Engine {
     ) -> Result<Rootfs, EngineError> {
         let dir = self.shared.options.container_dir(id);
         std::fs::create_dir_all(&dir).map_err(io(format!("make {}", dir.display())))?;
+        fail::point("create.directory")?;
         if let Some(path) = log {
             use std::os::unix::fs::OpenOptionsExt;
             let mut options = std::fs::OpenOptions::new();
             options.create(true).append(true).mode(0o640).open(&path).map_err(io("make the log file"))?;
         }
+        fail::point("create.logged")?;
         let root = self.shared.library.create_root(id, image)?;
         Ok(Rootfs { lower: root.lower, upper: root.upper, work: root.work })
     }

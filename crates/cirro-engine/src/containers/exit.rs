@@ -9,7 +9,7 @@ use cirro_container::{ContainerError, Exit};
 use cirro_seams::container::{Container, Phase};
 
 use super::{health, is_active, restart};
-use crate::{Engine, clock};
+use crate::{Engine, clock, fail};
 
 /// Docker's exit code for an end that nobody saw.
 const UNKNOWN: i32 = 255;
@@ -33,6 +33,7 @@ impl Engine {
 
     /// Handles the end of a container's process; its lock is held.
     pub(crate) async fn exit_locked(&self, id: &str, exit: Exit) {
+        fail::passed("exit.begun");
         let noted = self.change(id, |entry| {
             if !is_active(entry.record.container.phase) {
                 return None;
@@ -43,11 +44,13 @@ impl Engine {
         let Ok((record, Some((before, next)))) = noted else {
             return self.acknowledge(id).await;
         };
+        fail::passed("exit.noted");
         self.emit_die(&record.container);
         match next {
             Next::Remove => self.remove_after_exit(id, &before).await,
             next => {
                 tokio::join!(self.make_exit_durable(id), self.leave_or_warn(&before));
+                fail::passed("exit.settled");
                 self.answer_waiters(id, true);
                 if let Next::Restart(wait, plan) = next {
                     self.plan_restart(id, wait, plan);
@@ -74,7 +77,10 @@ impl Engine {
 
     async fn make_exit_durable(&self, id: &str) {
         match self.shared.journal.flush().await {
-            Ok(()) => self.acknowledge(id).await,
+            Ok(()) => {
+                fail::passed("exit.durable");
+                self.acknowledge(id).await;
+            }
             Err(error) => {
                 tracing::error!(container = id, %error, "exit not recorded; the supervisor keeps it")
             }

@@ -7,8 +7,8 @@ use cirro_seams::container::{Container, Endpoint, NetworkMode};
 use cirro_seams::network::PortPublish;
 
 use super::is_active;
-use crate::Engine;
 use crate::error::EngineError;
+use crate::{Engine, fail};
 
 const MAX_CHAIN: usize = 8;
 pub(crate) const INTERFACE: &str = "eth0";
@@ -71,6 +71,7 @@ impl Engine {
         network_id: String,
     ) -> Result<Joined, EngineError> {
         let path = self.shared.network.create_namespace(&container.id).await?;
+        fail::point("start.namespace")?;
         let request = CreatePort {
             id: container.id.clone(),
             subnet,
@@ -81,6 +82,7 @@ impl Engine {
             publish: publish(container),
         };
         let port = self.shared.network.create_port(request).await?;
+        fail::point("start.port")?;
         let endpoint = Endpoint {
             network,
             network_id,

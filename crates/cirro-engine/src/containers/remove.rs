@@ -5,9 +5,9 @@ use cirro_seams::container::{Owner, Phase};
 use super::changes::size_of;
 use super::create::remove_dir;
 use super::{is_active, wait};
-use crate::Engine;
 use crate::error::{EngineError, blocking};
 use crate::journal::CONTAINERS;
+use crate::{Engine, fail};
 
 impl Engine {
     /// Removes it (`force`: kills it first; `volumes`: its anonymous volumes too).
@@ -52,6 +52,7 @@ impl Engine {
     /// Removes a container that does not run and whose lock is held.
     pub(crate) async fn remove_locked(&self, id: &str, volumes: bool) -> Result<(), EngineError> {
         self.begin_removal(id)?;
+        fail::passed("remove.begun");
         let removed = self.remove_files(id).await;
         self.finish_removal(id, volumes, removed).await
     }
@@ -70,6 +71,7 @@ impl Engine {
         let (engine, id) = (self.clone(), id.to_owned());
         blocking(move || {
             engine.shared.library.remove_root(&id)?;
+            fail::passed("remove.root");
             remove_dir(&engine.shared.options.container_dir(&id))
         })
         .await
@@ -90,12 +92,14 @@ impl Engine {
             });
             return Err(error);
         }
+        fail::passed("remove.files");
         let entry = self.table().remove(id).ok_or_else(|| EngineError::no_container(id))?;
         self.shared.journal.delete(CONTAINERS, id);
         self.forget_execs(id);
         if volumes {
             self.drop_volumes(&entry.record.anonymous_volumes).await;
         }
+        fail::passed("remove.forgotten");
         let container = entry.record.container;
         self.emit_container("destroy", &container, &[]);
         entry.ended.send_replace(true);

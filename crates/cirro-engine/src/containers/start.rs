@@ -11,7 +11,7 @@ use crate::spec::cdi::{self, Injection, Registry};
 use crate::spec::devices::{self, HostDevices};
 use crate::spec::document::{DocumentInput, document};
 use crate::spec::users::{self, User};
-use crate::{Engine, clock};
+use crate::{Engine, clock, fail};
 
 /// Docker's exit codes for a command that is missing, cannot be run, or whose container could not be made.
 const NOT_FOUND: i32 = 127;
@@ -95,12 +95,16 @@ impl Engine {
 
     async fn launch(&self, record: &Record) -> Result<(Option<i32>, Joined), StartFailure> {
         let container = &record.container;
+        fail::point("start.begun")?;
         let (request, joined) = self.prepare(record).await?;
+        fail::point("start.prepared")?;
         let made = self.shared.supervisor.create(request).await;
         let state = made.map_err(StartFailure::of_task)?;
+        fail::point("start.made")?;
         self.join_pending(&container.id).await?;
         let started = self.shared.supervisor.start(&container.id).await;
         started.map_err(StartFailure::of_task)?;
+        fail::point("start.started")?;
         Ok((state.pid, joined))
     }
 
@@ -112,6 +116,7 @@ impl Engine {
             blocking(move || engine.prepare_root(&looked)),
             self.join_network(&record.container)
         );
+        fail::point("start.joined")?;
         let (user, joined) = (user?, joined?);
         Ok((self.task_request(record, &user, &joined).await?, joined))
     }
@@ -129,6 +134,7 @@ impl Engine {
                 std::fs::create_dir_all(path).map_err(io(format!("make {}", path.display())))?;
             }
         }
+        fail::point("start.bound")?;
         let layers = open_layers(&record.root).map_err(io("open the container's layers"))?;
         let dir = &container.working_dir;
         let below =
@@ -228,6 +234,7 @@ impl Engine {
             container.endpoint = joined.endpoint;
             entry.ended.send_replace(false);
         })?;
+        fail::passed("start.noted");
         self.emit_container("start", &record.container, &[]);
         self.watch_health(id, true);
         Ok(())
@@ -242,6 +249,7 @@ impl Engine {
         }) {
             tracing::warn!(container = container.id, %error, "process of a failed start not removed");
         }
+        fail::passed("start.undone.process");
         if let Err(error) = self.leave_network(container).await {
             tracing::warn!(container = container.id, %error, "network of a failed start not removed");
         }

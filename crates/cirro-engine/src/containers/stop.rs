@@ -9,7 +9,7 @@ use super::is_active;
 use super::wait::WaitCondition;
 use crate::error::EngineError;
 use crate::journal::CONTAINERS;
-use crate::{Engine, signals};
+use crate::{Engine, fail, signals};
 
 const DEFAULT_GRACE: i64 = 10;
 /// How long a killed process may take to end: the kernel may be writing its memory out.
@@ -36,12 +36,14 @@ impl Engine {
     ) -> Result<(), EngineError> {
         let signal = signal.filter(|signal| !signal.is_empty()).map(signals::parse).transpose()?;
         let record = self.begin_stop(id).await?;
+        fail::passed("stop.begun");
         let container = &record.container;
         let grace = grace_seconds.or(container.spec.stop_timeout_seconds).unwrap_or(DEFAULT_GRACE);
         // No lock is held from here on: the exit needs it.
         let ended = self.wait_container(id, WaitCondition::NotRunning).await?;
         tokio::pin!(ended);
         self.send(container, signal.unwrap_or(record.stop_signal)).await?;
+        fail::passed("stop.signalled");
         let graceful = async {
             match u64::try_from(grace) {
                 Ok(seconds) => tokio::time::timeout(Duration::from_secs(seconds), &mut ended).await.is_ok(),
@@ -57,6 +59,7 @@ impl Engine {
                 return Err(EngineError::Failed(text));
             }
         }
+        fail::passed("stop.ended");
         let container = self.container(id).unwrap_or(record.container);
         self.emit_container("stop", &container, &[]);
         Ok(())

@@ -45,9 +45,11 @@ pub(crate) fn with_engine<F: Future<Output = Lab>>(test: impl FnOnce(Lab) -> F +
 
 fn run_test<F: Future<Output = Lab>>(name: &str, test: impl FnOnce(Lab) -> F) {
     up_loopback();
+    let directory = tempfile::tempdir().unwrap();
+    // Ends after the runtime, so that nothing is started again.
+    let _sweeper = Sweeper { name, directory: directory.path().to_owned() };
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     runtime.block_on(async {
-        let directory = tempfile::tempdir().unwrap();
         let options = options(name, directory.path());
         let engine = Engine::start(options.clone()).await.expect("engine");
         load_busybox(&engine).await;
@@ -57,6 +59,20 @@ fn run_test<F: Future<Output = Lab>>(name: &str, test: impl FnOnce(Lab) -> F) {
         lab.check_nothing_left(name);
     });
     runtime.shutdown_timeout(Duration::from_secs(5));
+}
+
+/// A test that fails leaves no process, cgroup or namespace either.
+struct Sweeper<'a> {
+    name: &'a str,
+    directory: PathBuf,
+}
+
+impl Drop for Sweeper<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            crate::sweep::sweep(self.name, &self.directory);
+        }
+    }
 }
 
 fn up_loopback() {
