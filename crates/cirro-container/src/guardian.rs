@@ -80,7 +80,7 @@ pub fn guardian_main(args: &[OsString]) -> ExitCode {
 fn execute_read_only_self(arguments: &Arguments) -> io::Result<ExitCode> {
     let empty = empty_directory(&arguments.run_dir);
     std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&empty)?;
-    let file = cirro_sys::mounts::open_executable_read_only(Path::new("/proc/self/exe"), &empty)?;
+    let file = cirro_sys::mounts::open_own_executable_read_only(&empty)?;
     rustix::io::fcntl_setfd(&file, rustix::io::FdFlags::empty())?;
     let mut command = command_line("guardian", arguments)?;
     command.push(c"--executable-descriptor".to_owned());

@@ -129,7 +129,10 @@ pub(crate) enum Reply {
         pid: i32,
     },
     /// Descriptor: the stream socket (see `Chunk`).
-    Attached,
+    Attached {
+        /// How the workload ended, if it has: nothing comes over the stream then.
+        exit: Option<Exit>,
+    },
 }
 
 /// A command in a container, until its exit code was seen.

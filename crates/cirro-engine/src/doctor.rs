@@ -75,6 +75,7 @@ impl Engine {
         }
         self.compare_workloads().await?;
         self.sweep_network().await?;
+        self.shared.network.mend().await?;
         self.sweep_disk(false).await?;
         self.examine().await
     }
@@ -176,8 +177,7 @@ impl Engine {
                 Some("nftables") => "rule",
                 _ => "namespace",
             };
-            let mend = if kind == "rule" { "cirro down, then cirro up: the table is made anew" } else { FIX };
-            found.push(Fault { kind: kind.into(), text: leak, mend: mend.into() });
+            found.push(fault(kind, leak));
         }
         Ok(found)
     }
@@ -234,16 +234,17 @@ impl Engine {
         found
     }
 
-    /// Mounts in our directories: namespaces' files, which the network looks after, and volumes' own are all that may be there.
+    /// Mounts in our directories: namespaces' files, volumes' own and shared memory are all that may be there.
     fn mount_faults(&self) -> Vec<Fault> {
         let options = &self.shared.options;
-        let (namespaces, volumes) = (options.namespaces_dir(), options.volumes_dir());
+        // Others look after these.
+        let known = [options.namespaces_dir(), options.volumes_dir(), options.shm_root()];
         let text = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
         let targets = text.lines().filter_map(|line| line.split(' ').nth(4)).map(Path::new);
         let ours = targets.filter(|target| {
             let inside = target.starts_with(&options.run_dir) || target.starts_with(&options.data_dir);
             let whole = **target == options.run_dir || **target == options.data_dir;
-            inside && !whole && !target.starts_with(&namespaces) && !target.starts_with(&volumes)
+            inside && !whole && !known.iter().any(|known| target.starts_with(known))
         });
         ours.map(|target| Fault {
             kind: "mount".into(),

@@ -8,9 +8,11 @@ mod sweep;
 mod engine {
     pub(crate) mod bench;
     pub(crate) mod builds;
+    pub(crate) mod crowd;
     pub(crate) mod fail_points;
     pub(crate) mod files;
     pub(crate) mod health;
+    pub(crate) mod hostile;
     pub(crate) mod kills;
     pub(crate) mod lab;
     pub(crate) mod life;
@@ -18,6 +20,7 @@ mod engine {
     pub(crate) mod networks;
     pub(crate) mod options;
     pub(crate) mod pods;
+    pub(crate) mod reboot;
     pub(crate) mod restarts;
     pub(crate) mod streams;
     pub(crate) mod volumes;

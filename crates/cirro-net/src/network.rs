@@ -215,6 +215,11 @@ impl Network {
     pub async fn leaks(&self) -> Result<Vec<String>, NetError> {
         self.call(|worker| worker.leaks()).await
     }
+
+    /// Makes the kernel agree with the records, whatever somebody else did to it.
+    pub async fn mend(&self) -> Result<(), NetError> {
+        self.call(crate::worker::Worker::adopt).await
+    }
 }
 
 fn ended() -> NetError {

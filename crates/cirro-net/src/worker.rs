@@ -87,8 +87,8 @@ impl Worker {
         }
     }
 
-    /// Applies the records to whatever the kernel holds.
-    fn adopt(&mut self) -> Result<(), NetError> {
+    /// Applies the records to whatever the kernel holds; links of ours that they do not know go, tables are made anew.
+    pub(crate) fn adopt(&mut self) -> Result<(), NetError> {
         let prefix = self.context.prefix.clone();
         self.applied.host = apply::observe(|link| names::owns(&prefix, link))?;
         self.ensure_vpc_namespaces(&self.state.clone())?;

@@ -149,7 +149,15 @@ fn set_path(context: &OwnedFd, key: &str, path: &Path, held: &mut Vec<OwnedFd>) 
     Ok(rustix::mount::fsconfig_set_string(context, key, name.as_str())?)
 }
 
-/// Opens an executable (`/proc/self/exe` for this process' own) in a form that nobody can write, however privileged (CVE-2019-5736).
+/// Opens this process' own executable as [`open_executable_read_only`] does.
+///
+/// # Errors
+/// The kernel's.
+pub fn open_own_executable_read_only(empty: &Path) -> io::Result<OwnedFd> {
+    open_executable_read_only(Path::new("/proc/self/exe"), empty)
+}
+
+/// Opens an executable in a form that nobody can write, however privileged (CVE-2019-5736).
 ///
 /// A read-only mount of the file that is attached nowhere: whoever opens it through `/proc/PID/exe`, then or later, opens it there,
 /// and nobody can remount what is in no mount namespace. Before Linux 5.12 a read-only overlay over its directory, which shares the

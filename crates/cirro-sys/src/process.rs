@@ -56,7 +56,8 @@ pub fn clone_child(namespaces: i32, body: impl FnOnce() -> i32) -> io::Result<Ra
     }
 }
 
-/// Closes every descriptor from 3 on but these. For a child that from now on uses no other one and never drops those it had.
+/// Closes every descriptor from 3 on but these. For a child that from now on uses no other one and never drops those
+/// it had, or a program that inherited some that it cannot make sense of.
 pub fn close_all_but(keep: &[RawFd]) {
     close_others(&mut keep.to_vec());
 }
@@ -90,13 +91,6 @@ fn is_single_threaded() -> io::Result<bool> {
     use std::os::unix::fs::MetadataExt;
     // One directory per thread, beside `.` and `..`.
     Ok(std::fs::metadata("/proc/self/task")?.nlink() == 3)
-}
-
-/// Closes every descriptor but 0 to 2 and those given, which nobody in this process owns.
-///
-/// For a program that inherited descriptors that it cannot make sense of, before it has opened any of its own.
-pub fn close_all_but(keep: &[RawFd]) {
-    close_others(&mut keep.to_vec());
 }
 
 fn close_others(keep: &mut Vec<RawFd>) {

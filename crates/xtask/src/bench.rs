@@ -8,9 +8,13 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
 
+mod api;
 mod cloud;
+mod engine;
+mod interrupted;
 mod peer;
 mod pod;
+mod processes;
 mod registry;
 mod runtime;
 
@@ -26,6 +30,8 @@ pub(crate) enum Which {
     Memory,
     /// `docker run --rm --network none busybox true`, beside dockerd.
     Run,
+    /// The engine beside dockerd: start, exec, many at once, memory, idle processor time.
+    Engine,
     /// A pod from created to Running.
     Pod,
     /// A container's life by `cirro runtime`, beside libcontainer, crun and runc.
@@ -37,9 +43,9 @@ pub(crate) enum Which {
 }
 
 /// Runs measurements and prints a row for each.
-pub(crate) fn run(which: Which, rounds: usize) -> anyhow::Result<()> {
+pub(crate) fn run(which: Which, rounds: usize, binary: Option<PathBuf>) -> anyhow::Result<()> {
     ensure!(rounds > 0, "--rounds: want at least 1");
-    let binary = release_binary()?;
+    let binary = binary.map_or_else(release_binary, |binary| Ok(std::path::absolute(binary)?))?;
     println!("| measure | cirro | peer | ratio |\n| --- | --- | --- | --- |");
     let wanted = |one| which == one || which == Which::All;
     if wanted(Which::Up) {
@@ -50,6 +56,9 @@ pub(crate) fn run(which: Which, rounds: usize) -> anyhow::Result<()> {
     }
     if wanted(Which::Run) {
         docker_run(&binary, rounds)?;
+    }
+    if wanted(Which::Engine) {
+        engine::measure(&binary, rounds)?;
     }
     if wanted(Which::Pod) {
         pod::measure(&binary, rounds.min(10))?;

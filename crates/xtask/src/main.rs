@@ -25,12 +25,15 @@ enum Task {
     },
     /// Measure what docs/SPECIFICATION.md promises, beside its peers
     Bench {
-        /// Which: up, memory, run, pod, runtime, all
+        /// Which: up, memory, run, engine, pod, runtime, all
         #[arg(default_value = "all")]
         which: bench::Which,
         /// Rounds of each measurement
         #[arg(long, default_value_t = 20)]
         rounds: usize,
+        /// Measure this executable instead of a release build of the tree
+        #[arg(long, value_name = "FILE")]
+        binary: Option<std::path::PathBuf>,
     },
 }
 
@@ -51,6 +54,6 @@ fn cargo() -> std::process::Command {
 fn main() -> anyhow::Result<()> {
     match Cli::parse().task {
         Task::Check { end_to_end } => check::run(end_to_end),
-        Task::Bench { which, rounds } => bench::run(which, rounds),
+        Task::Bench { which, rounds, binary } => bench::run(which, rounds, binary),
     }
 }

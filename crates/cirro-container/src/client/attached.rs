@@ -15,6 +15,7 @@ use super::link::Watch;
 use super::{Supervisor, unexpected};
 use crate::error::ContainerError;
 use crate::protocol::{Reply, Request, chunk};
+use crate::workload::Exit;
 
 /// Chunks of at most 64 KiB that wait for a slow reader.
 const WAITING: usize = 16;
@@ -26,12 +27,19 @@ pub(super) async fn attach(
 ) -> Result<Session, ContainerError> {
     let (code, ended) = oneshot::channel();
     let watch = Watch::Workload { id: id.to_owned(), code };
-    let socket = open(supervisor, id, stdin, Some(watch)).await?;
+    let (socket, before) = open(supervisor, id, stdin, Some(watch)).await?;
     let (output, outputs) = mpsc::channel(WAITING);
     let (input, inputs) = mpsc::channel(WAITING);
     let (resize, sizes) = mpsc::channel(4);
     let (exit, exited) = oneshot::channel();
-    tokio::spawn(pass_on_exit(supervisor.clone(), id.to_owned(), ended, exit));
+    tokio::spawn(async move {
+        // One that had ended before gets no event.
+        let code = match before {
+            Some(before) => before.code,
+            None => ended.await.ok(),
+        };
+        code.map(|code| exit.send(code))
+    });
     tokio::spawn(pass_on_sizes(supervisor.clone(), id.to_owned(), sizes));
     let streams = Streams { supervisor: supervisor.clone(), id: id.to_owned(), stdin, output, inputs };
     tokio::spawn(streams.run(socket));
@@ -43,29 +51,14 @@ async fn open(
     id: &str,
     stdin: bool,
     watch: Option<Watch>,
-) -> Result<UnixStream, ContainerError> {
+) -> Result<(UnixStream, Option<Exit>), ContainerError> {
     let request = Request::Attach { id: id.to_owned(), stdin };
     let (reply, mut descriptors) = supervisor.call(request, Vec::new(), watch).await?;
-    let (Reply::Attached, Some(socket)) = (&reply, descriptors.pop()) else { return Err(unexpected(&reply)) };
-    UnixStream::from_std(socket.into()).map_err(|error| ContainerError::runtime("attach", &error))
-}
-
-/// Gives the exit code on; one that had ended before gets no event, so the list is asked.
-async fn pass_on_exit(
-    supervisor: Supervisor,
-    id: String,
-    ended: oneshot::Receiver<i32>,
-    exit: oneshot::Sender<i32>,
-) {
-    let before =
-        supervisor.list().await.ok().and_then(|list| list.into_iter().find(|state| state.id == id)?.exit);
-    let code = match before {
-        Some(ended) => ended.code,
-        None => ended.await.ok(),
+    let (Reply::Attached { exit }, Some(socket)) = (&reply, descriptors.pop()) else {
+        return Err(unexpected(&reply));
     };
-    if let Some(code) = code {
-        let _ = exit.send(code);
-    }
+    let socket = UnixStream::from_std(socket.into());
+    Ok((socket.map_err(|error| ContainerError::runtime("attach", &error))?, exit.clone()))
 }
 
 async fn pass_on_sizes(supervisor: Supervisor, id: String, mut sizes: mpsc::Receiver<(u16, u16)>) {
@@ -95,7 +88,7 @@ impl Streams {
                 return;
             }
             match open(&self.supervisor, &self.id, self.stdin, None).await {
-                Ok(again) => socket = again,
+                Ok((again, _)) => socket = again,
                 Err(_) => return,
             }
         }

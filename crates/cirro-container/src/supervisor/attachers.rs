@@ -13,7 +13,6 @@ use super::event_loop::{EventLoop, Source};
 use super::outputs::MOST_INPUT;
 use crate::error::ContainerError;
 use crate::protocol::{Reply, chunk};
-use crate::workload::WorkloadPhase;
 
 /// At this the workload is no longer read; docker's own limit.
 const FULL: usize = 1 << 20;
@@ -95,8 +94,8 @@ impl EventLoop {
         id: &str,
         stdin: bool,
     ) -> Option<Result<Reply, ContainerError>> {
-        let ended = match self.find(id) {
-            Ok(workload) => workload.record.phase == Some(WorkloadPhase::Exited),
+        let exit = match self.find(id) {
+            Ok(workload) => workload.record.exit.clone(),
             Err(error) => return Some(Err(error)),
         };
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
@@ -106,7 +105,7 @@ impl EventLoop {
             Err(error) => return Some(Err(ContainerError::runtime("make stream", &error))),
         };
         // One that has ended says nothing more: the stream closes at once.
-        if !ended {
+        if exit.is_none() {
             match self.watch(&ours, EventFlags::IN, Source::Attacher) {
                 Ok(token) => {
                     let (workload, outgoing, incoming) = (id.to_owned(), VecDeque::new(), Vec::new());
@@ -120,7 +119,7 @@ impl EventLoop {
                 Err(error) => return Some(Err(ContainerError::runtime("watch stream", &error))),
             }
         }
-        self.reply_with(from, Ok(Reply::Attached), vec![theirs]);
+        self.reply_with(from, Ok(Reply::Attached { exit }), vec![theirs]);
         None
     }
 

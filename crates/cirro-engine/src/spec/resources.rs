@@ -8,6 +8,10 @@ use crate::error::EngineError;
 
 const CPU_PERIOD: u64 = 100_000;
 
+/// Processes and threads of a container that asks for no other number (`--pids-limit -1` for no limit): more than any service
+/// needs, and a fork bomb leaves the host room.
+const DEFAULT_PIDS: i64 = 16_384;
+
 /// Returns `linux.resources`; `more` are the rules of the request's own devices.
 pub(crate) fn resources(
     spec: &ContainerSpec,
@@ -20,6 +24,10 @@ pub(crate) fn resources(
     }
     let mut all = limits(&spec.resources, host)?;
     all["devices"] = devices;
+    // (0 is what docker's client sends when nothing was said.)
+    if all.get("pids").is_none() {
+        all["pids"] = json!({ "limit": DEFAULT_PIDS });
+    }
     Ok(all)
 }
 
@@ -185,6 +193,11 @@ mod tests {
         assert_eq!(all["pids"]["limit"], 100);
         assert!(resources(&asked, &HostFacts::default(), &[]).unwrap()["memory"].get("swap").is_none());
         assert!(resources(&with(Resources::default()), &host, &[]).unwrap().get("memory").is_none());
+        let pids = |pids| {
+            let asked = with(Resources { pids, ..Resources::default() });
+            resources(&asked, &host, &[]).unwrap()["pids"]["limit"].clone()
+        };
+        assert_eq!((pids(None), pids(Some(-1))), (json!(DEFAULT_PIDS), json!(-1)));
     }
 
     #[test]

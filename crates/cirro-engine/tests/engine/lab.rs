@@ -271,6 +271,10 @@ impl Lab {
         Self { engine, options, directory }
     }
 
+    pub(crate) fn name(&self) -> &str {
+        &self.options.name
+    }
+
     pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.directory.path().join(name)
     }

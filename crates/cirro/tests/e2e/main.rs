@@ -7,6 +7,7 @@ mod cloud;
 mod commands;
 mod faults;
 mod lifecycle;
+mod robust;
 mod survival;
 mod walk_container;
 mod walk_kubernetes;

@@ -6,31 +6,47 @@ use std::process::Command;
 
 use anyhow::Context;
 
-use super::said;
+use super::{interrupted, processes, said};
 
 /// A cloud with directories, ports and ranges of its own.
 pub(crate) struct Cloud {
     binary: PathBuf,
     directory: tempfile::TempDir,
     pub(crate) kubernetes: String,
+    _guard: interrupted::Guard,
 }
 
 impl Cloud {
     /// Prepares a cloud; nothing runs yet.
     pub(crate) fn new(binary: &Path) -> anyhow::Result<Self> {
         let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
-        Ok(Self {
-            binary: binary.into(),
-            directory: tempfile::tempdir().context("make a directory")?,
-            kubernetes: format!("127.0.0.1:{port}"),
-        })
+        let directory = tempfile::tempdir().context("make a directory")?;
+        let (program, path) = (binary.to_owned(), directory.path().to_owned());
+        let guard = interrupted::on_signal(move || {
+            let _ = said(command(&program, &path, "down").arg("--workloads"));
+            let _ = std::fs::remove_dir_all(&path);
+        })?;
+        Ok(Self { binary: binary.into(), directory, kubernetes: format!("127.0.0.1:{port}"), _guard: guard })
     }
 
     /// Starts it and waits until it is ready.
     pub(crate) fn start(&self) -> anyhow::Result<()> {
+        self.start_roles("engine,control,faces")
+    }
+
+    /// The same with some of its parts only.
+    pub(crate) fn start_roles(&self, roles: &str) -> anyhow::Result<()> {
         said(
             self.command("up")
-                .args(["--detach", "--name", "bench", "--kubernetes-listen", &self.kubernetes])
+                .args([
+                    "--detach",
+                    "--roles",
+                    roles,
+                    "--name",
+                    "bench",
+                    "--kubernetes-listen",
+                    &self.kubernetes,
+                ])
                 .args(["--registry-listen", "127.0.0.1:0"])
                 .args(["--docker-subnets", "10.250.0.0/16", "--pod-cidr", "10.251.0.0/24"])
                 .args(["--service-cidr", "10.252.0.0/16", "--transit-cidr", "10.253.0.0/24"])
@@ -67,10 +83,7 @@ impl Cloud {
     pub(crate) fn memory(&self) -> anyhow::Result<Vec<(String, u64)>> {
         let mut rows = Vec::new();
         for (pid, role) in self.processes()? {
-            let text = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup"))?;
-            let pss =
-                text.lines().find_map(|line| line.strip_prefix("Pss:")).context("Pss in smaps_rollup")?;
-            rows.push((role, pss.trim().trim_end_matches("kB").trim().parse()?));
+            rows.push((role, processes::memory(pid)?));
         }
         rows.push(("all processes".into(), rows.iter().map(|(_, kilobytes)| kilobytes).sum()));
         Ok(rows)
@@ -78,36 +91,25 @@ impl Cloud {
 
     /// Processor time used so far by all processes, in ticks.
     pub(crate) fn cpu_ticks(&self) -> anyhow::Result<u64> {
-        let mut ticks = 0;
-        for (pid, _) in self.processes()? {
-            let text = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
-            let fields: Vec<&str> = text.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
-            // utime and stime are fields 14 and 15; the two before the name's end are cut off.
-            ticks += fields[11].parse::<u64>()? + fields[12].parse::<u64>()?;
-        }
-        Ok(ticks)
+        self.processes()?.iter().map(|(pid, _)| processes::ticks(*pid)).sum()
     }
 
     fn processes(&self) -> anyhow::Result<Vec<(u32, String)>> {
-        let run_dir = self.run_dir().to_string_lossy().into_owned();
         let mut found = Vec::new();
-        for entry in std::fs::read_dir("/proc")?.flatten() {
-            let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else {
-                continue;
-            };
-            let Ok(line) = std::fs::read(format!("/proc/{pid}/cmdline")) else { continue };
-            let words: Vec<String> = line
-                .split(|byte| *byte == 0)
-                .map(|word| String::from_utf8_lossy(word).into_owned())
-                .collect();
+        for (pid, words) in processes::of(&self.run_dir())? {
             let role = ["supervisor", "guardian", "up"]
                 .into_iter()
                 .find(|role| words.iter().any(|word| word == role));
-            if let Some(role) = role.filter(|_| words.iter().any(|word| word.starts_with(&run_dir))) {
+            if let Some(role) = role {
                 found.push((pid, if role == "up" { "daemon".into() } else { role.to_owned() }));
             }
         }
         Ok(found)
+    }
+
+    /// Where everything of it is.
+    pub(crate) fn directory(&self) -> &Path {
+        self.directory.path()
     }
 
     fn run_dir(&self) -> PathBuf {
@@ -115,15 +117,15 @@ impl Cloud {
     }
 
     fn command(&self, subcommand: &str) -> Command {
-        let mut command = Command::new(&self.binary);
-        command.arg(subcommand);
-        command
-            .arg("--data-dir")
-            .arg(self.directory.path().join("data"))
-            .arg("--run-dir")
-            .arg(self.run_dir());
-        command
+        command(&self.binary, self.directory.path(), subcommand)
     }
+}
+
+fn command(binary: &Path, directory: &Path, subcommand: &str) -> Command {
+    let mut command = Command::new(binary);
+    command.arg(subcommand).arg("--data-dir").arg(directory.join("data"));
+    command.arg("--run-dir").arg(directory.join("run"));
+    command
 }
 
 impl Drop for Cloud {

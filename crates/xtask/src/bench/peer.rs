@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 
-use super::{docker, end, said};
+use super::{docker, end, interrupted, said};
 
 const NAMESPACE: &str = "cirro-bench-peer";
 
@@ -16,12 +16,22 @@ pub(crate) struct Dockerd {
     /// `dockerd 20.10.24`.
     pub(crate) version: String,
     child: Child,
-    _directory: tempfile::TempDir,
+    directory: tempfile::TempDir,
+    _guard: interrupted::Guard,
 }
 
 impl Dockerd {
     /// Starts it and waits until it answers.
     pub(crate) fn start() -> anyhow::Result<Self> {
+        Self::start_with(&["--bridge=none", "--iptables=false"])
+    }
+
+    /// The same with its default network.
+    pub(crate) fn start_with_bridge() -> anyhow::Result<Self> {
+        Self::start_with(&["--bip=172.31.255.1/24"])
+    }
+
+    fn start_with(network: &[&str]) -> anyhow::Result<Self> {
         let version = said(Command::new("dockerd").arg("--version"))
             .context("Debian's docker.io is needed as the peer")?;
         let version = version
@@ -34,11 +44,13 @@ impl Dockerd {
         let directory = tempfile::tempdir()?;
         let path = |name: &str| directory.path().join(name);
         said(Command::new("ip").args(["netns", "add", NAMESPACE]))?;
+        said(Command::new("ip").args(["-n", NAMESPACE, "link", "set", "lo", "up"]))?;
         let host = format!("unix://{}", path("docker.sock").display());
         // (`ip netns exec` mounts a new /sys, without the cgroups that dockerd needs.)
         let child = Command::new("nsenter")
             .arg(format!("--net=/run/netns/{NAMESPACE}"))
-            .args(["dockerd", "--bridge=none", "--iptables=false", "--log-level=error", "-H", &host])
+            .args(["dockerd", "--log-level=error", "-H", &host])
+            .args(network)
             .arg("--data-root")
             .arg(path("data"))
             .arg("--exec-root")
@@ -50,7 +62,21 @@ impl Dockerd {
             .stderr(std::fs::File::create(path("log"))?)
             .spawn()
             .context("start dockerd")?;
-        let this = Self { host, version: format!("dockerd {version}"), child, _directory: directory };
+        let (pid, path) = (child.id(), directory.path().to_owned());
+        let guard = interrupted::on_signal(move || {
+            let _ = said(Command::new("kill").arg(pid.to_string()));
+            // It ends its containers and containerd first.
+            for _ in 0..100 {
+                if !std::path::Path::new(&format!("/proc/{pid}/root")).exists() {
+                    break;
+                }
+                std::thread::sleep(Duration::from_millis(100));
+            }
+            let _ = said(Command::new("ip").args(["netns", "del", NAMESPACE]));
+            let _ = std::fs::remove_dir_all(&path);
+        })?;
+        let version = format!("dockerd {version}");
+        let this = Self { host, version, child, directory, _guard: guard };
         let deadline = Instant::now() + Duration::from_secs(60);
         while docker(&this.host, &["version"]).is_err() {
             if Instant::now() > deadline {
@@ -59,6 +85,11 @@ impl Dockerd {
             std::thread::sleep(Duration::from_millis(100));
         }
         Ok(this)
+    }
+
+    /// Where everything of it is.
+    pub(crate) fn directory(&self) -> &std::path::Path {
+        self.directory.path()
     }
 }
 
