@@ -17,7 +17,7 @@ fn an_init_reaps_forwards_signals_and_ends_as_its_command_does_as_root() {
     with_engine(|lab| async move {
         // The orphan's end is nobody's but the init's to see; a process that is a zombie still has a directory.
         let text = "sh -c 'sleep 0.1 & echo $!' > /tmp/pid; while test -e /proc/$(cat /tmp/pid); do sleep 0.05; done; exit 5";
-        let (out, _, code) = lab.output(ContainerSpec { init: true, ..script(&format!("{text}")) }).await;
+        let (out, _, code) = lab.output(ContainerSpec { init: true, ..script(text) }).await;
         assert_eq!((out.as_str(), code), ("", Some(5)));
         let spec = ContainerSpec {
             init: true,

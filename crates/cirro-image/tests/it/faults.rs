@@ -18,7 +18,7 @@ const DIRECTORY: &str = "CIRRO_IMAGE_TEST_DIRECTORY";
 const REGISTRY: &str = "CIRRO_IMAGE_TEST_REGISTRY";
 
 fn open(dir: &Path) -> (Library, Arc<dyn NodeDb>) {
-    let db: Arc<dyn NodeDb> = Arc::new(RedbNodeDb::open(&dir.join("node.redb")).unwrap());
+    let db: Arc<dyn NodeDb> = Arc::new(RedbNodeDb::open(dir.join("node.redb")).unwrap());
     (Library::open(&dir.join("library"), Arc::clone(&db)).unwrap(), db)
 }
 
