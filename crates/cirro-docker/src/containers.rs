@@ -16,6 +16,7 @@ pub(crate) mod logs;
 pub(crate) mod mounts;
 pub(crate) mod network;
 pub(crate) mod options;
+pub(crate) mod places;
 pub(crate) mod ports;
 pub(crate) mod prune;
 pub(crate) mod request;

@@ -1,24 +1,21 @@
 //! Networks: docker's bridges, and the two without a bridge that every docker host has.
 
+pub(crate) mod attach;
+pub(crate) mod create;
+
 use std::collections::BTreeMap;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
 use axum::Json;
-use axum::body::Body;
 use axum::extract::{Path, State};
-use axum::response::{IntoResponse, Response};
 use cirro_engine::EngineError;
-use cirro_net::{CreateDockerNetwork, DockerNetwork};
-use cirro_seams::container::{Container, NetworkMode, Phase};
+use cirro_net::DockerNetwork;
+use cirro_seams::container::{Container, Endpoint, NetworkMode, Phase};
 use cirro_types::Digest;
-use http::{Request, StatusCode};
-use ipnet::Ipv4Net;
-use serde::Deserialize;
+use http::StatusCode;
 use serde_json::{Map, Value, json};
 
 use crate::Face;
-use crate::body;
-use crate::containers::fields::is_zero;
 use crate::containers::listed;
 use crate::error::ApiError;
 use crate::filters::{Filters, name_fits};
@@ -60,24 +57,23 @@ impl Network {
         self.bridge.as_ref().map(|bridge| bridge.labels.clone()).unwrap_or_default()
     }
 
+    /// Returns a container's place here.
+    fn endpoint<'a>(&self, container: &'a Container) -> Option<&'a Endpoint> {
+        container.endpoints.iter().find(|endpoint| endpoint.network_id == self.id)
+    }
+
     /// Returns whether a container has its place here. The built-in ones hold containers without an endpoint.
     fn holds(&self, container: &Container) -> bool {
-        match &container.endpoint {
-            Some(endpoint) => endpoint.network_id == self.id,
-            None => {
-                let mode = match container.spec.network {
-                    NetworkMode::Host => "host",
-                    NetworkMode::None => "none",
-                    _ => return false,
-                };
-                self.bridge.is_none() && self.name == mode && container.phase == Phase::Running
-            }
-        }
+        let mode = match container.spec.network {
+            NetworkMode::Host => "host",
+            NetworkMode::None => "none",
+            _ => return self.endpoint(container).is_some(),
+        };
+        self.bridge.is_none() && self.name == mode && container.phase == Phase::Running
     }
 
     fn document(&self) -> Value {
         let bridge = self.bridge.as_ref();
-        let ipam = bridge.map(|bridge| json!([{ "Subnet": bridge.subnet, "Gateway": bridge.gateway }]));
         json!({
             "Name": self.name,
             "Id": self.id,
@@ -85,10 +81,14 @@ impl Network {
             "Scope": "local",
             "Driver": self.driver,
             "EnableIPv4": true,
-            "EnableIPv6": false,
-            "IPAM": { "Driver": "default", "Options": null, "Config": ipam.unwrap_or_else(|| json!([])) },
+            "EnableIPv6": bridge.is_some_and(|bridge| bridge.subnet6.is_some()),
+            "IPAM": {
+                "Driver": "default",
+                "Options": bridge.filter(|bridge| bridge.name != "bridge").map(|_| json!({})),
+                "Config": bridge.map_or_else(Vec::new, pools),
+            },
             "Internal": bridge.is_some_and(|bridge| bridge.internal),
-            "Attachable": false,
+            "Attachable": bridge.is_some_and(|bridge| bridge.attachable),
             "Ingress": false,
             "ConfigFrom": { "Network": "" },
             "ConfigOnly": false,
@@ -100,24 +100,50 @@ impl Network {
 
     fn with_containers(&self, containers: &[Container]) -> Value {
         let held = containers.iter().filter(|container| self.holds(container));
-        let rows: Map<String, Value> =
-            held.map(|container| (container.id.clone(), place(container))).collect();
+        let rows: Map<String, Value> = held
+            .map(|container| (container.id.clone(), place(container, self.endpoint(container))))
+            .collect();
         let mut document = self.document();
         document["Containers"] = Value::Object(rows);
         document
     }
 }
 
+/// Lists a network's ranges, as `IPAM.Config` has them.
+fn pools(network: &DockerNetwork) -> Vec<Value> {
+    let mut four = json!({ "Subnet": network.subnet, "Gateway": network.gateway });
+    let mut six = network.subnet6.map(|subnet| json!({ "Subnet": subnet, "Gateway": network.gateway6 }));
+    if let Some(range) = network.ip_range {
+        four["IPRange"] = json!(range);
+    }
+    if let (Some(six), Some(range)) = (&mut six, network.ip_range6) {
+        six["IPRange"] = json!(range);
+    }
+    let reserved = |is_four: bool| -> Map<String, Value> {
+        let of = network.auxiliary.iter().filter(|(_, address)| address.is_ipv4() == is_four);
+        of.map(|(name, address)| (name.clone(), json!(address))).collect()
+    };
+    for (pool, is_four) in std::iter::once((&mut four, true)).chain(six.as_mut().map(|six| (six, false))) {
+        let reserved = reserved(is_four);
+        if !reserved.is_empty() {
+            pool["AuxiliaryAddresses"] = Value::Object(reserved);
+        }
+    }
+    std::iter::once(four).chain(six).collect()
+}
+
 /// Writes a container's place on a network.
-fn place(container: &Container) -> Value {
-    let endpoint = container.endpoint.as_ref();
-    let address = endpoint.map(|endpoint| format!("{}/{}", endpoint.address, endpoint.prefix));
+fn place(container: &Container, endpoint: Option<&Endpoint>) -> Value {
+    let with_prefix = |address: IpAddr, prefix: u8| format!("{address}/{prefix}");
+    let four = endpoint.map(|endpoint| with_prefix(endpoint.address.into(), endpoint.prefix));
+    let six = endpoint.and_then(|endpoint| endpoint.address6);
+    let six = six.map(|(address, prefix)| with_prefix(address.into(), prefix));
     json!({
         "Name": container.name,
         "EndpointID": endpoint.map_or("", |endpoint| endpoint.id.as_str()),
         "MacAddress": endpoint.map_or_else(String::new, |endpoint| endpoint.mac.to_string()),
-        "IPv4Address": address.unwrap_or_default(),
-        "IPv6Address": "",
+        "IPv4Address": four.unwrap_or_default(),
+        "IPv6Address": six.unwrap_or_default(),
     })
 }
 
@@ -177,131 +203,6 @@ pub(crate) async fn inspect(
     Ok(Json(find(&face, &name)?.with_containers(&listed(&face.engine))))
 }
 
-/// A network to make, in docker's words.
-#[derive(Debug, Default, Deserialize)]
-#[serde(default, rename_all = "PascalCase")]
-struct CreateRequest {
-    name: String,
-    driver: String,
-    scope: String,
-    internal: bool,
-    attachable: Value,
-    ingress: bool,
-    config_only: bool,
-    config_from: Value,
-    #[serde(rename = "IPAM")]
-    ipam: Ipam,
-    #[serde(rename = "EnableIPv6")]
-    enable_ipv6: bool,
-    #[serde(rename = "EnableIPv4")]
-    enable_ipv4: Option<bool>,
-    options: BTreeMap<String, String>,
-    labels: BTreeMap<String, String>,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(default, rename_all = "PascalCase")]
-struct Ipam {
-    driver: String,
-    config: Vec<IpamConfig>,
-    options: BTreeMap<String, String>,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(default, rename_all = "PascalCase")]
-struct IpamConfig {
-    subnet: String,
-    #[serde(rename = "IPRange")]
-    ip_range: String,
-    gateway: String,
-    #[serde(rename = "AuxiliaryAddresses")]
-    auxiliary_addresses: BTreeMap<String, String>,
-}
-
-/// Makes a network.
-pub(crate) async fn create(State(face): State<Face>, request: Request<Body>) -> Result<Response, ApiError> {
-    let request = translate(body::read(request.into_body()).await?)?;
-    if BUILT_IN.iter().any(|(name, _)| *name == request.name) {
-        let text = format!("operation is not permitted on predefined {} network", request.name);
-        return Err(ApiError { status: StatusCode::FORBIDDEN, message: text });
-    }
-    let network = face.engine.create_network(request).await?;
-    Ok((StatusCode::CREATED, Json(json!({ "Id": network.id, "Warning": "" }))).into_response())
-}
-
-fn translate(request: CreateRequest) -> Result<CreateDockerNetwork, ApiError> {
-    if request.name.is_empty() || request.name.contains('/') {
-        return Err(ApiError::invalid(format!("invalid network name: \"{}\"", request.name)));
-    }
-    // `Attachable` concerns swarm services alone.
-    let _ = request.attachable;
-    let unsupported = [
-        (!matches!(request.driver.as_str(), "" | "bridge"), format!("the network driver {}", request.driver)),
-        (!matches!(request.scope.as_str(), "" | "local"), format!("the network scope {}", request.scope)),
-        (request.ingress, "an ingress network".to_owned()),
-        (
-            request.config_only || !no_config_from(&request.config_from),
-            "a configuration-only network".to_owned(),
-        ),
-        (request.enable_ipv6, "IPv6 on docker networks".to_owned()),
-        (request.enable_ipv4 == Some(false), "a network without IPv4".to_owned()),
-        (
-            !matches!(request.ipam.driver.as_str(), "" | "default"),
-            format!("the IPAM driver {}", request.ipam.driver),
-        ),
-        (!request.ipam.options.is_empty(), "IPAM options".to_owned()),
-        (request.ipam.config.len() > 1, "more than one subnet in a docker network".to_owned()),
-        (!request.options.is_empty(), format!("network options ({})", option_names(&request.options))),
-    ];
-    if let Some((_, what)) = unsupported.into_iter().find(|(refused, _)| *refused) {
-        return Err(ApiError::not_supported(what));
-    }
-    let (subnet, gateway) = match request.ipam.config.first() {
-        Some(config) => range(config)?,
-        None => (None, None),
-    };
-    Ok(CreateDockerNetwork {
-        name: request.name,
-        subnet,
-        gateway,
-        internal: request.internal,
-        labels: request.labels,
-        options: request.options,
-    })
-}
-
-fn no_config_from(value: &Value) -> bool {
-    is_zero(value) || value.get("Network").is_none_or(is_zero)
-}
-
-fn option_names(options: &BTreeMap<String, String>) -> String {
-    options.keys().cloned().collect::<Vec<_>>().join(", ")
-}
-
-fn range(config: &IpamConfig) -> Result<(Option<Ipv4Net>, Option<Ipv4Addr>), ApiError> {
-    if !config.ip_range.is_empty() || !config.auxiliary_addresses.is_empty() {
-        return Err(ApiError::not_supported("IPRange and AuxiliaryAddresses of a docker network"));
-    }
-    let invalid = |text: &str| {
-        ApiError::invalid(format!("invalid network config: invalid IPv4 address or range {text}"))
-    };
-    let subnet: Option<Ipv4Net> = match config.subnet.as_str() {
-        "" => None,
-        text => Some(text.parse::<Ipv4Net>().map_err(|_| invalid(text))?.trunc()),
-    };
-    let gateway: Option<Ipv4Addr> = match config.gateway.as_str() {
-        "" => None,
-        text => Some(text.parse().map_err(|_| invalid(text))?),
-    };
-    match (subnet, gateway) {
-        (None, Some(gateway)) => Err(ApiError::invalid(format!("gateway {gateway} needs a subnet"))),
-        (Some(subnet), Some(gateway)) if !subnet.contains(&gateway) => Err(ApiError::invalid(format!(
-            "invalid network config: gateway {gateway} is not in the subnet {subnet}"
-        ))),
-        both => Ok(both),
-    }
-}
-
 /// Removes a network.
 pub(crate) async fn remove(
     State(face): State<Face>,
@@ -341,20 +242,15 @@ pub(crate) async fn prune(State(face): State<Face>, params: Params) -> Result<Js
 }
 
 fn wants(container: &Container, network: &DockerNetwork) -> bool {
-    match &container.spec.network {
-        NetworkMode::Network(name) => *name == network.name || network.id.starts_with(name.as_str()),
-        _ => false,
-    }
+    container.spec.attachments().iter().any(|attachment| {
+        attachment.network == network.name || attachment.network_id.as_ref() == Some(&network.id)
+    })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::containers::inspect::tests::sample;
-
-    fn translated(request: Value) -> Result<CreateDockerNetwork, ApiError> {
-        translate(body::decode(request).unwrap())
-    }
 
     fn front() -> Network {
         Network::bridge(DockerNetwork {
@@ -363,42 +259,18 @@ mod tests {
             bridge: "br-front".into(),
             subnet: "172.20.0.0/16".parse().unwrap(),
             gateway: "172.20.0.1".parse().unwrap(),
+            ip_range: None,
+            subnet6: Some("fd00:20::/64".parse().unwrap()),
+            gateway6: Some("fd00:20::1".parse().unwrap()),
+            ip_range6: None,
+            auxiliary: BTreeMap::from([("router".to_owned(), "172.20.0.9".parse().unwrap())]),
+            has_own_range: true,
             internal: false,
+            attachable: false,
             created_at: "2024-05-01T10:00:00Z".into(),
             labels: BTreeMap::new(),
             options: BTreeMap::new(),
         })
-    }
-
-    #[test]
-    fn the_clis_request_is_understood() {
-        let request = translated(json!({
-            "Name": "front", "Driver": "bridge", "Scope": "", "Internal": false, "Attachable": false, "Ingress": false,
-            "ConfigOnly": false, "IPAM": {"Driver": "default", "Options": {}, "Config": [
-                {"Subnet": "10.5.0.0/24", "Gateway": "10.5.0.1"}]}, "Options": {}, "Labels": {"a": "b"},
-        }))
-        .unwrap();
-        assert_eq!(request.subnet, Some("10.5.0.0/24".parse().unwrap()));
-        assert_eq!(request.gateway, Some("10.5.0.1".parse().unwrap()));
-        assert_eq!(request.labels["a"], "b");
-    }
-
-    #[test]
-    fn what_cannot_be_made_is_refused() {
-        let ipam = |config: Value| json!({"Name": "x", "IPAM": {"Config": config}});
-        for (request, status) in [
-            (json!({"Name": ""}), 400),
-            (json!({"Name": "a/b"}), 400),
-            (json!({"Name": "x", "Driver": "overlay"}), 501),
-            (json!({"Name": "x", "EnableIPv6": true}), 501),
-            (json!({"Name": "x", "Options": {"com.docker.network.bridge.name": "y"}}), 501),
-            (ipam(json!([{"Subnet": "10.5.0.0/24", "IPRange": "10.5.0.0/25"}])), 501),
-            (ipam(json!([{"Subnet": "nonsense"}])), 400),
-            (ipam(json!([{"Subnet": "10.5.0.0/24", "Gateway": "10.6.0.1"}])), 400),
-            (ipam(json!([{"Gateway": "10.6.0.1"}])), 400),
-        ] {
-            assert_eq!(translated(request.clone()).unwrap_err().status, status, "{request}");
-        }
     }
 
     #[test]
@@ -409,8 +281,10 @@ mod tests {
         assert_eq!(place["Name"], "web");
         assert_eq!(
             document["IPAM"]["Config"][0],
-            json!({"Subnet": "172.20.0.0/16", "Gateway": "172.20.0.1"})
+            json!({"Subnet": "172.20.0.0/16", "Gateway": "172.20.0.1", "AuxiliaryAddresses": {"router": "172.20.0.9"}})
         );
+        assert_eq!(document["IPAM"]["Config"][1]["Gateway"], "fd00:20::1");
+        assert_eq!(document["EnableIPv6"], true);
         let host = Network::built_in(BUILT_IN[0]);
         assert_eq!(host.with_containers(&[sample()])["Containers"], json!({}));
         assert_eq!(host.id.len(), 64);

@@ -88,8 +88,10 @@ fn image_routes() -> Router<Face> {
 fn network_routes() -> Router<Face> {
     Router::new()
         .route("/networks", get(networks::list))
-        .route("/networks/create", post(networks::create))
+        .route("/networks/create", post(networks::create::create))
         .route("/networks/prune", post(networks::prune))
+        .route("/networks/{name}/connect", post(networks::attach::connect))
+        .route("/networks/{name}/disconnect", post(networks::attach::disconnect))
         .route("/networks/{name}", get(networks::inspect).delete(networks::remove))
 }
 

@@ -17,15 +17,14 @@ pub(crate) const ENDPOINTS: &[(&str, &str)] = &[
     ("/containers/{name}/checkpoints", "checkpointing"),
     ("/containers/{name}/checkpoints/{checkpoint}", "checkpointing"),
     ("/grpc", "BuildKit's session protocol"),
-    ("/networks/{name}/connect", "connecting a container to a second network"),
-    ("/networks/{name}/disconnect", "disconnecting a container from its network"),
     ("/session", "BuildKit's session protocol"),
 ];
 
 /// First path segments that belong to dockerd's swarm mode.
 const SWARM: &[&str] = &["swarm", "nodes", "services", "tasks", "secrets", "configs"];
 
-const NO_SWARM: &str = "This node is not a swarm manager. Use \"docker swarm init\" or \"docker swarm join\" \
+/// What dockerd says outside a swarm.
+pub(crate) const NO_SWARM: &str = "This node is not a swarm manager. Use \"docker swarm init\" or \"docker swarm join\" \
                         to connect this node to swarm and try again.";
 
 /// Returns the routes of everything that is not supported.

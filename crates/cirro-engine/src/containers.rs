@@ -3,6 +3,7 @@
 pub(crate) mod archive;
 pub(crate) mod attach;
 pub(crate) mod changes;
+mod connect;
 pub(crate) mod create;
 mod exit;
 pub(crate) mod files;
@@ -316,6 +317,7 @@ impl Engine {
             (container, old)
         };
         self.shared.journal.flush().await?;
+        self.renew_names(&container).await?;
         self.emit_container("rename", &container, &[("oldName", format!("/{old}"))]);
         Ok(())
     }

@@ -20,6 +20,9 @@ pub enum EngineError {
     /// 400.
     #[error("{0}")]
     Invalid(String),
+    /// 403: not allowed, as long as things are as they are.
+    #[error("{0}")]
+    Forbidden(String),
     /// 304: nothing to do (start of a running container).
     #[error("{0}")]
     NotModified(String),
@@ -32,6 +35,20 @@ pub enum EngineError {
 }
 
 impl EngineError {
+    /// Says in what it happened.
+    pub(crate) fn within(self, what: &str) -> Self {
+        let text = |text: String| format!("{what}: {text}");
+        match self {
+            Self::NotFound(inner) => Self::NotFound(text(inner)),
+            Self::Conflict(inner) => Self::Conflict(text(inner)),
+            Self::Invalid(inner) => Self::Invalid(text(inner)),
+            Self::Forbidden(inner) => Self::Forbidden(text(inner)),
+            Self::NotModified(inner) => Self::NotModified(text(inner)),
+            Self::NotSupported(inner) => Self::NotSupported(text(inner)),
+            Self::Failed(inner) => Self::Failed(text(inner)),
+        }
+    }
+
     pub(crate) fn no_container(name: &str) -> Self {
         Self::NotFound(format!("No such container: {name}"))
     }
@@ -80,6 +97,8 @@ impl From<NetError> for EngineError {
             NetError::NotFound(text) => Self::NotFound(text),
             NetError::Conflict(text) => Self::Conflict(text),
             NetError::Invalid(text) => Self::Invalid(text),
+            NetError::Forbidden(text) => Self::Forbidden(text),
+            NetError::NotSupported(text) => Self::NotSupported(format!("{text} is not supported")),
             NetError::Exhausted(text) | NetError::Kernel(text) => Self::Failed(text),
         }
     }
@@ -104,7 +123,7 @@ impl From<EngineError> for NodeError {
     fn from(error: EngineError) -> Self {
         match error {
             EngineError::NotFound(text) => Self::NotFound(text),
-            EngineError::Conflict(text) => Self::Conflict(text),
+            EngineError::Conflict(text) | EngineError::Forbidden(text) => Self::Conflict(text),
             EngineError::Invalid(text) | EngineError::NotSupported(text) => Self::Invalid(text),
             EngineError::NotModified(text) | EngineError::Failed(text) => Self::Failed(text),
         }

@@ -142,14 +142,11 @@ impl Engine {
 
     async fn boot(&self, request: InstanceRequest, image: cirro_image::Image) -> Result<(), EngineError> {
         let id = workload_id(&request.uid);
+        let subnet = SubnetId::Tenant { namespace: request.namespace.clone(), name: request.subnet.clone() };
         let port = CreatePort {
-            id: id.clone(),
-            subnet: SubnetId::Tenant { namespace: request.namespace.clone(), name: request.subnet.clone() },
-            target: PortTarget::Tap,
-            address: None,
             names: vec![request.name.clone()],
             groups: request.security_groups.clone(),
-            publish: Vec::new(),
+            ..CreatePort::new(id.clone(), subnet, PortTarget::Tap)
         };
         let port = self.shared.network.create_port(port).await?;
         let (tap, mtu) = self.shared.network.open_tap(&id).await?;

@@ -42,7 +42,7 @@ impl Engine {
         let name = request.name.clone();
         if RESERVED.contains(&name.as_str()) {
             let text = format!("operation is not permitted on predefined {name} network");
-            return Err(EngineError::Invalid(text));
+            return Err(EngineError::Forbidden(text));
         }
         let _guard = self.shared.keyed.lock(&format!("network {name}")).await;
         if self.networks().iter().any(|network| network.name == name) {
@@ -58,16 +58,15 @@ impl Engine {
         let network = self.network(name)?;
         if network.name == DEFAULT {
             let text = format!("{} is a pre-defined network and cannot be removed", network.name);
-            return Err(EngineError::Invalid(text));
+            return Err(EngineError::Forbidden(text));
         }
         let users = self.on_network(&network);
         let in_use = |users: &[(String, String)]| {
             let users: Vec<_> =
                 users.iter().map(|(name, id)| format!("name:{name:?} id:\"{}\"", &id[..12])).collect();
-            EngineError::Conflict(format!(
-                "error while removing network: network {} id {} has active endpoints ({})",
+            EngineError::Forbidden(format!(
+                "error while removing network: network {} has active endpoints ({})",
                 network.name,
-                network.id,
                 users.join(", ")
             ))
         };
@@ -77,7 +76,7 @@ impl Engine {
         match self.shared.network.delete_docker_network(&network.id).await {
             Ok(()) => {}
             // A build step, or a container that is just starting.
-            Err(NetError::Conflict(_)) => return Err(in_use(&[])),
+            Err(NetError::Forbidden(_)) => return Err(in_use(&[])),
             Err(NetError::NotFound(_)) => return Err(not_found(name)),
             Err(error) => return Err(error.into()),
         }

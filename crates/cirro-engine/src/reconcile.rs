@@ -4,8 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use cirro_container::{Exit, WorkloadPhase, WorkloadState};
-use cirro_net::{Port, SubnetId};
-use cirro_seams::container::{Endpoint, Phase};
+use cirro_seams::container::Phase;
 use futures_util::future::join_all;
 
 use crate::build::step;
@@ -121,42 +120,21 @@ impl Engine {
     }
 
     fn adopt_running(&self, id: &str, workload: &WorkloadState) {
-        let port = self.shared.network.port(id);
-        let endpoint = port.as_ref().map(|port| self.endpoint_of(port));
+        let Ok(container) = self.container(id) else { return };
+        let ports = self.ports_of(&container);
+        let endpoints = ports.iter().map(|port| self.endpoint_of(port)).collect();
         let _ = self.change(id, |entry| {
             let container = &mut entry.record.container;
             let paused = workload.phase == WorkloadPhase::Paused;
             container.phase = if paused { Phase::Paused } else { Phase::Running };
             container.pid = workload.pid;
             container.started_at.get_or_insert_with(clock::now);
-            container.endpoint = endpoint;
-            container.ports = port.map(|port| port.publish).unwrap_or_default();
+            container.endpoints = endpoints;
+            container.ports = ports.into_iter().flat_map(|port| port.publish).collect();
             entry.ended.send_replace(false);
         });
         if workload.phase == WorkloadPhase::Running {
             self.watch_health(id, false);
-        }
-    }
-
-    /// Returns a port as a container's record shows it.
-    fn endpoint_of(&self, port: &Port) -> Endpoint {
-        let (network, network_id) = match &port.subnet {
-            SubnetId::Docker(id) => {
-                (self.network(id).map_or_else(|_| id.clone(), |network| network.name), id.clone())
-            }
-            SubnetId::Pods => ("pods".into(), "pods".into()),
-            SubnetId::Tenant { namespace, name } => {
-                (format!("{namespace}/{name}"), format!("{namespace}/{name}"))
-            }
-        };
-        Endpoint {
-            network,
-            network_id,
-            id: port.id.clone(),
-            address: port.address,
-            prefix: port.prefix,
-            gateway: port.gateway,
-            mac: port.mac,
         }
     }
 
@@ -206,6 +184,8 @@ impl Engine {
                 .iter()
                 .any(|uid| sandboxes::port_id(uid) == id || sandboxes::subnet_port_id(uid) == id);
         }
+        // A container's ports have its id and the network's.
+        let id = id.split('@').next().unwrap_or(id);
         // One that is being worked on has a namespace before it runs and after it ended.
         self.table().get(id).is_some_and(|entry| is_active(entry.record.container.phase) || entry.is_busy())
     }

@@ -438,6 +438,7 @@ fn sandbox_spec(pod: &Value) -> SandboxSpec {
     let publish = ports.filter_map(|port| {
         let number = |member: &str| port[member].as_u64().and_then(|number| u16::try_from(number).ok());
         Some(PortPublish {
+            last_host_port: None,
             host_address: port["hostIP"].as_str().and_then(|address| address.parse().ok()),
             host_port: Some(number("hostPort").filter(|number| *number > 0)?),
             port: number("containerPort")?,

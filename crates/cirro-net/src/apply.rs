@@ -14,10 +14,12 @@ use std::time::{Duration, Instant};
 use cirro_sys::netlink::{Netlink, NewLink, NextHop, Route, VethPeer};
 use cirro_sys::netns::Netns;
 use cirro_types::MacAddress;
-use ipnet::Ipv4Net;
+use ipnet::{Ipv4Net, Ipv6Net};
 
 use crate::error::NetError;
-use crate::plan::{LinkKind, LinkPlan, NetnsPlan, PeerPlan, RoutePlan};
+use crate::plan::{LinkKind, LinkPlan, NetnsPlan, RoutePlan};
+
+mod peer;
 
 /// `rtm_protocol` of our routes; free in iproute2's list.
 const PROTOCOL: u8 = 193;
@@ -184,7 +186,7 @@ pub(crate) fn delete_link(netlink: &mut Netlink, name: &str) -> Result<(), NetEr
 
 fn must_remake(old: &LinkPlan, new: &LinkPlan) -> bool {
     match (&old.kind, &new.kind) {
-        (LinkKind::Veth(Some(old)), LinkKind::Veth(Some(new))) => old != new,
+        (LinkKind::Veth(Some(old)), LinkKind::Veth(Some(new))) => !old.is_same_place(new),
         (old, new) => std::mem::discriminant(old) != std::mem::discriminant(new),
     }
 }
@@ -212,6 +214,9 @@ fn ensure_link(
     if old.is_some_and(|old| old.hairpin) != link.hairpin {
         netlink.set_hairpin(index, link.hairpin).map_err(failed)?;
     }
+    if old.is_some_and(|old| old.isolated) != link.isolated {
+        netlink.set_isolated(index, link.isolated).map_err(failed)?;
+    }
     for (key, value) in &link.sysctls {
         if old.is_none_or(|old| old.sysctls.get(key) != Some(value)) {
             write_sysctl(&key.replace('*', name), value)?;
@@ -225,9 +230,21 @@ fn ensure_link(
     {
         netlink.add_address(index, address.addr(), address.prefix_len()).map_err(failed)?;
     }
+    for address in old.iter().flat_map(|old| old.addresses6.difference(&link.addresses6)) {
+        netlink.delete_address6(index, address.addr(), address.prefix_len()).map_err(failed)?;
+    }
+    for address in
+        link.addresses6.iter().filter(|address| old.is_none_or(|old| !old.addresses6.contains(address)))
+    {
+        netlink.add_address6(index, address.addr(), address.prefix_len()).map_err(failed)?;
+    }
     // The workload's end first: ours being up is the sign that the port is whole.
-    let peer = match (old, &link.kind) {
-        (None, LinkKind::Veth(Some(peer))) => Some((configure_peer(peer)?, &peer.name)),
+    let peer = match (old.map(|old| &old.kind), &link.kind) {
+        (None, LinkKind::Veth(Some(peer))) => Some((peer::configure(peer)?, &peer.name)),
+        (Some(LinkKind::Veth(old)), LinkKind::Veth(Some(new))) => {
+            peer::update(old.as_deref(), new)?;
+            None
+        }
         _ => None,
     };
     if old.is_none() {
@@ -279,49 +296,6 @@ fn create_link(netlink: &mut Netlink, name: &str, link: &LinkPlan) -> Result<(),
 /// Opens a namespace by its file.
 pub(crate) fn open_namespace(path: &Path) -> Result<Netns, NetError> {
     Netns::open(path).map_err(|error| NetError::kernel(format!("open namespace {}", path.display()), error))
-}
-
-/// Sets up the workload's end; returns the socket inside.
-fn configure_peer(peer: &PeerPlan) -> Result<Netlink, NetError> {
-    let failed =
-        |error| NetError::kernel(format!("set up {} in {}", peer.name, peer.namespace.display()), error);
-    let netns = open_namespace(&peer.namespace)?;
-    netns.run(|| configure_peer_inside(peer)).and_then(|result| result).map_err(failed)
-}
-
-fn configure_peer_inside(peer: &PeerPlan) -> io::Result<Netlink> {
-    let mut netlink = Netlink::open()?;
-    let index = netlink.index(&peer.name)?;
-    // Docker's containers have no IPv6 address either unless the network has IPv6.
-    let _ = write_sysctl(&format!("ipv6/conf/{}/disable_ipv6", peer.name), "1");
-    netlink.add_address(index, peer.address.addr(), peer.address.prefix_len())?;
-    netlink.set_up(index, true)?;
-    let Some(gateway) = peer.gateway else { return Ok(netlink) };
-    let on_link = peer.address.contains(&gateway);
-    if !on_link {
-        let hop = NextHop::Link(index);
-        netlink.set_route(&Route {
-            destination: gateway,
-            prefix: 32,
-            hop,
-            source: None,
-            protocol: PROTOCOL,
-        })?;
-    }
-    if let Some(mac) = peer.gateway_mac {
-        netlink.set_neighbour(index, gateway, mac.0)?;
-    }
-    let has_default = netlink.routes()?.iter().any(|route| route.prefix == 0);
-    for route in peer.routes.iter().filter(|route| route.prefix_len() > 0 || !has_default) {
-        netlink.set_route(&Route {
-            destination: route.network(),
-            prefix: route.prefix_len(),
-            hop: NextHop::Via(index, gateway),
-            source: None,
-            protocol: PROTOCOL,
-        })?;
-    }
-    Ok(netlink)
 }
 
 fn kernel_route(netlink: &mut Netlink, destination: Ipv4Net, route: &RoutePlan) -> io::Result<Option<Route>> {
@@ -386,6 +360,11 @@ pub(crate) fn observe(owns: impl Fn(&str) -> bool) -> Result<NetnsPlan, NetError
         let link = names.get(&index).and_then(|name| plan.links.get_mut(name));
         if let Some(link) = link.filter(|_| address != Ipv4Addr::LOCALHOST) {
             link.addresses.extend(Ipv4Net::new(address, prefix));
+        }
+    }
+    for (index, address, prefix) in netlink.addresses6().map_err(failed)? {
+        if let Some(link) = names.get(&index).and_then(|name| plan.links.get_mut(name)) {
+            link.addresses6.extend(Ipv6Net::new(address, prefix));
         }
     }
     for route in netlink.routes().map_err(failed)?.iter().filter(|route| route.protocol == PROTOCOL) {

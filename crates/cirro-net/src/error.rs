@@ -12,6 +12,12 @@ pub enum NetError {
     /// The request makes no sense.
     #[error("{0}")]
     Invalid(String),
+    /// The request is understood and there is no such thing here.
+    #[error("{0} is not supported")]
+    NotSupported(String),
+    /// It is not allowed: a network is in use or predefined, an address is taken.
+    #[error("{0}")]
+    Forbidden(String),
     /// The pool is empty.
     #[error("{0}")]
     Exhausted(String),

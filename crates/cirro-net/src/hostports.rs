@@ -5,7 +5,7 @@
 //! the kernel stay, and the next start binds again.
 
 use std::collections::{HashMap, HashSet};
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::OwnedFd;
 
 use cirro_seams::network::{PortPublish, Protocol, ServicePort};
@@ -14,7 +14,7 @@ use tracing::warn;
 
 use crate::error::NetError;
 use crate::names;
-use crate::plan::host::host_address;
+use crate::plan::host::{At, host_address};
 use crate::state::State;
 
 /// First of the host ports that are taken when none is asked for.
@@ -24,8 +24,8 @@ const DNS_PORT: u16 = 53;
 /// Last of them, as docker's.
 const LAST_EPHEMERAL: u16 = 60999;
 
-/// A taken host port: address (`None`: every one), transport, number.
-type Key = (Option<Ipv4Addr>, Protocol, u16);
+/// A taken host port: where, transport, number.
+type Key = (At, Protocol, u16);
 
 /// The host ports of one cloud.
 #[derive(Debug, Default)]
@@ -55,7 +55,7 @@ impl HostPorts {
         ports
     }
 
-    /// Takes host ports for a new port, ephemeral ones where none is named; nothing is taken on error.
+    /// Takes host ports for a new port at `target`, ephemeral ones where none is named; nothing is taken on error.
     ///
     /// # Errors
     /// [`NetError::Conflict`] in docker's words.
@@ -63,12 +63,15 @@ impl HostPorts {
         &mut self,
         publish: &[PortPublish],
         endpoint: &str,
+        target: Ipv4Addr,
         services: &[ServicePort],
     ) -> Result<Vec<PortPublish>, NetError> {
         let mut taken: Vec<PortPublish> = Vec::new();
         for wanted in publish {
-            match self.take_one(wanted, services) {
-                Ok(port) => taken.push(PortPublish { host_port: Some(port), ..wanted.clone() }),
+            match self.take_one(wanted, target, services) {
+                Ok(port) => {
+                    taken.push(PortPublish { host_port: Some(port), last_host_port: None, ..wanted.clone() });
+                }
                 Err(error) => {
                     self.release(&taken);
                     let prefix =
@@ -90,27 +93,63 @@ impl HostPorts {
         }
     }
 
-    fn take_one(&mut self, wanted: &PortPublish, services: &[ServicePort]) -> Result<u16, NetError> {
-        if matches!(wanted.host_address, Some(std::net::IpAddr::V6(_))) {
-            return Err(NetError::Invalid("publishing at an IPv6 address is not supported".into()));
-        }
-        let address = host_address(wanted);
-        let shown = address.unwrap_or(Ipv4Addr::UNSPECIFIED);
-        if let Some(port) = wanted.host_port.filter(|port| *port != 0) {
-            let key = (address, wanted.protocol, port);
-            if self.is_held(key) || is_node_port(services, key) {
-                return Err(NetError::Conflict(format!(
-                    "Bind for {shown}:{port} failed: port is already allocated"
-                )));
+    fn take_one(
+        &mut self,
+        wanted: &PortPublish,
+        target: Ipv4Addr,
+        services: &[ServicePort],
+    ) -> Result<u16, NetError> {
+        let at = host_address(wanted);
+        let Some(first) = wanted.host_port.filter(|port| *port != 0) else {
+            return self.take_ephemeral(at, wanted.protocol, services);
+        };
+        let mut refusal = None;
+        for port in first..=wanted.last_host_port.unwrap_or(first).max(first) {
+            match self.take_exact((at, wanted.protocol, port), wanted, target, services) {
+                Ok(()) => return Ok(port),
+                Err(error) => refusal = refusal.or(Some(error)),
             }
-            let sockets = self.bind(key).map_err(|error| refused(wanted.protocol, shown, port, &error))?;
-            self.held.insert(key, sockets);
-            return Ok(port);
         }
+        Err(refusal.expect("a range has a first port"))
+    }
+
+    fn take_exact(
+        &mut self,
+        key: Key,
+        wanted: &PortPublish,
+        target: Ipv4Addr,
+        services: &[ServicePort],
+    ) -> Result<(), NetError> {
+        let shown = SocketAddr::new(shown(key.0), key.2);
+        if self.is_held(key) || is_node_port(services, key) {
+            let text = format!("Bind for {shown} failed: port is already allocated");
+            return Err(NetError::Conflict(text));
+        }
+        match self.bind(key) {
+            Ok(sockets) => {
+                self.held.insert(key, sockets);
+                Ok(())
+            }
+            Err(error) if error.kind() == std::io::ErrorKind::AddrInUse => {
+                let (port, protocol) = (wanted.port, key.1.as_str());
+                Err(NetError::Conflict(format!(
+                    "failed to bind host port for {shown}:{target}:{port}/{protocol}: address already in use"
+                )))
+            }
+            Err(error) => Err(NetError::Kernel(format!("bind {shown}/{}: {error}", key.1.as_str()))),
+        }
+    }
+
+    fn take_ephemeral(
+        &mut self,
+        at: At,
+        protocol: Protocol,
+        services: &[ServicePort],
+    ) -> Result<u16, NetError> {
         let first =
             self.cursor.filter(|port| *port < LAST_EPHEMERAL).map_or(FIRST_EPHEMERAL, |port| port + 1);
         for port in (first..=LAST_EPHEMERAL).chain(FIRST_EPHEMERAL..first) {
-            let key = (address, wanted.protocol, port);
+            let key = (at, protocol, port);
             if self.is_held(key) || is_node_port(services, key) {
                 continue;
             }
@@ -123,22 +162,59 @@ impl HostPorts {
         Err(NetError::Exhausted("all ports are allocated".into()))
     }
 
-    /// Binds a port at its address; DNS's, where that is every address, at all those where our own does not listen.
-    fn bind(&self, (address, protocol, port): Key) -> std::io::Result<Vec<OwnedFd>> {
-        let reserve =
-            |address| cirro_sys::socket::reserve(SocketAddrV4::new(address, port), protocol == Protocol::Udp);
-        match address {
-            None if port == DNS_PORT => foreign_addresses(&self.prefix)?.into_iter().map(reserve).collect(),
-            _ => Ok(vec![reserve(address.unwrap_or(Ipv4Addr::UNSPECIFIED))?]),
+    /// Binds a port where it is published; DNS's, where that is every address, at all those where our own does
+    /// not listen. SCTP has no sockets on many hosts: there only our own records are in the way.
+    fn bind(&self, (at, protocol, port): Key) -> std::io::Result<Vec<OwnedFd>> {
+        if protocol == Protocol::Sctp {
+            return Ok(Vec::new());
         }
+        let reserve = |address: IpAddr| {
+            cirro_sys::socket::reserve(SocketAddr::new(address, port), protocol == Protocol::Udp)
+        };
+        let mut addresses: Vec<IpAddr> = Vec::new();
+        match at {
+            At::Everywhere | At::Everywhere4 if port == DNS_PORT => {
+                addresses.extend(foreign_addresses(&self.prefix)?.into_iter().map(IpAddr::V4));
+            }
+            At::Everywhere | At::Everywhere4 => addresses.push(Ipv4Addr::UNSPECIFIED.into()),
+            At::V4(address) => addresses.push(address.into()),
+            At::V6(address) => addresses.push(address.into()),
+            At::Everywhere6 => {}
+        }
+        let mut sockets = addresses.into_iter().map(reserve).collect::<Result<Vec<_>, _>>()?;
+        if matches!(at, At::Everywhere | At::Everywhere6) {
+            match reserve(Ipv6Addr::UNSPECIFIED.into()) {
+                Ok(socket) => sockets.push(socket),
+                Err(error) if error.kind() == std::io::ErrorKind::AddrInUse => return Err(error),
+                // A host without IPv6.
+                Err(_) => {}
+            }
+        }
+        Ok(sockets)
     }
 
-    fn is_held(&self, (address, protocol, port): Key) -> bool {
-        let held = |address| self.held.contains_key(&(address, protocol, port));
-        match address {
-            Some(_) => held(address) || held(None),
-            None => self.held.keys().any(|key| (key.1, key.2) == (protocol, port)),
-        }
+    fn is_held(&self, (at, protocol, port): Key) -> bool {
+        self.held.keys().any(|held| (held.1, held.2) == (protocol, port) && meet(held.0, at))
+    }
+}
+
+/// Tells whether two places have an address in common.
+fn meet(one: At, other: At) -> bool {
+    let is4 = |at| matches!(at, At::Everywhere4 | At::V4(_));
+    let is6 = |at| matches!(at, At::Everywhere6 | At::V6(_));
+    match (one, other) {
+        (At::V4(one), At::V4(other)) => one == other,
+        (At::V6(one), At::V6(other)) => one == other,
+        (one, other) => !(is4(one) && is6(other) || is6(one) && is4(other)),
+    }
+}
+
+fn shown(at: At) -> IpAddr {
+    match at {
+        At::Everywhere | At::Everywhere4 => Ipv4Addr::UNSPECIFIED.into(),
+        At::Everywhere6 => Ipv6Addr::UNSPECIFIED.into(),
+        At::V4(address) => address.into(),
+        At::V6(address) => address.into(),
     }
 }
 
@@ -157,16 +233,4 @@ fn foreign_addresses(prefix: &str) -> std::io::Result<Vec<Ipv4Addr>> {
 
 fn is_node_port(services: &[ServicePort], (_, protocol, port): Key) -> bool {
     services.iter().any(|service| service.node_port == Some(port) && service.protocol == protocol)
-}
-
-fn refused(protocol: Protocol, address: Ipv4Addr, port: u16, error: &std::io::Error) -> NetError {
-    let protocol = protocol.as_str();
-    if error.kind() == std::io::ErrorKind::AddrInUse {
-        NetError::Conflict(format!(
-            "failed to bind host port for {address}:{port}/{protocol}: listen {protocol}4 {address}:{port}: \
-             bind: address already in use"
-        ))
-    } else {
-        NetError::Kernel(format!("bind {address}:{port}/{protocol}: {error}"))
-    }
 }

@@ -1,8 +1,8 @@
 //! Hands out addresses and ranges: pure functions of what is taken.
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 
-use ipnet::Ipv4Net;
+use ipnet::{Ipv4Net, Ipv6Net};
 
 /// How the next address is chosen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,6 +47,26 @@ pub(crate) fn next_address(
         _ => first,
     };
     (start..=last).chain(first..start).map(Ipv4Addr::from).find(|address| !taken(*address))
+}
+
+/// Addresses of an IPv6 range that are tried: more than this host has ports.
+const MAX_TRIES6: u128 = 1 << 16;
+
+/// Returns an IPv6 range's customary gateway: its first address.
+pub(crate) fn first6(range: Ipv6Net) -> Ipv6Addr {
+    Ipv6Addr::from(u128::from(range.network()).saturating_add(1))
+}
+
+/// Returns the lowest free address of an IPv6 range; the first one is the subnet-router's (RFC 4291).
+pub(crate) fn next_address6(range: Ipv6Net, taken: impl Fn(Ipv6Addr) -> bool) -> Option<Ipv6Addr> {
+    let (first, last) = (u128::from(range.network()), u128::from(range.broadcast()));
+    let last = last.min(first.saturating_add(MAX_TRIES6));
+    (first.saturating_add(1)..=last).map(Ipv6Addr::from).find(|address| !taken(*address))
+}
+
+/// Tells whether two IPv6 ranges have an address in common.
+pub(crate) fn overlap6(one: Ipv6Net, other: Ipv6Net) -> bool {
+    one.contains(&other) || other.contains(&one)
 }
 
 /// Returns the first range of the pools that overlaps none of `taken`. Pools larger than a /16 are cut into /16s.

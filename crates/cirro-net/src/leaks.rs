@@ -1,5 +1,6 @@
 //! Finds and removes what belongs to a cloud by name.
 
+use std::collections::BTreeSet;
 use std::process::Command;
 
 use cirro_sys::netlink::Netlink;
@@ -51,8 +52,8 @@ pub(crate) fn list(context: &Context) -> Result<Vec<String>, NetError> {
     Ok(found)
 }
 
-/// Removes every link, namespace and table of this cloud.
-pub(crate) fn remove_all(context: &Context) -> Result<(), NetError> {
+/// Removes every link, namespace and table of this cloud; `bridges` are those that need not have its prefix.
+pub(crate) fn remove_all(context: &Context, bridges: &BTreeSet<String>) -> Result<(), NetError> {
     if table_exists(context)? {
         run_nft(&Table::new("inet", &context.prefix).remove())?;
     }
@@ -62,8 +63,8 @@ pub(crate) fn remove_all(context: &Context) -> Result<(), NetError> {
         unpin(&path).map_err(|error| NetError::kernel(format!("remove namespace {file}"), error))?;
     }
     let mut netlink = Netlink::open().map_err(|error| NetError::kernel("open netlink", error))?;
-    for link in own_links(context)? {
-        delete_link(&mut netlink, &link)?;
+    for link in own_links(context)?.iter().chain(bridges) {
+        delete_link(&mut netlink, link)?;
     }
     // Fails while somebody else keeps something there, which is then not ours to remove.
     let _ = std::fs::remove_dir(context.netns_dir());

@@ -13,6 +13,7 @@
 //! | --- | --- |
 //! | `model`, `error` | what callers see |
 //! | `state` | the records; `tenants`, `ipam`, `hostports`, `ranges`: who gets what |
+//! | `options` | what a docker network's options say |
 //! | `plan` | records to links, routes, sysctls and nftables tables |
 //! | `apply`, `nft` | tables and links to the kernel |
 //! | `worker`, `network` | the thread and the handle to it |
@@ -24,6 +25,7 @@
 mod apply;
 mod dhcp;
 mod dns;
+mod docker;
 mod drift;
 mod error;
 mod hostports;
@@ -33,6 +35,7 @@ mod model;
 mod names;
 mod network;
 mod nft;
+mod options;
 mod plan;
 mod ports;
 mod ranges;
@@ -40,9 +43,24 @@ mod state;
 mod tenants;
 mod worker;
 
-pub use dns::resolve_host;
+use std::fmt::Write as _;
+use std::io::Read as _;
+
+pub use dns::{EMBEDDED_DNS, resolve_host};
 pub use error::NetError;
 pub use model::{
     CreateDockerNetwork, CreatePort, DockerNetwork, NetworkOptions, Port, PortTarget, SubnetId, Tenants,
 };
 pub use network::Network;
+
+/// Returns 64 random hexadecimal digits, as docker's ids are.
+fn random_id() -> Result<String, NetError> {
+    let mut bytes = [0_u8; 32];
+    std::fs::File::open("/dev/urandom")
+        .and_then(|mut file| file.read_exact(&mut bytes))
+        .map_err(|error| NetError::kernel("read /dev/urandom", error))?;
+    Ok(bytes.iter().fold(String::new(), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    }))
+}

@@ -128,18 +128,40 @@ impl Network {
     /// [`NetError::NotFound`] without such a subnet, [`NetError::Conflict`] when the address or a host port
     /// is taken (in docker's words), [`NetError::Exhausted`] when the subnet is full. Nothing is left behind.
     pub async fn create_port(&self, request: CreatePort) -> Result<Port, NetError> {
-        self.call(move |worker| worker.create_port(request)).await
+        let made = self.create_ports(vec![request]).await?;
+        Ok(made.into_iter().next().expect("one for each request"))
+    }
+
+    /// Makes several ports, of one namespace say, in one change: all of them or none.
+    ///
+    /// # Errors
+    /// As [`Self::create_port`].
+    pub async fn create_ports(&self, requests: Vec<CreatePort>) -> Result<Vec<Port>, NetError> {
+        self.call(move |worker| worker.create_ports(requests)).await
     }
 
     /// Removes a port, gives its address back; no error when there is none.
+    ///
+    /// What it published passes to another port of its namespace, if there is one.
     pub async fn delete_port(&self, id: &str) -> Result<(), NetError> {
-        let id = id.to_owned();
-        self.call(move |worker| worker.delete_port(&id)).await
+        self.delete_ports(vec![id.to_owned()]).await
+    }
+
+    /// Removes several ports in one change.
+    pub async fn delete_ports(&self, ids: Vec<String>) -> Result<(), NetError> {
+        self.call(move |worker| worker.delete_ports(&ids)).await
     }
 
     /// Returns a port.
     pub fn port(&self, id: &str) -> Option<Port> {
         self.state().ports.get(id).map(|record| record.port.clone())
+    }
+
+    /// Lists the ports whose ids begin so.
+    pub fn ports_of(&self, prefix: &str) -> Vec<Port> {
+        let state = self.state();
+        let found = state.ports.range(prefix.to_owned()..).take_while(|(id, _)| id.starts_with(prefix));
+        found.map(|(_, record)| record.port.clone()).collect()
     }
 
     /// Lists every port.

@@ -9,11 +9,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 
 use cirro_types::MacAddress;
-use ipnet::Ipv4Net;
+use ipnet::{Ipv4Net, Ipv6Net};
 
 use crate::model::NetworkOptions;
 use crate::names;
@@ -21,6 +21,7 @@ use crate::nft::Table;
 use crate::state::{ObjectName, State};
 
 pub(crate) mod host;
+pub(crate) mod places;
 pub(crate) mod services;
 pub(crate) mod vpc;
 
@@ -32,6 +33,9 @@ pub(crate) const HOST_MTU: u32 = 1500;
 
 /// MTU of tenants' ports: leaves room for VXLAN, so that it need not change when a VPC spans hosts.
 pub(crate) const VPC_MTU: u32 = 1450;
+
+/// The default route's destination.
+pub(crate) const EVERYWHERE: Ipv4Net = Ipv4Net::new_assert(Ipv4Addr::UNSPECIFIED, 0);
 
 /// What a network namespace is to hold.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -59,8 +63,12 @@ pub(crate) struct LinkPlan {
     pub(crate) master: Option<String>,
     /// Whether that bridge may send frames back by it.
     pub(crate) hairpin: bool,
+    /// Whether other ports of that bridge are out of its reach.
+    pub(crate) isolated: bool,
     /// Its addresses.
     pub(crate) addresses: BTreeSet<Ipv4Net>,
+    /// Its IPv6 addresses.
+    pub(crate) addresses6: BTreeSet<Ipv6Net>,
     /// Its own sysctls: `ipv4/conf/*/forwarding`, with its name for the star.
     pub(crate) sysctls: BTreeMap<&'static str, &'static str>,
     /// Neighbours that are known and never asked for.
@@ -97,8 +105,14 @@ pub(crate) struct PeerPlan {
     pub(crate) gateway: Option<Ipv4Addr>,
     /// The gateway's Ethernet address, where it is known.
     pub(crate) gateway_mac: Option<MacAddress>,
-    /// What is routed to the gateway. A default route is made only if the namespace has none.
+    /// What is routed to the gateway.
     pub(crate) routes: BTreeSet<Ipv4Net>,
+    /// Its IPv6 address; without one it has no IPv6.
+    pub(crate) address6: Option<Ipv6Net>,
+    /// The next hop of its IPv6 default route, if that is here.
+    pub(crate) gateway6: Option<Ipv6Addr>,
+    /// Where the namespace's questions to docker's name server go, if they go by this port.
+    pub(crate) resolver: Option<Ipv4Addr>,
 }
 
 /// Where a route leads.
@@ -151,11 +165,43 @@ impl Context {
 /// Plans the whole host. `services` is what [`services::plan`] made of the state's services.
 pub(crate) fn plan(context: &Context, state: &State, services: &services::ServiceMaps) -> Plan {
     let vpcs = state.vpcs.iter();
+    let places = places::Places::of(state);
     Plan {
-        host: host::plan(context, state, services),
+        host: host::plan(context, state, &places, services),
         vpcs: vpcs
-            .map(|(name, record)| (record.file.clone(), vpc::plan(context, state, name, record)))
+            .map(|(name, record)| (record.file.clone(), vpc::plan(context, state, &places, name, record)))
             .collect(),
+    }
+}
+
+impl PeerPlan {
+    /// Makes the other end without routes.
+    pub(crate) fn new(namespace: PathBuf, inode: u64, name: &str, mac: MacAddress, address: Ipv4Net) -> Self {
+        Self {
+            namespace,
+            inode,
+            name: name.into(),
+            mac,
+            address,
+            gateway: None,
+            gateway_mac: None,
+            routes: BTreeSet::new(),
+            address6: None,
+            gateway6: None,
+            resolver: None,
+        }
+    }
+
+    /// Tells whether only what can be changed in place differs.
+    pub(crate) fn is_same_place(&self, other: &Self) -> bool {
+        let bare = |peer: &Self| Self {
+            gateway: None,
+            routes: BTreeSet::new(),
+            gateway6: None,
+            resolver: None,
+            ..peer.clone()
+        };
+        bare(self) == bare(other)
     }
 }
 
@@ -174,7 +220,9 @@ impl LinkPlan {
             mtu,
             master: None,
             hairpin: false,
+            isolated: false,
             addresses: BTreeSet::new(),
+            addresses6: BTreeSet::new(),
             sysctls: BTreeMap::new(),
             neighbours: BTreeMap::new(),
         }
@@ -228,9 +276,13 @@ impl fmt::Display for LinkPlan {
         write!(f, " {kind} mac {} mtu {}", self.mac, self.mtu)?;
         if let Some(master) = &self.master {
             write!(f, " port of {master}{}", if self.hairpin { " hairpin" } else { "" })?;
+            f.write_str(if self.isolated { " isolated" } else { "" })?;
         }
         writeln!(f)?;
         for address in &self.addresses {
+            writeln!(f, "  address {address}")?;
+        }
+        for address in &self.addresses6 {
             writeln!(f, "  address {address}")?;
         }
         for (key, value) in &self.sysctls {
@@ -252,6 +304,13 @@ impl fmt::Display for LinkPlan {
                 let mac = peer.gateway_mac.map(|mac| format!(" at {mac}")).unwrap_or_default();
                 let routes: Vec<_> = peer.routes.iter().map(ToString::to_string).collect();
                 writeln!(f, "  peer gateway {gateway}{mac} for {}", routes.join(", "))?;
+            }
+            if let Some(address) = peer.address6 {
+                let gateway = peer.gateway6.map(|gateway| format!(" gateway {gateway}")).unwrap_or_default();
+                writeln!(f, "  peer address {address}{gateway}")?;
+            }
+            if let Some(resolver) = peer.resolver {
+                writeln!(f, "  peer asks {resolver} for names")?;
             }
         }
         Ok(())

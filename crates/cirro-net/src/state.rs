@@ -31,6 +31,15 @@ pub(crate) struct PortRecord {
     pub(crate) namespace_inode: u64,
     /// Names for its neighbours.
     pub(crate) names: Vec<String>,
+    /// Names that only it sees, for names of its neighbours.
+    #[serde(default)]
+    pub(crate) links: BTreeMap<String, String>,
+    /// Name servers for what is not ours; the host's when empty.
+    #[serde(default)]
+    pub(crate) resolvers: Vec<std::net::IpAddr>,
+    /// Its rank among the ports of its namespace.
+    #[serde(default)]
+    pub(crate) gateway_priority: i32,
     /// Its security groups.
     pub(crate) groups: Vec<String>,
 }

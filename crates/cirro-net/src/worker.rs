@@ -59,7 +59,7 @@ impl Worker {
         let foreign = ForeignRanges::read(&context.prefix)?;
         check_fixed_ranges(&context, &foreign)?;
         let mut state = recorded.clone();
-        crate::ports::ensure_default_network(&context, &mut state, &foreign)?;
+        crate::docker::ensure_default_network(&context, &mut state, &foreign)?;
         tenants::settle(&context, &mut state, &foreign);
         state.save(&recorded, db.as_ref())?;
         let host_ports = HostPorts::restore(&context.prefix, &state);
@@ -90,7 +90,10 @@ impl Worker {
     /// Applies the records to whatever the kernel holds; links of ours that they do not know go, tables are made anew.
     pub(crate) fn adopt(&mut self) -> Result<(), NetError> {
         let prefix = self.context.prefix.clone();
-        self.applied.host = apply::observe(|link| names::owns(&prefix, link))?;
+        let chosen: BTreeSet<&str> =
+            self.state.networks.values().map(|network| network.bridge.as_str()).collect();
+        let ours = |link: &str| names::owns(&prefix, link) || chosen.contains(link);
+        self.applied.host = apply::observe(ours)?;
         self.ensure_vpc_namespaces(&self.state.clone())?;
         let failures = self.apply(&self.state.clone())?;
         let ports: BTreeSet<&str> = self.state.ports.values().map(|record| record.link.as_str()).collect();
@@ -243,7 +246,8 @@ impl Worker {
         next.save(&self.state, self.db.as_ref())?;
         self.state = next;
         self.host_ports = HostPorts::restore(&self.context.prefix, &self.state);
-        leaks::remove_all(&self.context)?;
+        let bridges = self.state.networks.values().map(|network| network.bridge.clone()).collect();
+        leaks::remove_all(&self.context, &bridges)?;
         self.applied = Plan::default();
         self.context.vpc_inodes.clear();
         *self.shared.state.write().expect("nothing panics while it reads the state") = self.state.clone();

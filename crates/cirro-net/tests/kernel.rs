@@ -5,5 +5,6 @@ mod kernel {
     pub(crate) mod docker;
     pub(crate) mod lab;
     pub(crate) mod pods;
+    pub(crate) mod several;
     pub(crate) mod tenants;
 }

@@ -7,7 +7,7 @@ mod health;
 mod isolation;
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
@@ -59,10 +59,8 @@ pub struct ContainerSpec {
     pub stop_timeout_seconds: Option<i64>,
     /// Where its network is.
     pub network: NetworkMode,
-    /// Names on its network beside its own.
-    pub network_aliases: Vec<String>,
-    /// A fixed address on its network.
-    pub address: Option<Ipv4Addr>,
+    /// The networks that it is on; what `network` says when absent.
+    pub networks: Option<Vec<Attachment>>,
     /// Ports published on the host.
     pub publish: Vec<PortPublish>,
     /// Whether every exposed port is published on an ephemeral port.
@@ -151,6 +149,30 @@ pub enum NetworkMode {
     },
     /// The namespaces of a pod's sandbox.
     Sandbox(String),
+}
+
+/// A container's wish for a place on one network.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Attachment {
+    /// A docker network's name or id, or `NAMESPACE/SUBNET` for a tenant's subnet.
+    pub network: String,
+    /// Id of the docker network as found when it was asked for.
+    pub network_id: Option<String>,
+    /// Names beside the container's own.
+    pub aliases: Vec<String>,
+    /// Other containers under names that only this one sees: `container:alias`.
+    pub links: Vec<String>,
+    /// A fixed IPv4 address.
+    pub address: Option<Ipv4Addr>,
+    /// A fixed IPv6 address.
+    pub address6: Option<Ipv6Addr>,
+    /// A fixed Ethernet address.
+    pub mac: Option<cirro_types::MacAddress>,
+    /// Options of the driver.
+    pub driver_options: BTreeMap<String, String>,
+    /// The default route goes by the network with the highest one.
+    pub gateway_priority: i32,
 }
 
 /// Whose process ids a container sees.
@@ -359,8 +381,9 @@ pub struct Container {
     pub health: Option<Health>,
     /// How often its policy started it again.
     pub restart_count: u32,
-    /// Its place on a network, while it has one.
-    pub endpoint: Option<Endpoint>,
+    /// Its places on networks, while it has any.
+    #[serde(default)]
+    pub endpoints: Vec<Endpoint>,
     /// Published ports as they were bound.
     pub ports: Vec<PortPublish>,
     /// Its log file.
@@ -401,4 +424,38 @@ pub struct Endpoint {
     pub gateway: Option<Ipv4Addr>,
     /// Its MAC address.
     pub mac: cirro_types::MacAddress,
+    /// Its IPv6 address with the prefix length of its subnet.
+    #[serde(default)]
+    pub address6: Option<(Ipv6Addr, u8)>,
+    /// Its IPv6 gateway, when the network has one.
+    #[serde(default)]
+    pub gateway6: Option<Ipv6Addr>,
+}
+
+impl Endpoint {
+    /// Tells whether this is a place on the network with this name or id.
+    pub fn is_on(&self, attachment: &Attachment) -> bool {
+        self.network == attachment.network
+            || attachment.network_id.as_ref().is_some_and(|id| *id == self.network_id)
+    }
+}
+
+impl ContainerSpec {
+    /// Lists the networks that it wants to be on, the one that `network` names first.
+    ///
+    /// Empty for a container whose network is nobody's, the host's or another one's.
+    pub fn attachments(&self) -> Vec<Attachment> {
+        if let Some(networks) = &self.networks {
+            return networks.clone();
+        }
+        let network = match &self.network {
+            NetworkMode::Default => "bridge".to_owned(),
+            NetworkMode::Network(name) => name.clone(),
+            NetworkMode::Subnet { namespace, name } => format!("{namespace}/{name}"),
+            NetworkMode::None | NetworkMode::Host | NetworkMode::Container(_) | NetworkMode::Sandbox(_) => {
+                return Vec::new();
+            }
+        };
+        vec![Attachment { network, ..Attachment::default() }]
+    }
 }

@@ -12,14 +12,17 @@ pub enum Protocol {
     Tcp,
     /// UDP.
     Udp,
+    /// SCTP.
+    Sctp,
 }
 
 impl Protocol {
-    /// Returns `tcp` or `udp`.
+    /// Returns `tcp`, `udp` or `sctp`.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Tcp => "tcp",
             Self::Udp => "udp",
+            Self::Sctp => "sctp",
         }
     }
 }
@@ -31,6 +34,9 @@ pub struct PortPublish {
     pub host_address: Option<IpAddr>,
     /// Host port; a free one is taken when absent or 0.
     pub host_port: Option<u16>,
+    /// Last of the host ports of which the first free one is taken; none when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_host_port: Option<u16>,
     /// Port of the workload.
     pub port: u16,
     /// Transport.

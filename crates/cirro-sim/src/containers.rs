@@ -171,7 +171,7 @@ impl State {
             health_check: None,
             health: None,
             restart_count: 0,
-            endpoint: None,
+            endpoints: Vec::new(),
             ports: Vec::new(),
             log_path: PathBuf::new(),
             mounts: Vec::new(),

@@ -130,7 +130,13 @@ mod tests {
     use super::*;
 
     fn spec(uid: &str, host_port: Option<u16>) -> SandboxSpec {
-        let publish = PortPublish { host_address: None, host_port, port: 80, protocol: Protocol::Tcp };
+        let publish = PortPublish {
+            host_address: None,
+            host_port,
+            last_host_port: None,
+            port: 80,
+            protocol: Protocol::Tcp,
+        };
         let publish = if host_port.is_some() { vec![publish] } else { Vec::new() };
         SandboxSpec { uid: uid.into(), name: uid.into(), publish, ..SandboxSpec::default() }
     }

@@ -1,7 +1,9 @@
 //! Links, addresses, routes and neighbours by rtnetlink, as plain blocking calls.
 //!
 //! A socket belongs to the network namespace of the thread that opened it, for good; open one inside a
-//! namespace with [`crate::netns::Netns::run`]. Only IPv4 and only what our networks are made of.
+//! namespace with [`crate::netns::Netns::run`]. Only what our networks are made of; IPv6 is in `ipv6`.
+
+mod ipv6;
 
 use std::io;
 use std::net::Ipv4Addr;
@@ -198,6 +200,17 @@ impl Netlink {
         message.attributes.push(LinkAttribute::LinkInfo(vec![
             LinkInfo::PortKind(InfoPortKind::Bridge),
             LinkInfo::PortData(InfoPortData::BridgePort(vec![InfoBridgePort::HairpinMode(on)])),
+        ]));
+        self.request(RouteNetlinkMessage::NewLink(message), NLM_F_ACK).map(|_| ())
+    }
+
+    /// Lets a port of a bridge reach the bridge and nobody else on it, or everybody.
+    pub fn set_isolated(&mut self, index: u32, on: bool) -> io::Result<()> {
+        let mut message = LinkMessage::default();
+        message.header.index = index;
+        message.attributes.push(LinkAttribute::LinkInfo(vec![
+            LinkInfo::PortKind(InfoPortKind::Bridge),
+            LinkInfo::PortData(InfoPortData::BridgePort(vec![InfoBridgePort::Isolated(on)])),
         ]));
         self.request(RouteNetlinkMessage::NewLink(message), NLM_F_ACK).map(|_| ())
     }

@@ -1,7 +1,7 @@
 //! Sockets bound in unusual ways: to a link, to an address that is not there yet.
 
 use std::io;
-use std::net::{Ipv4Addr, SocketAddrV4, TcpListener, UdpSocket};
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener, UdpSocket};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, listen, socket_with, sockopt};
@@ -35,13 +35,25 @@ pub fn udp_on_link(link: &str, port: u16) -> io::Result<UdpSocket> {
     Ok(socket.into())
 }
 
-/// Takes a port of this host without listening, so that nobody else can.
+/// Takes a port of this host without listening, so that nobody else can; at an IPv6 address that family's only.
 ///
 /// # Errors
 /// `AddrInUse` when a socket is bound there.
-pub fn reserve(address: SocketAddrV4, udp: bool) -> io::Result<OwnedFd> {
-    let socket = open(if udp { SocketType::DGRAM } else { SocketType::STREAM })?;
-    sockopt::set_ip_freebind(&socket, true)?;
+pub fn reserve(address: SocketAddr, udp: bool) -> io::Result<OwnedFd> {
+    let kind = if udp { SocketType::DGRAM } else { SocketType::STREAM };
+    let socket = match address {
+        SocketAddr::V4(_) => open(kind)?,
+        SocketAddr::V6(_) => {
+            let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+            let socket = socket_with(AddressFamily::INET6, kind, flags, None)?;
+            sockopt::set_ipv6_v6only(&socket, true)?;
+            socket
+        }
+    };
+    match address {
+        SocketAddr::V4(_) => sockopt::set_ip_freebind(&socket, true)?,
+        SocketAddr::V6(_) => sockopt::set_ipv6_freebind(&socket, true)?,
+    }
     if !udp {
         // Connections of an ended listener in TIME_WAIT are no obstacle; a living socket still is.
         sockopt::set_socket_reuseaddr(&socket, true)?;
@@ -96,7 +108,7 @@ mod tests {
     fn a_reserved_port_is_taken_for_others_and_a_listening_one_for_us() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let std::net::SocketAddr::V4(taken) = listener.local_addr().unwrap() else { unreachable!() };
-        let any = SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, taken.port());
+        let any = SocketAddr::from((Ipv4Addr::UNSPECIFIED, taken.port()));
         assert_eq!(reserve(any, false).unwrap_err().kind(), io::ErrorKind::AddrInUse);
         drop(listener);
         let held = reserve(any, false).unwrap();

@@ -134,7 +134,7 @@ fn merge(
     if config.image.is_empty() {
         return Err(ApiError::invalid("no image specified: Config.Image is empty"));
     }
-    let place = network::parse(&host.network_mode, networking)?;
+    let place = network::parse(&host.network_mode, networking, &config.mac_address)?;
     let mounts = mounts::parse(&config, &host)?;
     let (entrypoint, command) = argv(config.entrypoint, config.cmd);
     let text = |value: String| (!value.is_empty()).then_some(value);
@@ -155,8 +155,7 @@ fn merge(
         stop_signal: text(config.stop_signal),
         stop_timeout_seconds: config.stop_timeout,
         network: if config.network_disabled { NetworkMode::None } else { place.mode },
-        network_aliases: place.aliases,
-        address: place.address,
+        networks: if config.network_disabled { None } else { place.networks },
         publish: ports::parse_bindings(&host.port_bindings)?,
         publish_all: host.publish_all_ports,
         exposed_ports: config

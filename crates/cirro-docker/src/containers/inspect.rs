@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 
 use super::changes::add_size;
 use super::create::face_document;
-use super::{network, options, ports, status};
+use super::{network, options, places, ports, status};
 use crate::Face;
 use crate::error::ApiError;
 use crate::query::Params;
@@ -58,7 +58,7 @@ pub(crate) fn document(container: &Container) -> Value {
         "GraphDriver": { "Name": "overlay2", "Data": null },
         "Mounts": mounts(container),
         "Config": config(container),
-        "NetworkSettings": network_settings(container),
+        "NetworkSettings": places::network_settings(container),
     })
 }
 
@@ -248,72 +248,6 @@ pub(crate) fn mounts(container: &Container) -> Vec<Value> {
         value
     };
     container.mounts.iter().map(mount).collect()
-}
-
-fn network_settings(container: &Container) -> Value {
-    let networks = networks(container);
-    let endpoint = container.endpoint.as_ref();
-    // Old members, which dockerd fills for the default bridge only.
-    let on_default = endpoint.filter(|endpoint| endpoint.network == "bridge");
-    json!({
-        "Bridge": "",
-        "SandboxID": endpoint.map_or("", |endpoint| endpoint.id.as_str()),
-        "SandboxKey": "",
-        "Ports": ports::inspect(container),
-        "HairpinMode": false,
-        "LinkLocalIPv6Address": "",
-        "LinkLocalIPv6PrefixLen": 0,
-        "SecondaryIPAddresses": null,
-        "SecondaryIPv6Addresses": null,
-        "EndpointID": on_default.map_or("", |endpoint| endpoint.id.as_str()),
-        "Gateway": on_default.map_or_else(String::new, gateway),
-        "GlobalIPv6Address": "",
-        "GlobalIPv6PrefixLen": 0,
-        "IPAddress": on_default.map_or_else(String::new, |endpoint| endpoint.address.to_string()),
-        "IPPrefixLen": on_default.map_or(0, |endpoint| endpoint.prefix),
-        "IPv6Gateway": "",
-        "MacAddress": on_default.map_or_else(String::new, |endpoint| endpoint.mac.to_string()),
-        "Networks": networks,
-    })
-}
-
-fn gateway(endpoint: &cirro_seams::container::Endpoint) -> String {
-    endpoint.gateway.map_or_else(String::new, |gateway| gateway.to_string())
-}
-
-/// Returns `Networks`: the place on a network while there is one, else the network that was asked for.
-pub(crate) fn networks(container: &Container) -> Value {
-    let spec = &container.spec;
-    let asked = network::mode_text(&spec.network);
-    // Whoever shares a network namespace has no place of its own.
-    if matches!(spec.network, NetworkMode::Container(_) | NetworkMode::Sandbox(_)) {
-        return json!({});
-    }
-    let name = container.endpoint.as_ref().map_or(asked, |endpoint| endpoint.network.clone());
-    let short_id: String = container.id.chars().take(12).collect();
-    let mut dns_names = vec![container.name.clone()];
-    dns_names.extend(spec.network_aliases.iter().cloned());
-    dns_names.push(short_id);
-    let endpoint = container.endpoint.as_ref();
-    let named = endpoint.is_some_and(|endpoint| endpoint.network != "bridge");
-    let entry = json!({
-        "IPAMConfig": spec.address.map(|address| json!({ "IPv4Address": address })),
-        "Links": null,
-        "Aliases": if spec.network_aliases.is_empty() { Value::Null } else { json!(spec.network_aliases) },
-        "MacAddress": endpoint.map_or_else(String::new, |endpoint| endpoint.mac.to_string()),
-        "DriverOpts": null,
-        "GwPriority": 0,
-        "NetworkID": endpoint.map_or("", |endpoint| endpoint.network_id.as_str()),
-        "EndpointID": endpoint.map_or("", |endpoint| endpoint.id.as_str()),
-        "Gateway": endpoint.map_or_else(String::new, gateway),
-        "IPAddress": endpoint.map_or_else(String::new, |endpoint| endpoint.address.to_string()),
-        "IPPrefixLen": endpoint.map_or(0, |endpoint| endpoint.prefix),
-        "IPv6Gateway": "",
-        "GlobalIPv6Address": "",
-        "GlobalIPv6PrefixLen": 0,
-        "DNSNames": if named { json!(dns_names) } else { Value::Null },
-    });
-    json!({ name: entry })
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ use cirro_types::ImageReference;
 use serde_json::{Value, json};
 
 use super::changes::add_size;
-use super::{inspect, listed, network, ports, status};
+use super::{inspect, listed, network, places, ports, status};
 use crate::Face;
 use crate::error::ApiError;
 use crate::filters::{Filters, name_fits};
@@ -75,7 +75,7 @@ pub(crate) fn summary(container: &Container, images: &[Image]) -> Value {
         "State": status::state(container.phase),
         "Status": status::sentence(container),
         "HostConfig": { "NetworkMode": network::mode_text(&container.spec.network) },
-        "NetworkSettings": { "Networks": inspect::networks(container) },
+        "NetworkSettings": { "Networks": places::networks(container) },
         "Mounts": inspect::mounts(container),
     })
 }
@@ -197,9 +197,10 @@ fn exited_with(container: &Container, code: &str) -> bool {
 fn on_network(container: &Container, network: &str) -> bool {
     network::mode_text(&container.spec.network) == network
         || container
-            .endpoint
-            .as_ref()
-            .is_some_and(|endpoint| endpoint.network == network || endpoint.network_id.starts_with(network))
+            .endpoints
+            .iter()
+            .any(|endpoint| endpoint.network == network || endpoint.network_id.starts_with(network))
+        || container.spec.attachments().iter().any(|attachment| attachment.network == network)
 }
 
 fn has_volume(container: &Container, volume: &str) -> bool {

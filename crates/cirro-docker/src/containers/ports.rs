@@ -16,7 +16,7 @@ pub(crate) fn parse_port(text: &str) -> Result<(u16, Protocol), ApiError> {
     let protocol = match protocol.to_ascii_lowercase().as_str() {
         "tcp" => Protocol::Tcp,
         "udp" => Protocol::Udp,
-        "sctp" => return Err(ApiError::not_supported("the protocol sctp")),
+        "sctp" => Protocol::Sctp,
         _ => return Err(invalid()),
     };
     let number = number.parse().ok().filter(|number| *number != 0).ok_or_else(invalid)?;
@@ -42,23 +42,30 @@ fn parse_binding(port: u16, protocol: Protocol, host: &PortBinding) -> Result<Po
         "" => None,
         text => Some(text.parse().map_err(|_| ApiError::invalid(format!("invalid IP address: {text}")))?),
     };
-    let host_port = match host.host_port.as_str() {
-        "" | "0" => None,
-        range if range.contains('-') => {
-            return Err(ApiError::not_supported(format!("a range of host ports ({range}) for one port")));
-        }
-        text => Some(
-            text.parse().map_err(|_| ApiError::invalid(format!("invalid port specification: \"{text}\"")))?,
-        ),
-    };
-    Ok(PortPublish { host_address, host_port, port, protocol })
+    let (host_port, last_host_port) = parse_host_ports(&host.host_port)?;
+    Ok(PortPublish { host_address, host_port, last_host_port, port, protocol })
+}
+
+/// Parses `8080` or `8000-8010`; nothing and 0 stand for any.
+fn parse_host_ports(text: &str) -> Result<(Option<u16>, Option<u16>), ApiError> {
+    let invalid = || ApiError::invalid(format!("invalid port specification: \"{text}\""));
+    let number = |text: &str| text.parse::<u16>().map_err(|_| invalid());
+    match text.split_once('-') {
+        None if text.is_empty() => Ok((None, None)),
+        None => Ok((Some(number(text)?).filter(|port| *port != 0), None)),
+        Some((first, last)) => match (number(first)?, number(last)?) {
+            (first, last) if first == 0 || last < first => Err(invalid()),
+            (first, last) => Ok((Some(first), (last > first).then_some(last))),
+        },
+    }
 }
 
 /// Returns `PortBindings` as a pod's container (whose request was not docker's) would have had them.
 pub(crate) fn bindings(publish: &[PortPublish]) -> Value {
     let mut map = Map::new();
     for port in publish {
-        push_binding(&mut map, port);
+        let address = port.host_address.map_or_else(String::new, |address| address.to_string());
+        push_binding(&mut map, port, &address);
     }
     Value::Object(map)
 }
@@ -70,7 +77,7 @@ pub(crate) fn inspect(container: &Container) -> Value {
         return Value::Object(map);
     }
     for port in &container.ports {
-        push_binding(&mut map, port);
+        host_addresses(port).iter().for_each(|address| push_binding(&mut map, port, address));
     }
     for (number, protocol) in &container.exposed_ports {
         map.entry(format!("{number}/{}", protocol.as_str())).or_insert(Value::Null);
@@ -78,9 +85,9 @@ pub(crate) fn inspect(container: &Container) -> Value {
     Value::Object(map)
 }
 
-fn push_binding(map: &mut Map<String, Value>, port: &PortPublish) {
+fn push_binding(map: &mut Map<String, Value>, port: &PortPublish, address: &str) {
     let key = format!("{}/{}", port.port, port.protocol.as_str());
-    let host = json!({ "HostIp": host_address(port), "HostPort": host_port(port) });
+    let host = json!({ "HostIp": address, "HostPort": host_port(port) });
     match map.entry(key).or_insert_with(|| json!([])) {
         Value::Array(hosts) => hosts.push(host),
         other => *other = json!([host]),
@@ -92,9 +99,13 @@ pub(crate) fn summary(container: &Container) -> Vec<Value> {
     if !holds_ports(container) {
         return Vec::new();
     }
-    let published = container.ports.iter().map(|port| {
+    let rows = container
+        .ports
+        .iter()
+        .flat_map(|port| host_addresses(port).into_iter().map(move |address| (address, port)));
+    let published = rows.map(|(address, port)| {
         json!({
-            "IP": host_address(port),
+            "IP": address,
             "PrivatePort": port.port,
             "PublicPort": port.host_port.unwrap_or_default(),
             "Type": port.protocol.as_str(),
@@ -114,8 +125,12 @@ fn holds_ports(container: &Container) -> bool {
     matches!(container.phase, Phase::Running | Phase::Paused)
 }
 
-fn host_address(port: &PortPublish) -> String {
-    port.host_address.map_or_else(|| "0.0.0.0".to_owned(), |address| address.to_string())
+/// A port that names no address is published at every one of either family.
+fn host_addresses(port: &PortPublish) -> Vec<String> {
+    match port.host_address {
+        Some(address) => vec![address.to_string()],
+        None => ["0.0.0.0", "::"].map(str::to_owned).to_vec(),
+    }
 }
 
 fn host_port(port: &PortPublish) -> String {
@@ -133,7 +148,6 @@ mod tests {
         for text in ["", "0/tcp", "70000", "80/icmp", "80-90/tcp", "x"] {
             assert_eq!(parse_port(text).unwrap_err().status, 400, "{text}");
         }
-        assert_eq!(parse_port("80/sctp").unwrap_err().status, 501);
     }
 
     #[test]
@@ -150,7 +164,13 @@ mod tests {
         assert_eq!(publish.len(), 2);
         assert_eq!((publish[0].host_address, publish[0].host_port), (None, Some(8080)));
         assert_eq!((publish[1].host_address, publish[1].host_port), (Some([127, 0, 0, 1].into()), None));
-        let range = BTreeMap::from([("80/tcp".to_owned(), Some(vec![host("", "8000-8010")]))]);
-        assert_eq!(parse_bindings(&range).unwrap_err().status, 501);
+        let range = BTreeMap::from([("80/sctp".to_owned(), Some(vec![host("", "8000-8010")]))]);
+        let range = parse_bindings(&range).unwrap();
+        assert_eq!((range[0].host_port, range[0].last_host_port), (Some(8000), Some(8010)));
+        assert_eq!(range[0].protocol, Protocol::Sctp);
+        for text in ["8010-8000", "x-1", "1-", "0-5", "70000"] {
+            let wrong = BTreeMap::from([("80/tcp".to_owned(), Some(vec![host("", text)]))]);
+            assert_eq!(parse_bindings(&wrong).unwrap_err().status, 400, "{text}");
+        }
     }
 }

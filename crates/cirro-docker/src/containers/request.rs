@@ -24,6 +24,7 @@ pub(crate) struct Config {
     pub(crate) volumes: BTreeMap<String, Value>,
     pub(crate) working_dir: String,
     pub(crate) entrypoint: Option<Words>,
+    pub(crate) mac_address: String,
     pub(crate) network_disabled: bool,
     pub(crate) labels: BTreeMap<String, String>,
     pub(crate) stop_signal: String,
@@ -188,6 +189,10 @@ pub(crate) struct Endpoint {
     #[serde(rename = "IPAMConfig")]
     pub(crate) ipam_config: EndpointIpam,
     pub(crate) aliases: Vec<String>,
+    pub(crate) links: Vec<String>,
+    pub(crate) mac_address: String,
+    pub(crate) driver_opts: BTreeMap<String, String>,
+    pub(crate) gw_priority: i32,
 }
 
 /// Wanted addresses.

@@ -155,7 +155,7 @@ fn record_of(step: Step) -> Result<Record, EngineError> {
         health_check: None,
         health: None,
         restart_count: 0,
-        endpoint: None,
+        endpoints: Vec::new(),
         ports: Vec::new(),
         log_path: Default::default(),
         mounts: Vec::new(),

@@ -69,6 +69,7 @@ impl Engine {
         let mut spec = spec;
         let mut warnings = limits::check(&mut spec.resources, &self.shared.host, Moment::Create)?;
         warnings.extend(self::warnings(&spec));
+        let spec = self.with_networks(spec)?;
         let id = names::new_id()?;
         let name = self.take_name(&spec, &id)?;
         match self.make(&id, &name, spec, image, merged, stop_signal).await {
@@ -95,11 +96,23 @@ impl Engine {
         }
     }
 
-    /// Refuses networks and containers that do not exist.
-    fn check_references(&self, spec: &ContainerSpec) -> Result<(), EngineError> {
-        if let NetworkMode::Network(name) = &spec.network {
-            self.network(name)?;
+    /// Finds the networks that a container is to be on, and refuses what they cannot give.
+    fn with_networks(&self, mut spec: ContainerSpec) -> Result<ContainerSpec, EngineError> {
+        let mut attachments = spec.attachments();
+        for attachment in &mut attachments {
+            self.check_attachment(attachment)?;
+            let found = self.find_attached(attachment)?;
+            if !attachment.network.contains('/') {
+                attachment.network = found.name;
+                attachment.network_id = Some(found.id);
+            }
         }
+        spec.networks = Some(attachments);
+        Ok(spec)
+    }
+
+    /// Refuses containers that do not exist.
+    fn check_references(&self, spec: &ContainerSpec) -> Result<(), EngineError> {
         for other in [
             if let NetworkMode::Container(other) = &spec.network { Some(other) } else { None },
             if let PidMode::Container(other) = &spec.pid_mode { Some(other) } else { None },
@@ -246,7 +259,7 @@ fn new_container(
         health_check: merged.health_check,
         health: None,
         restart_count: 0,
-        endpoint: None,
+        endpoints: Vec::new(),
         ports: Vec::new(),
         log_path: if spec.log.keep { log_path } else { Default::default() },
         mounts,

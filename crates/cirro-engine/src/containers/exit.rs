@@ -122,7 +122,7 @@ fn note_exit(entry: &mut super::Entry, exit: &Exit) -> Next {
     container.exit_code = Some(code);
     container.oom_killed = exit.oom_killed;
     container.finished_at = Some(exit.at.clone());
-    container.endpoint = None;
+    container.endpoints = Vec::new();
     container.ports = Vec::new();
     entry.ended.send_replace(true);
     let again =

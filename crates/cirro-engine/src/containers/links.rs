@@ -57,7 +57,7 @@ impl Engine {
                     other.name, container.name
                 )));
             }
-            let Some(endpoint) = &other.endpoint else { continue };
+            let Some(endpoint) = other.endpoints.first() else { continue };
             let address = endpoint.address;
             links.env.extend(links::environment(&container.name, alias, &address.to_string(), &other));
             let short: String = other.id.chars().take(12).collect();

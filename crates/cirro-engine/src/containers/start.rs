@@ -178,9 +178,9 @@ impl Engine {
             host: &self.shared.host,
         };
         let spec = document(&input)?;
-        let (port, mut own) = (joined.port.clone(), container.clone());
+        let (ports, mut own) = (joined.ports.clone(), container.clone());
         own.spec.extra_hosts.extend(links.hosts);
-        blocking(move || files::write_files(&dir, &own, &hostname, port.as_ref())).await?;
+        blocking(move || files::write_files(&dir, &own, &hostname, &ports)).await?;
         let size = self.table().get(&container.id).and_then(|entry| entry.size);
         let asked = &container.spec;
         Ok(CreateContainer {
@@ -228,10 +228,10 @@ impl Engine {
             container.oom_killed = false;
             container.error = None;
             container.started_at = Some(clock::now());
-            container.ports =
-                if joined.endpoint.is_some() { joined.port.map(|port| port.publish) } else { None }
-                    .unwrap_or_default();
-            container.endpoint = joined.endpoint;
+            let own = !joined.endpoints.is_empty();
+            let published = joined.ports.into_iter().filter(|_| own).flat_map(|port| port.publish);
+            container.ports = published.collect();
+            container.endpoints = joined.endpoints;
             entry.ended.send_replace(false);
         })?;
         fail::passed("start.noted");
@@ -261,7 +261,7 @@ impl Engine {
             container.error = Some(failure.error.to_string());
             container.exit_code = Some(failure.code);
             container.pid = None;
-            container.endpoint = None;
+            container.endpoints = Vec::new();
             container.ports = Vec::new();
             if container.phase != Phase::Created {
                 container.phase = Phase::Exited;

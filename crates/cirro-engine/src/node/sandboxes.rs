@@ -101,25 +101,16 @@ impl Engine {
         }
         let id = port_id(&spec.uid);
         let path = self.shared.network.create_namespace(&id).await?;
-        let port = CreatePort {
-            id,
-            subnet: SubnetId::Pods,
-            target: PortTarget::Namespace { path: path.clone(), interface: INTERFACE.into() },
-            address: None,
-            names: Vec::new(),
-            groups: Vec::new(),
-            publish: spec.publish.clone(),
-        };
+        let target = PortTarget::Namespace { path: path.clone(), interface: INTERFACE.into() };
+        let port =
+            CreatePort { publish: spec.publish.clone(), ..CreatePort::new(id, SubnetId::Pods, target) };
         let address = self.shared.network.create_port(port).await?.address;
         if let Some((namespace, name)) = &spec.subnet {
+            let subnet = SubnetId::Tenant { namespace: namespace.clone(), name: name.clone() };
+            let target = PortTarget::Namespace { path, interface: SUBNET_INTERFACE.into() };
             let port = CreatePort {
-                id: subnet_port_id(&spec.uid),
-                subnet: SubnetId::Tenant { namespace: namespace.clone(), name: name.clone() },
-                target: PortTarget::Namespace { path, interface: SUBNET_INTERFACE.into() },
-                address: None,
                 names: vec![spec.name.clone()],
-                groups: Vec::new(),
-                publish: Vec::new(),
+                ..CreatePort::new(subnet_port_id(&spec.uid), subnet, target)
             };
             self.shared.network.create_port(port).await?;
         }

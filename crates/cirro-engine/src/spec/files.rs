@@ -1,7 +1,7 @@
 //! The three files that every container gets: hosts, hostname, resolv.conf.
 
 use std::fmt::Write as _;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 
 /// Who the hosts file is written for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -13,7 +13,7 @@ pub(crate) enum HostsStyle {
 /// Writes /etc/hosts.
 pub(crate) fn hosts(
     style: HostsStyle,
-    address: Option<Ipv4Addr>,
+    addresses: &[IpAddr],
     names: &[String],
     extra: &[(String, IpAddr)],
 ) -> String {
@@ -28,7 +28,7 @@ pub(crate) fn hosts(
     for (name, address) in extra {
         let _ = writeln!(text, "{address}\t{name}");
     }
-    if let Some(address) = address {
+    for address in addresses {
         let _ = writeln!(text, "{address}\t{}", names.join(" "));
     }
     text
@@ -104,11 +104,11 @@ mod tests {
     fn the_hosts_file_ends_with_the_containers_own_name() {
         let extra = [("db".to_owned(), "10.0.0.9".parse().unwrap())];
         let names = ["web".to_owned(), "abc".to_owned()];
-        let text = hosts(HostsStyle::Docker, Some(Ipv4Addr::new(172, 17, 0, 2)), &names, &extra);
+        let text = hosts(HostsStyle::Docker, &[[172, 17, 0, 2].into()], &names, &extra);
         assert!(text.starts_with("127.0.0.1\tlocalhost\n"));
         assert!(text.ends_with("10.0.0.9\tdb\n172.17.0.2\tweb abc\n"));
         assert!(
-            hosts(HostsStyle::Kubernetes, None, &[], &[]).starts_with("# Kubernetes-managed hosts file.\n")
+            hosts(HostsStyle::Kubernetes, &[], &[], &[]).starts_with("# Kubernetes-managed hosts file.\n")
         );
     }
 

@@ -32,11 +32,16 @@ async fn page(address: std::net::SocketAddr) -> String {
 #[test]
 fn a_published_port_answers_and_is_free_after_the_end_as_root() {
     with_engine(|lab| async move {
-        let publish =
-            |port| PortPublish { host_address: None, host_port: port, port: 80, protocol: Protocol::Tcp };
+        let publish = |port| PortPublish {
+            host_address: None,
+            host_port: port,
+            last_host_port: None,
+            port: 80,
+            protocol: Protocol::Tcp,
+        };
         let id = lab.run(ContainerSpec { publish: vec![publish(None)], ..server(80) }).await;
         let container = lab.engine.container(&id).unwrap();
-        let endpoint = container.endpoint.unwrap();
+        let endpoint = container.endpoints[0].clone();
         assert_eq!(endpoint.network, "bridge");
         assert!(page((endpoint.address, 80).into()).await.ends_with("hello\n"));
         let host_port = container.ports[0].host_port.unwrap();
@@ -50,7 +55,7 @@ fn a_published_port_answers_and_is_free_after_the_end_as_root() {
         assert!(matches!(taken, EngineError::Conflict(_)), "{taken}");
         lab.engine.kill_container(&id, "KILL").await.unwrap();
         lab.phase(&id, Phase::Exited).await;
-        assert!(lab.engine.container(&id).unwrap().endpoint.is_none());
+        assert!(lab.engine.container(&id).unwrap().endpoints.is_empty());
         within(lab.engine.remove_container(&id, true, true)).await.unwrap();
         lab.engine.start_container(&second).await.unwrap();
         assert!(page(([127, 0, 0, 1], host_port).into()).await.ends_with("hello\n"));
@@ -66,7 +71,7 @@ fn containers_find_each_other_by_name_on_a_network_as_root() {
         assert!(matches!(lab.engine.create_network(request).await, Err(EngineError::Conflict(_))));
         let on = |spec: ContainerSpec| ContainerSpec { network: NetworkMode::Network("back".into()), ..spec };
         let id = lab.run(ContainerSpec { name: Some("web".into()), ..on(server(80)) }).await;
-        let address = lab.engine.container(&id).unwrap().endpoint.unwrap().address;
+        let address = lab.engine.container(&id).unwrap().endpoints[0].address;
         page((address, 80).into()).await;
         let (out, err, _) =
             lab.output(on(script("cat /etc/hosts; wget -q -O - http://web/index.html"))).await;
@@ -78,10 +83,7 @@ fn containers_find_each_other_by_name_on_a_network_as_root() {
         };
         assert_eq!(lab.output(shared).await.0, "hello\n");
         let refused = lab.engine.remove_network("back").await.unwrap_err().to_string();
-        assert!(
-            refused.contains(&format!("network back id {} has active endpoints", network.id)),
-            "{refused}"
-        );
+        assert!(refused.contains("network back has active endpoints (name:\"web\""), "{refused}");
         within(lab.engine.remove_container(&id, true, true)).await.unwrap();
         lab.engine.remove_network(&network.id[..12]).await.unwrap();
         let missing = lab.engine.remove_network("back").await.unwrap_err();

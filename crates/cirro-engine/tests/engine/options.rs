@@ -148,7 +148,7 @@ fn linked_containers_are_known_by_name_and_variables_as_root() {
             ..command(&["sleep", "1000"])
         };
         let db = lab.run(db).await;
-        let address = lab.engine.container(&db).unwrap().endpoint.unwrap().address;
+        let address = lab.engine.container(&db).unwrap().endpoints[0].address;
         let links = vec![("db".to_owned(), "store".to_owned())];
         let web = ContainerSpec {
             network: NetworkMode::Default,

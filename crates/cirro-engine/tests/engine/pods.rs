@@ -18,6 +18,7 @@ fn sandbox(uid: &str, host_port: Option<u16>) -> SandboxSpec {
         hostname: "web-0".into(),
         publish: host_port
             .map(|port| PortPublish {
+                last_host_port: None,
                 host_address: None,
                 host_port: Some(port),
                 port: 80,

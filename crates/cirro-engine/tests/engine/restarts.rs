@@ -61,7 +61,7 @@ fn workloads_go_on_while_the_engine_is_away_and_it_knows_them_again_as_root() {
         }
         let lab = lab.restarted().await;
         let after = lab.engine.container("stays").unwrap();
-        assert_eq!((after.phase, after.pid, after.endpoint), (Phase::Running, before.pid, before.endpoint));
+        assert_eq!((after.phase, after.pid, after.endpoints), (Phase::Running, before.pid, before.endpoints));
         let ended = lab.phase(&ends, Phase::Exited).await;
         assert_eq!(ended.exit_code, Some(5));
         assert!(lab.engine.container(&removes).is_err());
@@ -130,7 +130,7 @@ fn what_its_policy_wants_comes_back_after_a_reboot_as_root() {
         for name in ["always", "unless", "failure"] {
             let container = lab.phase(name, Phase::Running).await;
             assert!(!pids.contains(&container.pid), "{name} is the old one");
-            assert!(container.endpoint.is_some(), "{name} has no network");
+            assert!(!container.endpoints.is_empty(), "{name} has no network");
         }
         let never = lab.engine.container("never").unwrap();
         assert_eq!((never.phase, never.exit_code), (Phase::Exited, Some(255)));

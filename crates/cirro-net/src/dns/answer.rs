@@ -1,14 +1,14 @@
 //! Answers a question from the names that its asker sees: a pure function.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::str::FromStr;
 
 use cirro_seams::network::NameTarget;
 use hickory_proto::op::{Edns, Message, MessageType, OpCode, Query, ResponseCode};
-use hickory_proto::rr::rdata::{A, CNAME, SOA, SRV};
+use hickory_proto::rr::rdata::{A, AAAA, CNAME, PTR, SOA, SRV};
 use hickory_proto::rr::{DNSClass, Name, RData, Record, RecordType};
 
-use super::{CLUSTER_DOMAIN, ClusterNames, Scope, TENANT_DOMAIN, View};
+use super::{Asker, CLUSTER_DOMAIN, ClusterNames, Scope, TENANT_DOMAIN};
 
 /// How long our names may be kept, also that they are missing: containers and pods come and go.
 const TTL_SECONDS: u32 = 5;
@@ -34,7 +34,7 @@ pub(super) enum Outcome {
 /// Answers `request` as seen by `scope`.
 pub(super) fn answer(
     scope: &Scope,
-    view: Option<&View>,
+    asker: Option<&Asker<'_>>,
     cluster: Option<&ClusterNames>,
     request: &Message,
 ) -> Outcome {
@@ -48,28 +48,36 @@ pub(super) fn answer(
         return Outcome::Reply(reply(request, ResponseCode::Refused));
     }
     let name = text(question.name());
-    let Some(view) = view else { return Outcome::Reply(reply(request, ResponseCode::ServFail)) };
+    let Some(asker) = asker else { return Outcome::Reply(reply(request, ResponseCode::ServFail)) };
     if *scope == Scope::Cluster && is_in(&name, CLUSTER_DOMAIN) {
         return match cluster {
             Some(names) => answer_cluster(names, request, question),
             None => Outcome::Reply(reply(request, ResponseCode::ServFail)),
         };
     }
-    if let Some(addresses) = view.hosts.get(&name) {
+    if let Some(of) = reverse_of(&name).and_then(|address| asker.name(address)) {
         let mut reply = reply(request, ResponseCode::NoError);
-        let found = addresses_of(question.name(), addresses, request.metadata.id);
+        let target = Name::from_str(of).map(absolute).unwrap_or_default();
+        let record = Record::from_rdata(question.name().clone(), TTL_SECONDS, RData::PTR(PTR(target)));
+        finish(&mut reply, question, vec![record], zone_of(&name));
+        return Outcome::Reply(reply);
+    }
+    if let Some(addresses) = asker.addresses(&name) {
+        let mut reply = reply(request, ResponseCode::NoError);
+        let found = addresses_of(question.name(), addresses.iter().copied(), request.metadata.id);
         finish(&mut reply, question, found, zone_of(&name));
         return Outcome::Reply(reply);
     }
     let ours = matches!(scope, Scope::Subnet(_)) && is_in(&name, TENANT_DOMAIN);
     // No public name has one label; asking for one outside would only tell what we run.
-    let short = *scope != Scope::Cluster && !name.is_empty() && !name.contains('.');
+    let short =
+        *scope != Scope::Cluster && asker.resolvers().is_empty() && !name.is_empty() && !name.contains('.');
     if ours || short {
         let mut reply = reply(request, ResponseCode::NXDomain);
         reply.add_authority(soa(zone_of(&name)));
         return Outcome::Reply(reply);
     }
-    if !view.forwards {
+    if !asker.forwards() {
         return Outcome::Reply(reply(request, ResponseCode::ServFail));
     }
     Outcome::Forward { aliases: Vec::new(), question: question.clone() }
@@ -131,7 +139,7 @@ fn records_of(
     for target in targets {
         match target {
             NameTarget::Addresses(addresses) if matches!(kind, RecordType::A | RecordType::ANY) => {
-                records.extend(addresses_of(name, addresses, request.metadata.id));
+                records.extend(addresses_of(name, addresses.iter().copied(), request.metadata.id));
             }
             NameTarget::Service { port, host } if matches!(kind, RecordType::SRV | RecordType::ANY) => {
                 let Ok(host_name) = Name::from_str(host).map(absolute) else { continue };
@@ -139,6 +147,7 @@ fn records_of(
                 records.push(Record::from_rdata(name.clone(), TTL_SECONDS, data));
                 for target in names.targets.get(host).into_iter().flatten() {
                     if let NameTarget::Addresses(addresses) = target {
+                        let addresses = addresses.iter().copied();
                         reply.add_additionals(addresses_of(&host_name, addresses, 0));
                     }
                 }
@@ -178,16 +187,33 @@ pub(super) fn reply(request: &Message, code: ResponseCode) -> Message {
 }
 
 /// Makes addresses into records, beginning with another one each time, so that clients spread.
-fn addresses_of(name: &Name, addresses: &[Ipv4Addr], turn: u16) -> Vec<Record> {
+fn addresses_of(name: &Name, addresses: impl Iterator<Item = impl Into<IpAddr>>, turn: u16) -> Vec<Record> {
+    let data = |address| match address {
+        IpAddr::V4(address) => RData::A(A(address)),
+        IpAddr::V6(address) => RData::AAAA(AAAA(address)),
+    };
     let mut records: Vec<Record> = addresses
-        .iter()
-        .map(|address| Record::from_rdata(name.clone(), TTL_SECONDS, RData::A(A(*address))))
+        .map(|address| Record::from_rdata(name.clone(), TTL_SECONDS, data(address.into())))
         .collect();
     if !records.is_empty() {
         let turn = usize::from(turn) % records.len();
         records.rotate_left(turn);
     }
     records
+}
+
+/// Reads the name of an address: `2.0.18.172.in-addr.arpa`.
+fn reverse_of(name: &str) -> Option<IpAddr> {
+    if let Some(labels) = name.strip_suffix(".in-addr.arpa") {
+        let labels: Vec<&str> = labels.split('.').rev().collect();
+        return labels.join(".").parse::<Ipv4Addr>().ok().map(IpAddr::V4);
+    }
+    let labels: Vec<&str> = name.strip_suffix(".ip6.arpa")?.split('.').rev().collect();
+    if labels.len() != 32 || labels.iter().any(|label| label.len() != 1) {
+        return None;
+    }
+    let groups: Vec<String> = labels.chunks(4).map(<[&str]>::concat).collect();
+    groups.join(":").parse::<std::net::Ipv6Addr>().ok().map(IpAddr::V6)
 }
 
 fn soa(zone: &str) -> Record {

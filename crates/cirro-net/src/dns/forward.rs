@@ -26,8 +26,8 @@ const MAX_AGE: Duration = Duration::from_secs(300);
 /// How long it is kept that there is none.
 const NEGATIVE_AGE: Duration = Duration::from_secs(5);
 
-/// A name and type.
-type Key = (String, RecordType);
+/// A name and type, and who is asked when that is not the host's choice.
+type Key = (String, RecordType, Vec<IpAddr>);
 
 /// The way outside.
 #[derive(Debug)]
@@ -47,15 +47,26 @@ impl Forwarder {
         }
     }
 
-    /// Returns the outside's answer; `None` if nobody answered. `own` are servers that would ask us again.
-    pub(super) async fn ask(&self, question: &Query, own: &[Ipv4Addr]) -> Option<Message> {
-        let key = (question.name().to_ascii().to_ascii_lowercase(), question.query_type());
+    /// Returns the outside's answer; `None` if nobody answered. `own` are servers that would ask us
+    /// again; `resolvers` are asked instead of the host's, if there are any.
+    pub(super) async fn ask(
+        &self,
+        question: &Query,
+        own: &[Ipv4Addr],
+        resolvers: &[IpAddr],
+    ) -> Option<Message> {
+        let name = question.name().to_ascii().to_ascii_lowercase();
+        let key = (name, question.query_type(), resolvers.to_vec());
         if let Some(kept) = self.kept(&key) {
             return Some(kept);
         }
         let _flying = self.flying.try_acquire().ok()?;
-        let text = tokio::fs::read_to_string(&self.resolv_conf).await.unwrap_or_default();
-        for server in servers(&text, own) {
+        let servers = if resolvers.is_empty() {
+            servers(&tokio::fs::read_to_string(&self.resolv_conf).await.unwrap_or_default(), own)
+        } else {
+            resolvers.iter().take(MAX_SERVERS).map(|address| SocketAddr::new(*address, 53)).collect()
+        };
+        for server in servers {
             let Ok(Ok(answer)) = timeout(PATIENCE, exchange(server, question)).await else { continue };
             if matches!(answer.metadata.response_code, ResponseCode::NoError | ResponseCode::NXDomain) {
                 self.keep(key, &answer);
@@ -220,7 +231,7 @@ mod tests {
                 tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
             let ask = |name: &str| {
                 let question = Query::query(Name::from_ascii(name).unwrap(), RecordType::A);
-                runtime.block_on(forwarder.ask(&question, &[]))
+                runtime.block_on(forwarder.ask(&question, &[], &[]))
             };
             // The first server refuses: the second is asked.
             assert_eq!(ask("example.com.").unwrap().answers.len(), 1);

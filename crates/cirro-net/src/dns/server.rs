@@ -1,7 +1,7 @@
 //! The sockets that are asked, in the host's and the VPCs' namespaces.
 
 use std::collections::BTreeMap;
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{IpAddr, Ipv4Addr, SocketAddrV4};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,7 +17,7 @@ use tracing::{debug, warn};
 
 use super::answer::{Outcome, answer, reply};
 use super::forward::Forwarder;
-use super::{Names, Scope};
+use super::{Asker, Names, Scope};
 use crate::apply::open_namespace;
 use crate::ipam;
 use crate::plan::Context;
@@ -160,14 +160,14 @@ async fn serve(server: Arc<Server>, datagrams: Arc<UdpSocket>, connections: TcpL
                 let Ok((length, client)) = received else { continue };
                 let Ok(request) = Message::from_vec(&buffer[..length]) else { continue };
                 let (server, datagrams) = (server.clone(), datagrams.clone());
-                match server.decide(&request) {
+                match server.decide(&request, client.ip()) {
                     Some(Outcome::Reply(reply)) => {
                         let _ = datagrams.try_send_to(&fit(&request, reply), client);
                     }
                     Some(Outcome::Forward { .. }) if tasks.len() >= MAX_FORWARDED => {}
                     Some(outcome) => {
                         tasks.spawn(async move {
-                            let reply = server.complete(&request, outcome).await;
+                            let reply = server.complete(&request, outcome, client.ip()).await;
                             let _ = datagrams.send_to(&fit(&request, reply), client).await;
                         });
                     }
@@ -175,10 +175,10 @@ async fn serve(server: Arc<Server>, datagrams: Arc<UdpSocket>, connections: TcpL
                 }
             }
             accepted = connections.accept(), if streams.len() < MAX_CONNECTIONS => {
-                let Ok((stream, _)) = accepted else { continue };
+                let Ok((stream, client)) = accepted else { continue };
                 let server = server.clone();
                 streams.spawn(async move {
-                    if let Err(error) = serve_stream(server, stream).await {
+                    if let Err(error) = serve_stream(server, stream, client.ip()).await {
                         debug!(%error, "DNS connection ended");
                     }
                 });
@@ -189,14 +189,15 @@ async fn serve(server: Arc<Server>, datagrams: Arc<UdpSocket>, connections: TcpL
     }
 }
 
-async fn serve_stream(server: Arc<Server>, mut stream: TcpStream) -> std::io::Result<()> {
+async fn serve_stream(server: Arc<Server>, mut stream: TcpStream, client: IpAddr) -> std::io::Result<()> {
     loop {
         let Ok(length) = timeout(SILENCE, stream.read_u16()).await? else { return Ok(()) };
         let mut bytes = vec![0; length.into()];
         timeout(SILENCE, stream.read_exact(&mut bytes)).await??;
         let request = Message::from_vec(&bytes).map_err(std::io::Error::other)?;
-        let Some(outcome) = server.decide(&request) else { return Ok(()) };
-        let bytes = server.complete(&request, outcome).await.to_vec().map_err(std::io::Error::other)?;
+        let Some(outcome) = server.decide(&request, client) else { return Ok(()) };
+        let reply = server.complete(&request, outcome, client).await;
+        let bytes = reply.to_vec().map_err(std::io::Error::other)?;
         let length = u16::try_from(bytes.len()).map_err(std::io::Error::other)?;
         timeout(SILENCE, stream.write_all(&[&length.to_be_bytes(), &bytes[..]].concat())).await??;
     }
@@ -204,15 +205,16 @@ async fn serve_stream(server: Arc<Server>, mut stream: TcpStream) -> std::io::Re
 
 impl Server {
     /// Decides on a question; `None` for what is no question.
-    fn decide(&self, request: &Message) -> Option<Outcome> {
+    fn decide(&self, request: &Message, client: IpAddr) -> Option<Outcome> {
         if request.metadata.message_type != hickory_proto::op::MessageType::Query {
             return None;
         }
         let views = self.names.views();
-        Some(answer(&self.scope, views.get(&self.scope), self.names.cluster().as_deref(), request))
+        let asker = Asker::find(&views, &self.scope, client);
+        Some(answer(&self.scope, asker.as_ref(), self.names.cluster().as_deref(), request))
     }
 
-    async fn complete(&self, request: &Message, outcome: Outcome) -> Message {
+    async fn complete(&self, request: &Message, outcome: Outcome, client: IpAddr) -> Message {
         let (aliases, question) = match outcome {
             Outcome::Reply(reply) => return reply,
             Outcome::Forward { aliases, question } => (aliases, question),
@@ -220,7 +222,9 @@ impl Server {
         let Ok(_permit) = self.forwarded.acquire().await else {
             return reply(request, ResponseCode::ServFail);
         };
-        let Some(outside) = self.forwarder.ask(&question, &self.own).await else {
+        let resolvers = Asker::find(&self.names.views(), &self.scope, client)
+            .map_or_else(Vec::new, |asker| asker.resolvers().to_vec());
+        let Some(outside) = self.forwarder.ask(&question, &self.own, &resolvers).await else {
             return reply(request, ResponseCode::ServFail);
         };
         let mut reply = reply(request, outside.metadata.response_code);

@@ -42,7 +42,14 @@ fn network(id: &str, name: &str, bridge: &str, subnet: &str, internal: bool) -> 
         bridge: bridge.into(),
         subnet,
         gateway: crate::ipam::first(subnet),
+        ip_range: None,
+        subnet6: None,
+        gateway6: None,
+        ip_range6: None,
+        auxiliary: BTreeMap::new(),
+        has_own_range: false,
         internal,
+        attachable: false,
         created_at: String::new(),
         labels: BTreeMap::new(),
         options: BTreeMap::new(),
@@ -61,6 +68,7 @@ fn port(
     let publish = publish.iter().map(|(host, host_port, port)| PortPublish {
         host_address: (!host.is_empty()).then(|| host.parse().unwrap()),
         host_port: Some(*host_port),
+        last_host_port: None,
         port: *port,
         protocol: Protocol::Tcp,
     });
@@ -71,7 +79,10 @@ fn port(
             address,
             prefix,
             gateway: Some(gateway),
+            address6: None,
+            gateway6: None,
             mac: mac_of(address),
+            interface: "eth0".into(),
             dns: None,
             dns_search: Vec::new(),
             publish: publish.collect(),
@@ -83,6 +94,9 @@ fn port(
         },
         namespace_inode: 7,
         names: vec![id.into()],
+        links: BTreeMap::new(),
+        resolvers: Vec::new(),
+        gateway_priority: 0,
         groups: Vec::new(),
     })
 }

@@ -11,7 +11,8 @@ use cirro_types::MacAddress;
 use cirro_types::kinds::{Peer, PortRange, Protocol, SecurityGroupSpec};
 use ipnet::Ipv4Net;
 
-use super::{Context, GATEWAY_MAC, LinkKind, LinkPlan, NetnsPlan, PeerPlan, RoutePlan, VPC_MTU};
+use super::places::{Places, Published};
+use super::{Context, EVERYWHERE, GATEWAY_MAC, LinkKind, LinkPlan, NetnsPlan, PeerPlan, RoutePlan, VPC_MTU};
 use crate::ipam;
 use crate::model::PortTarget;
 use crate::names::{hash, identifier};
@@ -22,7 +23,13 @@ use crate::state::{ObjectName, PortRecord, State, VpcRecord};
 pub(crate) const OUTSIDE: &str = "ext";
 
 /// Plans a VPC's namespace.
-pub(crate) fn plan(context: &Context, state: &State, name: &ObjectName, vpc: &VpcRecord) -> NetnsPlan {
+pub(crate) fn plan(
+    context: &Context,
+    state: &State,
+    places: &Places<'_>,
+    name: &ObjectName,
+    vpc: &VpcRecord,
+) -> NetnsPlan {
     let mut plan = NetnsPlan::default();
     for (key, value) in [
         ("ipv4/ip_forward", "1"),
@@ -41,11 +48,11 @@ pub(crate) fn plan(context: &Context, state: &State, name: &ObjectName, vpc: &Vp
     // Else proxy ARP answers for free addresses, and packets to them leave by the default route.
     plan.routes.insert(vpc.cidr.trunc(), RoutePlan::Unreachable);
     for record in state.ports_in_vpc(name) {
-        plan.links.insert(record.link.clone(), port_link(vpc, record));
+        plan.links.insert(record.link.clone(), port_link(vpc, places, record));
         let route = RoutePlan::Link(record.link.clone(), None);
         plan.routes.insert(Ipv4Net::from(record.port.address), route);
     }
-    plan.tables.insert("inet", table(context, state, name));
+    plan.tables.insert("inet", table(context, state, places, name));
     plan.tables.insert("arp", arp_table(context, state, name));
     plan
 }
@@ -58,20 +65,19 @@ pub(crate) fn gateways<'a>(state: &'a State, vpc: &'a ObjectName) -> impl Iterat
         .map(|(_, subnet)| ipam::first(subnet.cidr))
 }
 
-fn port_link(vpc: &VpcRecord, record: &PortRecord) -> LinkPlan {
+fn port_link(vpc: &VpcRecord, places: &Places<'_>, record: &PortRecord) -> LinkPlan {
     let port = &record.port;
     let kind = match &record.target {
         PortTarget::Tap => LinkKind::Tap,
-        PortTarget::Namespace { path, interface } => LinkKind::Veth(Some(Box::new(PeerPlan {
-            namespace: path.clone(),
-            inode: record.namespace_inode,
-            name: interface.clone(),
-            mac: port.mac,
-            address: Ipv4Net::from(port.address),
-            gateway: port.gateway,
-            gateway_mac: Some(GATEWAY_MAC),
-            routes: BTreeSet::from([vpc.cidr.trunc(), Ipv4Net::new_assert(Ipv4Addr::UNSPECIFIED, 0)]),
-        }))),
+        PortTarget::Namespace { path, interface } => {
+            let (inode, address) = (record.namespace_inode, Ipv4Net::from(port.address));
+            let mut peer = PeerPlan::new(path.clone(), inode, interface, port.mac, address);
+            peer.gateway = port.gateway;
+            peer.gateway_mac = Some(GATEWAY_MAC);
+            peer.routes.insert(vpc.cidr.trunc());
+            peer.routes.extend(places.has_default(record).then_some(EVERYWHERE));
+            LinkKind::Veth(Some(Box::new(peer)))
+        }
     };
     let mut link = LinkPlan::new(kind, GATEWAY_MAC, VPC_MTU);
     link.sysctls.insert("ipv4/conf/*/proxy_arp", "1");
@@ -81,7 +87,7 @@ fn port_link(vpc: &VpcRecord, record: &PortRecord) -> LinkPlan {
     link
 }
 
-fn table(context: &Context, state: &State, name: &ObjectName) -> Table {
+fn table(context: &Context, state: &State, places: &Places<'_>, name: &ObjectName) -> Table {
     let mut table = Table::new("inet", &context.prefix);
     table.counters.extend(["denied".into(), "spoofed".into()]);
     let ports: Vec<&PortRecord> = state.ports_in_vpc(name).map(AsRef::as_ref).collect();
@@ -91,7 +97,7 @@ fn table(context: &Context, state: &State, name: &ObjectName) -> Table {
     };
     table.set("bindings", "type ifname . ether_addr . ipv4_addr", ports.iter().map(binding));
     add_groups(state, name, &ports, &mut table);
-    add_base_chains(state, name, &ports, &mut table);
+    add_base_chains(state, places, name, &mut table);
     table
 }
 
@@ -99,7 +105,7 @@ fn quoted(name: &str) -> String {
     format!("\"{name}\"")
 }
 
-fn add_base_chains(state: &State, name: &ObjectName, ports: &[&PortRecord], table: &mut Table) {
+fn add_base_chains(state: &State, places: &Places<'_>, name: &ObjectName, table: &mut Table) {
     let hook = "type filter hook prerouting priority -300; policy accept;";
     table.chain("guard", Some(hook), ["iifname @ports goto bound"]);
     let bound = [
@@ -109,9 +115,10 @@ fn add_base_chains(state: &State, name: &ObjectName, ports: &[&PortRecord], tabl
     ];
     table.chain("bound", None, bound);
     let mut published = BTreeMap::new();
-    for publish in ports.iter().flat_map(|record| record.port.publish.iter().map(move |p| (record, p))) {
-        let (record, publish) = publish;
-        if let Some(host_port) = publish.host_port {
+    for Published { publish, target, .. } in places.published(state) {
+        let here =
+            |record: &&PortRecord| state.vpc_of(&record.port.subnet).is_some_and(|(of, _)| of == *name);
+        if let Some((record, host_port)) = target.filter(here).zip(publish.host_port) {
             let key = format!("{} . {host_port}", publish.protocol.as_str());
             published.insert(key, format!("{} . {}", record.port.address, publish.port));
         }

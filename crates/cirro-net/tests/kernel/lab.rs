@@ -109,20 +109,19 @@ pub(crate) struct Workload {
 
 /// Asks for a port.
 pub(crate) fn request(id: &str, subnet: &SubnetId, path: PathBuf) -> CreatePort {
-    CreatePort {
-        id: id.into(),
-        subnet: subnet.clone(),
-        target: PortTarget::Namespace { path, interface: "eth0".into() },
-        address: None,
-        names: vec![id.into()],
-        groups: Vec::new(),
-        publish: Vec::new(),
-    }
+    let target = PortTarget::Namespace { path, interface: "eth0".into() };
+    CreatePort { names: vec![id.into()], ..CreatePort::new(id, subnet.clone(), target) }
 }
 
 /// Publishes a TCP port.
 pub(crate) fn publish(host_port: u16, port: u16) -> PortPublish {
-    PortPublish { host_address: None, host_port: Some(host_port), port, protocol: Protocol::Tcp }
+    PortPublish {
+        host_address: None,
+        host_port: Some(host_port),
+        last_host_port: None,
+        port,
+        protocol: Protocol::Tcp,
+    }
 }
 
 /// Makes a workload.

@@ -239,13 +239,9 @@ fn root_a_machine_gets_its_address_by_dhcp() {
         let network = lab.start().await;
         network.set_tenants(tenants(vec![rule(80, None)])).await.unwrap();
         let request = CreatePort {
-            id: "vm".into(),
-            subnet: subnet("front"),
-            target: PortTarget::Tap,
-            address: None,
             names: vec!["vm".into()],
             groups: vec!["web".into()],
-            publish: Vec::new(),
+            ..CreatePort::new("vm", subnet("front"), PortTarget::Tap)
         };
         let port = network.create_port(request.clone()).await.unwrap();
         let (tap, mtu) = network.open_tap("vm").await.unwrap();

@@ -1,6 +1,6 @@
 use std::net::Ipv4Addr;
 
-use cirro_seams::container::{Endpoint, ResolvedMount};
+use cirro_seams::container::{Endpoint, NetworkMode, ResolvedMount};
 use cirro_seams::network::{PortPublish, Protocol};
 
 use super::*;
@@ -40,7 +40,7 @@ pub(crate) fn sample() -> Container {
         health_check: None,
         health: None,
         restart_count: 1,
-        endpoint: Some(Endpoint {
+        endpoints: vec![Endpoint {
             network: "front".into(),
             network_id: "aa".repeat(32),
             id: "bb".repeat(32),
@@ -48,10 +48,13 @@ pub(crate) fn sample() -> Container {
             prefix: 16,
             gateway: Some(Ipv4Addr::new(172, 20, 0, 1)),
             mac: "02:42:ac:14:00:02".parse().unwrap(),
-        }),
+            address6: None,
+            gateway6: None,
+        }],
         ports: vec![PortPublish {
             host_address: None,
             host_port: Some(8080),
+            last_host_port: None,
             port: 80,
             protocol: Protocol::Tcp,
         }],
@@ -80,7 +83,7 @@ fn a_container_that_never_ran_has_gos_zero_times() {
         phase: Phase::Created,
         pid: None,
         started_at: None,
-        endpoint: None,
+        endpoints: vec![],
         ports: vec![],
         ..sample()
     };
@@ -96,7 +99,7 @@ fn a_pods_container_has_a_document_though_docker_did_not_ask_for_it() {
     let mut container = sample();
     container.spec.face = Value::Null;
     container.spec.network = NetworkMode::Sandbox("uid".into());
-    container.endpoint = None;
+    container.endpoints.clear();
     let document = document(&container);
     assert_eq!(document["HostConfig"]["NetworkMode"], "pod:uid");
     assert_eq!(document["NetworkSettings"]["Networks"], json!({}));

@@ -27,7 +27,7 @@ fn container(spec: ContainerSpec) -> Container {
         health_check: None,
         health: None,
         restart_count: 0,
-        endpoint: None,
+        endpoints: Vec::new(),
         ports: vec![],
         log_path: PathBuf::new(),
         mounts: vec![],

@@ -1,15 +1,18 @@
 //! Questions and answers.
 
+use std::collections::BTreeMap;
+
 use cirro_seams::network::NameRecord;
 
-use super::super::Names;
+use super::super::{Client, Names, View};
 use super::*;
 
 fn ask(scope: &Scope, names: &Names, views: &[(Scope, View)], name: &str, kind: RecordType) -> Outcome {
     let mut request = Message::new(0, MessageType::Query, OpCode::Query);
     request.add_query(Query::query(Name::from_str(name).unwrap(), kind));
     let view = views.iter().find(|(other, _)| other == scope).map(|(_, view)| view);
-    answer(scope, view, names.cluster().as_deref(), &request)
+    let asker = view.map(|view| Asker { views: vec![view], client: None });
+    answer(scope, asker.as_ref(), names.cluster().as_deref(), &request)
 }
 
 fn cluster(name: &str, kind: RecordType) -> Outcome {
@@ -93,7 +96,7 @@ fn a_network_sees_its_own_names_only() {
     let two = Scope::Docker("two".into());
     let hosts = [("web".to_owned(), vec!["172.18.0.2".parse().unwrap()])].into();
     let views = [
-        (one.clone(), View { hosts, forwards: true }),
+        (one.clone(), View { hosts, forwards: true, ..View::default() }),
         (two.clone(), View { forwards: false, ..View::default() }),
     ];
     let names = Names::default();
@@ -107,7 +110,50 @@ fn a_network_sees_its_own_names_only() {
 
 #[test]
 fn answers_begin_with_another_address_each_time() {
-    let list = ["10.0.0.1".parse().unwrap(), "10.0.0.2".parse().unwrap()];
-    let first = |turn| addresses_of(&Name::root(), &list, turn)[0].data.clone();
+    let list: [Ipv4Addr; 2] = ["10.0.0.1".parse().unwrap(), "10.0.0.2".parse().unwrap()];
+    let first = |turn| addresses_of(&Name::root(), list.into_iter(), turn)[0].data.clone();
     assert_ne!(first(0), first(1));
+}
+
+#[test]
+fn a_container_sees_its_other_networks_and_its_links() {
+    let web: IpAddr = "172.18.0.2".parse().unwrap();
+    let own = Ipv4Addr::new(172, 19, 0, 3);
+    let client = Client {
+        networks: vec!["one".into()],
+        links: [("site".to_owned(), "web".to_owned())].into(),
+        resolvers: Vec::new(),
+    };
+    let views = BTreeMap::from([
+        (
+            Scope::Docker("one".into()),
+            View {
+                hosts: [("web".to_owned(), vec![web, "fd00::2".parse().unwrap()])].into(),
+                addresses: [(web, "web.front".to_owned())].into(),
+                ..View::default()
+            },
+        ),
+        (Scope::Docker("two".into()), View { clients: [(own, client)].into(), ..View::default() }),
+    ]);
+    let scope = Scope::Docker("two".into());
+    let ask = |address: IpAddr, name: &str, kind| {
+        let mut request = Message::new(0, MessageType::Query, OpCode::Query);
+        request.add_query(Query::query(Name::from_str(name).unwrap(), kind));
+        let asker = Asker::find(&views, &scope, address);
+        replied(answer(&scope, asker.as_ref(), None, &request)).answers
+    };
+    assert_eq!(ask(own.into(), "web.", RecordType::A).len(), 1);
+    assert_eq!(ask(own.into(), "site.", RecordType::AAAA).len(), 1);
+    let pointer = ask(own.into(), "2.0.18.172.in-addr.arpa.", RecordType::PTR);
+    assert!(matches!(&pointer[0].data, RData::PTR(name) if name.0.to_ascii() == "web.front."));
+    assert!(ask(Ipv4Addr::new(172, 19, 0, 4).into(), "web.", RecordType::A).is_empty());
+}
+
+#[test]
+fn addresses_are_read_out_of_their_names() {
+    assert_eq!(reverse_of("2.0.18.172.in-addr.arpa"), Some(IpAddr::from([172, 18, 0, 2])));
+    let six = "2.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.d.f.ip6.arpa";
+    assert_eq!(reverse_of(six), "fd00::2".parse().ok());
+    assert_eq!(reverse_of("2.ip6.arpa"), None);
+    assert_eq!(reverse_of("web"), None);
 }
