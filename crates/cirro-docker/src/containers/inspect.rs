@@ -2,7 +2,7 @@
 
 use axum::Json;
 use axum::extract::{Path, State};
-use cirro_seams::container::{CgroupNamespace, Container, ContainerSpec, NetworkMode, Phase, RestartPolicy};
+use cirro_seams::container::{CgroupNamespace, Container, ContainerSpec, Phase, RestartPolicy};
 use serde_json::{Map, Value, json};
 
 use super::changes::add_size;
