@@ -160,9 +160,8 @@ impl Engine {
             found.extend(strays.map(|id| fault(kind, format!("{what} {id} has no workload"))));
         }
         for container in self.containers().into_iter().filter(|container| is_active(container.phase)) {
-            if let Some(endpoint) = &container.endpoint
-                && self.shared.network.port(&endpoint.id).is_none()
-            {
+            let ports: Vec<_> = self.ports_of(&container).iter().map(|port| self.endpoint_of(port)).collect();
+            for endpoint in container.endpoints.iter().filter(|endpoint| !ports.contains(endpoint)) {
                 let text =
                     format!("container {} is recorded at {} and has no port", container.id, endpoint.address);
                 found.push(fault("record", text));
