@@ -20,6 +20,7 @@ use tokio_util::task::TaskTracker;
 
 mod body;
 mod build;
+mod commit;
 mod containers;
 mod error;
 mod events;

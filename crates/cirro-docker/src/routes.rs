@@ -4,7 +4,7 @@ use axum::Router;
 use axum::extract::DefaultBodyLimit;
 use axum::routing::{delete, get, post};
 
-use crate::{Face, build, containers, events, exec, images, networks, system, unsupported, volumes};
+use crate::{Face, build, commit, containers, events, exec, images, networks, system, unsupported, volumes};
 
 /// Returns every endpoint with its handler.
 pub(crate) fn routes(face: Face) -> Router {
@@ -81,6 +81,7 @@ fn image_routes() -> Router<Face> {
             "/images/{*rest}",
             get(images::get_verb).post(images::post_verb).delete(images::remove::remove),
         )
+        .route("/commit", post(commit::commit))
         .route("/build", post(build::build))
         .route("/build/prune", post(build::prune))
 }

@@ -13,7 +13,6 @@ use crate::error::{Answer, ApiError};
 /// `docs/compatibility-docker.md` lists the same; a test compares.
 pub(crate) const ENDPOINTS: &[(&str, &str)] = &[
     ("/build/cancel", "cancelling a BuildKit build"),
-    ("/commit", "committing a container"),
     ("/containers/{name}/checkpoints", "checkpointing"),
     ("/containers/{name}/checkpoints/{checkpoint}", "checkpointing"),
     ("/grpc", "BuildKit's session protocol"),

@@ -54,16 +54,22 @@ fn document(volume: &Volume) -> Value {
         "Labels": volume.labels,
         "Mountpoint": volume.mountpoint.to_string_lossy(),
         "Name": volume.name,
-        "Options": null,
+        "Options": if volume.options.is_empty() { Value::Null } else { json!(volume.options) },
         "Scope": "local",
     })
 }
 
-/// Writes a volume with what `docker system df` asks for; its size is not known.
-pub(crate) fn with_usage(volume: &Volume, containers: &[Container]) -> Value {
+/// Writes a volume with what `docker system df` asks for; -1 for a size that is not ours to tell.
+pub(crate) async fn with_usage(
+    face: &Face,
+    volume: &Volume,
+    containers: &[Container],
+) -> Result<Value, ApiError> {
+    let size = face.engine.volume_size(volume).await?;
+    let size = size.map_or(-1, |size| i64::try_from(size).unwrap_or(i64::MAX));
     let mut document = document(volume);
-    document["UsageData"] = json!({ "Size": -1, "RefCount": users(volume, containers) });
-    document
+    document["UsageData"] = json!({ "Size": size, "RefCount": users(volume, containers) });
+    Ok(document)
 }
 
 fn find(face: &Face, name: &str) -> Result<Volume, ApiError> {
@@ -93,24 +99,22 @@ struct CreateRequest {
 /// Finds or makes a volume.
 pub(crate) async fn create(State(face): State<Face>, request: Request<Body>) -> Result<Response, ApiError> {
     let request: CreateRequest = body::read(request.into_body()).await?;
-    let (name, labels) = translate(request)?;
-    let volume = face.engine.create_volume(&name, labels).await?;
+    check(&request)?;
+    let CreateRequest { name, labels, driver_opts, .. } = request;
+    let volume = face.engine.create_volume(&name, labels, driver_opts).await?;
     Ok((StatusCode::CREATED, Json(document(&volume))).into_response())
 }
 
-fn translate(request: CreateRequest) -> Result<(String, BTreeMap<String, String>), ApiError> {
+fn check(request: &CreateRequest) -> Result<(), ApiError> {
     if !matches!(request.driver.as_str(), "" | "local") {
         return Err(ApiError::not_supported(format!("the volume driver {}", request.driver)));
-    }
-    if !request.driver_opts.is_empty() {
-        return Err(ApiError::not_supported("options of a volume's driver"));
     }
     if !is_zero(&request.cluster_volume_spec) {
         return Err(ApiError::not_supported("a cluster volume"));
     }
     match request.name.as_str() {
-        "" => Ok((request.name, request.labels)),
-        name => Ok((mounts::volume_name(name)?, request.labels)),
+        "" => Ok(()),
+        name => mounts::volume_name(name).map(drop),
     }
 }
 
@@ -124,24 +128,27 @@ pub(crate) async fn remove(
     Ok(StatusCode::NO_CONTENT)
 }
 
-/// Removes the anonymous volumes that no container uses; with `all` the named ones too. What they took is not
-/// known, so the space reclaimed is 0.
+/// Removes the anonymous volumes that no container uses; with `all` the named ones too.
 pub(crate) async fn prune(State(face): State<Face>, params: Params) -> Result<Json<Value>, ApiError> {
     let filters = Filters::from_params(&params, &["all", "label", "label!"])?;
     let all = filters.switch("all")?.unwrap_or(false);
     let containers = listed(&face.engine);
-    let mut removed = Vec::new();
+    let (mut removed, mut reclaimed) = (Vec::new(), 0);
     for volume in face.engine.volumes() {
         let wanted = all || volume.labels.contains_key(ANONYMOUS);
         if !wanted || users(&volume, &containers) > 0 || !filters.labels(&volume.labels) {
             continue;
         }
+        let size = face.engine.volume_size(&volume).await?.unwrap_or_default();
         match face.engine.remove_volume(&volume.name, false).await {
-            Ok(()) => removed.push(volume.name),
+            Ok(()) => {
+                reclaimed += size;
+                removed.push(volume.name);
+            }
             Err(error) => tracing::debug!(volume = %volume.name, %error, "not pruned"),
         }
     }
-    Ok(Json(json!({ "VolumesDeleted": removed, "SpaceReclaimed": 0 })))
+    Ok(Json(json!({ "VolumesDeleted": removed, "SpaceReclaimed": reclaimed })))
 }
 
 #[cfg(test)]
@@ -156,21 +163,21 @@ mod tests {
             mountpoint: "/v/cache".into(),
             created_at: "2024-05-01T10:00:00Z".into(),
             labels: BTreeMap::new(),
+            options: BTreeMap::from([("o".into(), "bind".into())]),
         };
-        assert_eq!(with_usage(&volume, &[sample()])["UsageData"], json!({"Size": -1, "RefCount": 1}));
-        assert_eq!(users(&Volume { name: "other".into(), ..volume }, &[sample()]), 0);
+        assert_eq!(users(&volume, &[sample()]), 1);
+        assert_eq!(document(&volume)["Options"], json!({"o": "bind"}));
+        let other = Volume { name: "other".into(), options: BTreeMap::new(), ..volume };
+        assert_eq!((users(&other, &[sample()]), document(&other)["Options"].is_null()), (0, true));
     }
 
     #[test]
-    fn drivers_and_options_are_refused() {
-        for (request, status) in [
-            (json!({"Name": "x1", "Driver": "nfs"}), 501),
-            (json!({"Name": "x1", "DriverOpts": {"type": "tmpfs"}}), 501),
-            (json!({"Name": "../x"}), 400),
-        ] {
-            assert_eq!(translate(body::decode(request).unwrap()).unwrap_err().status, status);
+    fn drivers_and_names_are_checked() {
+        for (request, status) in
+            [(json!({"Name": "x1", "Driver": "nfs"}), 501), (json!({"Name": "../x"}), 400)]
+        {
+            assert_eq!(check(&body::decode(request).unwrap()).unwrap_err().status, status);
         }
-        let (name, _) = translate(body::decode(json!({"Name": "", "Driver": "local"})).unwrap()).unwrap();
-        assert_eq!(name, "");
+        check(&body::decode(json!({"Name": "", "Driver": "local"})).unwrap()).unwrap();
     }
 }

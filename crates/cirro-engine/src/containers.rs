@@ -3,6 +3,7 @@
 pub(crate) mod archive;
 pub(crate) mod attach;
 pub(crate) mod changes;
+pub(crate) mod commit;
 mod connect;
 pub(crate) mod create;
 mod exit;

@@ -47,6 +47,11 @@ impl Engine {
         self.on_library(move |library| library.layer_sizes(&config.rootfs.diff_ids)).await
     }
 
+    /// Lists the layers in the build cache.
+    pub async fn build_cache(&self) -> Result<Vec<cirro_image::CachedLayer>, EngineError> {
+        self.on_library(Library::cached_layers).await
+    }
+
     /// Names an image.
     pub async fn tag_image(&self, name: &str, tag: &ImageReference) -> Result<(), EngineError> {
         let (name, reference) = (name.to_owned(), tag.clone());
@@ -149,8 +154,7 @@ impl Engine {
     ) -> Result<mpsc::Receiver<Result<Bytes, String>>, EngineError> {
         let names = Arc::new(names);
         let checked = names.clone();
-        self.on_library(move |library| checked.iter().try_for_each(|name| library.find(name).map(drop)))
-            .await?;
+        self.on_library(move |library| library.check_names(&checked)).await?;
         let (sender, receiver) = mpsc::channel(CHANNEL);
         let library = self.shared.library.clone();
         self.shared.tasks.spawn_blocking(move || {

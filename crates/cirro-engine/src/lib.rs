@@ -17,6 +17,7 @@
 mod build;
 mod clock;
 mod containers;
+mod disk;
 mod distribution;
 mod doctor;
 mod error;
@@ -53,8 +54,10 @@ use tokio_util::task::TaskTracker;
 
 pub use crate::containers::archive::PutArchive;
 pub use crate::containers::changes::{Change, ChangeKind};
+pub use crate::containers::commit::Commit;
 pub use crate::containers::stats::{InterfaceCounts, Sample};
 pub use crate::containers::wait::WaitCondition;
+pub use crate::disk::{DiskKind, DiskUsage};
 pub use crate::doctor::Fault;
 pub use crate::error::EngineError;
 pub use crate::events::Event;

@@ -1,17 +1,25 @@
 //! Volumes: directories that outlive containers.
 
-mod copy;
+mod from;
+mod local;
+mod propagation;
 mod sweep;
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use cirro_seams::container::{ContainerSpec, MountSource, ResolvedMount};
+use cirro_container::Rootfs;
+use cirro_image::files::Files;
+use cirro_seams::container::{ContainerSpec, Mount, MountOptions, MountSource, ResolvedMount};
+use cirro_sys::mounts::Overlay;
+use cirro_sys::views;
+use rustix::fs::{Mode, OFlags};
 use serde::{Deserialize, Serialize};
 
+use crate::containers::create::open_layers;
 use crate::error::{EngineError, blocking, io};
 use crate::journal::VOLUMES;
-use crate::layers::{Found, Layers};
+use crate::layers::Found;
 use crate::spec::merge::{Merged, clean};
 use crate::{Engine, clock, fail, names};
 
@@ -29,6 +37,9 @@ pub struct Volume {
     pub created_at: String,
     /// Labels.
     pub labels: BTreeMap<String, String>,
+    /// Options of the driver `local`: `type`, `o`, `device`.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub options: BTreeMap<String, String>,
 }
 
 impl Engine {
@@ -46,8 +57,9 @@ impl Engine {
         &self,
         name: &str,
         labels: BTreeMap<String, String>,
+        options: BTreeMap<String, String>,
     ) -> Result<Volume, EngineError> {
-        let (volume, _) = self.ensure_volume(name, labels).await?;
+        let (volume, _) = self.ensure_volume(name, labels, options).await?;
         self.shared.journal.flush().await?;
         Ok(volume)
     }
@@ -57,7 +69,9 @@ impl Engine {
         &self,
         name: &str,
         mut labels: BTreeMap<String, String>,
+        options: BTreeMap<String, String>,
     ) -> Result<(Volume, bool), EngineError> {
+        local::check(&options)?;
         let named = !name.is_empty();
         let name = if name.is_empty() {
             labels.insert(ANONYMOUS.into(), String::new());
@@ -73,6 +87,11 @@ impl Engine {
         }
         let _guard = self.shared.keyed.lock(&format!("volume {name}")).await;
         if let Some(volume) = self.volume_table().get(&name) {
+            if !options.is_empty() && options != volume.options {
+                return Err(EngineError::Conflict(format!(
+                    "create {name}: conflict: volume name must be unique: it exists with other options"
+                )));
+            }
             return Ok((volume.clone(), false));
         }
         let mountpoint = self.shared.options.volumes_dir().join(&name).join("_data");
@@ -80,7 +99,7 @@ impl Engine {
         blocking(move || std::fs::create_dir_all(&path).map_err(io(format!("make {}", path.display()))))
             .await?;
         fail::passed("volume.made");
-        let volume = Volume { name: name.clone(), mountpoint, created_at: clock::now(), labels };
+        let volume = Volume { name: name.clone(), mountpoint, created_at: clock::now(), labels, options };
         self.shared.journal.put(VOLUMES, &name, &volume);
         self.volume_table().insert(name.clone(), volume.clone());
         fail::passed("volume.noted");
@@ -126,17 +145,14 @@ impl Engine {
 
     /// Resolves a container's mounts; makes volumes and fills new ones from the image. Returns the anonymous ones' names too.
     /// On failure the anonymous ones are gone again.
-    pub(crate) async fn resolve_mounts<F>(
+    pub(crate) async fn resolve_mounts(
         &self,
         spec: &ContainerSpec,
         merged: &Merged,
-        layers: F,
-    ) -> Result<(Vec<ResolvedMount>, Vec<String>), EngineError>
-    where
-        F: Fn() -> std::io::Result<Layers> + Send + Sync + 'static,
-    {
+        root: &Rootfs,
+    ) -> Result<(Vec<ResolvedMount>, Vec<String>), EngineError> {
         let (mut mounts, mut anonymous) = (Vec::new(), Vec::new());
-        match self.resolve_all(spec, merged, layers, &mut mounts, &mut anonymous).await {
+        match self.resolve_all(spec, merged, root, &mut mounts, &mut anonymous).await {
             Ok(()) => Ok((mounts, anonymous)),
             Err(error) => {
                 self.drop_volumes(&anonymous).await;
@@ -154,49 +170,116 @@ impl Engine {
         }
     }
 
-    async fn resolve_all<F>(
+    async fn resolve_all(
         &self,
         spec: &ContainerSpec,
         merged: &Merged,
-        layers: F,
+        root: &Rootfs,
         mounts: &mut Vec<ResolvedMount>,
         anonymous: &mut Vec<String>,
-    ) -> Result<(), EngineError>
-    where
-        F: Fn() -> std::io::Result<Layers> + Send + Sync + 'static,
-    {
-        let layers = std::sync::Arc::new(layers);
-        let own =
-            spec.mounts.iter().map(|mount| (mount.source.clone(), clean(&mount.target), mount.read_only));
-        let of_image =
-            merged.volumes.iter().map(|target| (MountSource::Volume { name: None }, target.clone(), false));
-        for (source, target, read_only) in own.chain(of_image) {
-            let resolved = |kind: &str, name: Option<String>, source: PathBuf| ResolvedMount {
-                kind: kind.into(),
-                name,
-                source,
-                target: target.clone(),
-                read_only,
-            };
-            match source {
-                MountSource::Bind { path, create } => {
-                    check_bind(&path, create)?;
-                    mounts.push(resolved("bind", None, path));
-                }
-                MountSource::Tmpfs { .. } => mounts.push(resolved("tmpfs", None, PathBuf::new())),
-                MountSource::Volume { name } => {
-                    let given = name.clone().unwrap_or_default();
-                    let (volume, _) = self.ensure_volume(&given, BTreeMap::new()).await?;
-                    if name.is_none() {
-                        anonymous.push(volume.name.clone());
-                    }
-                    mounts.push(resolved("volume", Some(volume.name), volume.mountpoint.clone()));
-                    let (layers, target) = (layers.clone(), target.clone());
-                    blocking(move || fill(&volume.mountpoint, &target, &*layers)).await?;
-                }
+    ) -> Result<(), EngineError> {
+        let inherited = self.mounts_from(spec)?;
+        let taken =
+            |target: &str, mounts: &[ResolvedMount]| mounts.iter().any(|mount| mount.target == target);
+        for asked in &spec.mounts {
+            let target = clean(&asked.target);
+            // An anonymous volume gives way to what another container has there.
+            if asked.source == (MountSource::Volume { name: None })
+                && inherited.iter().any(|mount| mount.target == target)
+            {
+                continue;
+            }
+            let (mount, made) = self.resolve_mount(asked, target, root).await?;
+            anonymous.extend(made);
+            mounts.push(mount);
+        }
+        for mount in inherited {
+            if !taken(&mount.target, mounts) {
+                mounts.push(mount);
+            }
+        }
+        for target in &merged.volumes {
+            if !taken(target, mounts) {
+                let asked = Mount {
+                    source: MountSource::Volume { name: None },
+                    target: target.clone(),
+                    read_only: false,
+                    options: MountOptions::default(),
+                };
+                let (mount, made) = self.resolve_mount(&asked, target.clone(), root).await?;
+                anonymous.extend(made);
+                mounts.push(mount);
             }
         }
         Ok(())
+    }
+
+    /// Resolves one mount; returns the name of the anonymous volume that was made for it, too.
+    async fn resolve_mount(
+        &self,
+        asked: &Mount,
+        target: String,
+        root: &Rootfs,
+    ) -> Result<(ResolvedMount, Option<String>), EngineError> {
+        let mut mount = ResolvedMount {
+            kind: String::new(),
+            name: None,
+            source: PathBuf::new(),
+            target,
+            read_only: asked.read_only,
+            options: asked.options.clone(),
+        };
+        match &asked.source {
+            MountSource::Bind { path, create } => {
+                check_bind(path, *create)?;
+                propagation::check(path, mount.options.propagation)?;
+                (mount.kind, mount.source) = ("bind".into(), path.clone());
+                Ok((mount, None))
+            }
+            MountSource::Tmpfs { .. } => {
+                mount.kind = "tmpfs".into();
+                Ok((mount, None))
+            }
+            MountSource::Volume { name } => {
+                let given = name.clone().unwrap_or_default();
+                let options = &asked.options;
+                let (volume, _) = self
+                    .ensure_volume(&given, options.labels.clone(), options.driver_options.clone())
+                    .await?;
+                let made = name.is_none().then(|| volume.name.clone());
+                let filled = self.use_volume(&volume, &mut mount, root).await;
+                if let (Err(_), Some(made)) = (&filled, &made) {
+                    self.drop_volumes(std::slice::from_ref(made)).await;
+                }
+                filled.map(|()| (mount, made))
+            }
+        }
+    }
+
+    async fn use_volume(
+        &self,
+        volume: &Volume,
+        mount: &mut ResolvedMount,
+        root: &Rootfs,
+    ) -> Result<(), EngineError> {
+        (mount.kind, mount.name) = ("volume".into(), Some(volume.name.clone()));
+        mount.source = local::source(volume)?;
+        mount.read_only |= local::is_read_only(volume);
+        if !mount.options.no_copy && !local::is_read_only(volume) {
+            let (source, target, root) = (mount.source.clone(), mount.target.clone(), root.clone());
+            let at = self.shared.options.scratch_dir();
+            blocking(move || fill(&source, &target, &root, &at)).await?;
+        }
+        Ok(())
+    }
+
+    /// Returns the bytes that the files of a volume take; none for one whose files are elsewhere.
+    pub async fn volume_size(&self, volume: &Volume) -> Result<Option<u64>, EngineError> {
+        if !volume.options.is_empty() {
+            return Ok(None);
+        }
+        let path = volume.mountpoint.clone();
+        blocking(move || Ok(Some(crate::containers::changes::size_of(&path)))).await
     }
 }
 
@@ -218,19 +301,23 @@ fn check_bind(path: &std::path::Path, create: bool) -> Result<(), EngineError> {
 }
 
 /// Copies what the image has at `target` into an empty volume.
-fn fill(
-    volume: &std::path::Path,
-    target: &str,
-    layers: &(impl Fn() -> std::io::Result<Layers> + ?Sized),
-) -> Result<(), EngineError> {
+fn fill(volume: &Path, target: &str, root: &Rootfs, at: &Path) -> Result<(), EngineError> {
     let context = || format!("fill the volume for {target}");
     let mut entries = std::fs::read_dir(volume).map_err(io(context()))?;
     if entries.next().is_some() {
         return Ok(());
     }
-    let found = layers().and_then(|layers| layers.find(target)).map_err(io(context()))?;
-    match found {
-        Some(Found::Directory(parts)) => copy::copy_tree(&parts, volume).map_err(io(context())),
-        _ => Ok(()),
+    // Most targets are in no image at all, which is cheaper to see than to mount.
+    let layers = open_layers(root).map_err(io(context()))?;
+    if !matches!(layers.find(target).map_err(io(context()))?, Some(Found::Directory(_))) {
+        return Ok(());
     }
+    let mut lower = vec![root.upper.clone()];
+    lower.extend(root.lower.iter().cloned());
+    let overlay = Overlay { lower: &lower, upper: None };
+    let image = views::assemble(&overlay, &[], at).map_err(io(context()))?;
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let volume =
+        rustix::fs::open(volume, flags, Mode::empty()).map_err(|errno| io(context())(errno.into()))?;
+    Files::new(image).copy_directory(target, &volume).map(drop).map_err(io(context()))
 }

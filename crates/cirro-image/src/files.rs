@@ -4,6 +4,7 @@
 //! only, and nothing of what is found there is ever executed or loaded (CVE-2018-15664, CVE-2019-14271). So it does no harm
 //! that a process inside changes the tree at the same time.
 
+mod copy;
 mod extract;
 mod pack;
 
@@ -14,6 +15,7 @@ use rustix::io::Errno;
 
 use crate::confine::{self, Directory, MAX_PATH, Missing, Tree};
 
+pub use copy::copy_tree;
 pub use extract::{Extract, ExtractError};
 
 /// A container's root with all that is mounted in it.
@@ -117,6 +119,21 @@ impl Files {
         let mut bytes = Vec::new();
         file.take(limit).read_to_end(&mut bytes)?;
         Ok(Some(bytes))
+    }
+
+    /// Copies what is in a directory, links followed on the way to it, to the empty directory `to`; tells whether there
+    /// is such a directory.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn copy_directory(&self, path: &str, to: &OwnedFd) -> std::io::Result<bool> {
+        let found = self.tree.resolve(&Asked::new(path)?.path, Missing::Fail);
+        let directory = match found {
+            Err(Errno::NOENT | Errno::NOTDIR) => return Ok(false),
+            found => found?,
+        };
+        copy_tree(&directory.fd, to, &|_, _| false)?;
+        Ok(true)
     }
 
     /// Finds the last name of a path in its directory, without following it.

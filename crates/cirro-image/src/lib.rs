@@ -62,4 +62,4 @@ pub use registry::{
     Registry, RegistryError, RegistryOptions, Resolve, parse_challenges,
 };
 pub use removal::Removed;
-pub use roots::ContainerRoot;
+pub use roots::{CachedLayer, ContainerRoot};

@@ -1,5 +1,6 @@
 //! Writable directories over layers: containers' roots, and the scratch spaces of builds.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -12,7 +13,7 @@ use crate::canonical;
 use crate::confine::Tree;
 use crate::error::{Context, ImageError, invalid};
 use crate::layers::known;
-use crate::library::{Inner, Library};
+use crate::library::{Inner, KnownImage, Library};
 use crate::records::{Batch, RootRecord};
 
 /// A container's writable root.
@@ -24,6 +25,17 @@ pub struct ContainerRoot {
     pub upper: PathBuf,
     /// Overlayfs' work directory.
     pub work: PathBuf,
+}
+
+/// A layer in the build cache.
+#[derive(Debug, Clone)]
+pub struct CachedLayer {
+    /// Its diff id.
+    pub diff_id: Digest,
+    /// Bytes of its files.
+    pub size: u64,
+    /// Whether an image has it too.
+    pub shared: bool,
 }
 
 impl Library {
@@ -70,6 +82,14 @@ impl Library {
         state.roots.remove(container);
         self.inner.trash.discard(&self.inner.root_dir(container));
         Ok(())
+    }
+
+    /// Returns the layers below a container's root, the lowest first.
+    pub fn root_layers(&self, container: &str) -> Result<Vec<Digest>, ImageError> {
+        match self.inner.state().roots.get(container) {
+            Some(root) => Ok(root.layers.clone()),
+            None => Err(ImageError::NotFound(format!("root of {container}"))),
+        }
     }
 
     /// Returns the bytes of the layers below a container's root; 0 when it has none.
@@ -136,6 +156,19 @@ impl Library {
         }
         state.fresh.insert(diff_id, Instant::now());
         Ok(Some(diff_id))
+    }
+
+    /// Lists the layers in the build cache, in the order of their digests.
+    pub fn cached_layers(&self) -> Result<Vec<CachedLayer>, ImageError> {
+        let state = self.inner.state();
+        let cached: BTreeSet<Digest> =
+            self.inner.records.cache()?.into_iter().map(|(_, diff_id)| diff_id).collect();
+        let layer = |diff_id: Digest| {
+            let size = state.layers.get(&diff_id)?.record.size;
+            let has = |known: &KnownImage| known.config.rootfs.diff_ids.contains(&diff_id);
+            Some(CachedLayer { diff_id, size, shared: state.images.values().any(has) })
+        };
+        Ok(cached.into_iter().filter_map(layer).collect())
     }
 
     /// Notes a layer in the build cache.

@@ -72,6 +72,11 @@ impl Library {
         out.end()
     }
 
+    /// Refuses names that [`Self::save`] would refuse.
+    pub fn check_names(&self, names: &[String]) -> Result<(), ImageError> {
+        self.select(names).map(drop)
+    }
+
     fn select(&self, names: &[String]) -> Result<Selection, ImageError> {
         let mut state = self.inner.state();
         let mut wanted: BTreeMap<Digest, BTreeSet<ImageReference>> = BTreeMap::new();

@@ -52,6 +52,7 @@ pub(crate) fn mounts(kubelet: &Kubelet, pod: &Value, container: &Value) -> Resul
             source,
             target: text(mount, "/mountPath").to_owned(),
             read_only: read_only || mount["readOnly"] == true,
+            options: Default::default(),
         });
     }
     Ok(mounts)

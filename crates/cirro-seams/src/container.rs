@@ -77,6 +77,8 @@ pub struct ContainerSpec {
     pub extra_hosts: Vec<(String, IpAddr)>,
     /// Binds, tmpfs and volumes.
     pub mounts: Vec<Mount>,
+    /// Containers whose mounts it gets too, and whether only for reading.
+    pub volumes_from: Vec<(String, bool)>,
     /// Limits.
     pub resources: Resources,
     /// What happens when it exits.
@@ -197,6 +199,69 @@ pub struct Mount {
     pub target: String,
     /// Whether it is read-only.
     pub read_only: bool,
+    /// How it is mounted, beyond the usual.
+    #[serde(default)]
+    pub options: MountOptions,
+}
+
+/// How something is mounted; the default is what most mounts are.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct MountOptions {
+    /// Which mounts pass between host and container.
+    pub propagation: Propagation,
+    /// Whether what is mounted below a bind's source is left out.
+    pub non_recursive: bool,
+    /// Whether a new volume stays empty instead of getting what the image has at its target.
+    pub no_copy: bool,
+    /// Options of the driver of a volume that is made.
+    pub driver_options: BTreeMap<String, String>,
+    /// Labels of a volume that is made.
+    pub labels: BTreeMap<String, String>,
+    /// Options of a tmpfs, in the kernel's words, over docker's.
+    pub tmpfs: Vec<String>,
+}
+
+/// Which mounts pass between host and container.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Propagation {
+    /// None, at any depth.
+    #[default]
+    RPrivate,
+    /// None.
+    Private,
+    /// Both ways, at any depth.
+    RShared,
+    /// Both ways.
+    Shared,
+    /// From the host, at any depth.
+    RSlave,
+    /// From the host.
+    Slave,
+}
+
+impl Propagation {
+    /// Every kind.
+    pub const ALL: [Self; 6] =
+        [Self::RPrivate, Self::Private, Self::RShared, Self::Shared, Self::RSlave, Self::Slave];
+
+    /// Returns docker's and the kernel's word for it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::RPrivate => "rprivate",
+            Self::Private => "private",
+            Self::RShared => "rshared",
+            Self::Shared => "shared",
+            Self::RSlave => "rslave",
+            Self::Slave => "slave",
+        }
+    }
+
+    /// Finds the kind that a word stands for.
+    pub fn parse(word: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| kind.as_str() == word)
+    }
 }
 
 /// What is mounted.
@@ -405,6 +470,9 @@ pub struct ResolvedMount {
     pub target: String,
     /// Whether it is read-only.
     pub read_only: bool,
+    /// How it is mounted, beyond the usual.
+    #[serde(default)]
+    pub options: MountOptions,
 }
 
 /// A container's place on a network.

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use crate::config::{Config, Flags, Place};
-use crate::{doctor, down, registry, status, up};
+use crate::{df, doctor, down, registry, status, up};
 
 /// A private cloud in one binary: containers, images, Kubernetes, virtual machines, networks.
 #[derive(Debug, Parser)]
@@ -43,6 +43,15 @@ enum Command {
     },
     /// Say what runs
     Status {
+        /// As JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Explain every byte below the data directory
+    Df {
+        /// Also list layers, containers and volumes
+        #[arg(long, short)]
+        verbose: bool,
         /// As JSON
         #[arg(long)]
         json: bool,
@@ -84,6 +93,7 @@ pub(crate) fn run() -> ExitCode {
         }
         Command::Down { workloads } => down::run(&place, workloads),
         Command::Status { json } => status::run(&place, json),
+        Command::Df { verbose, json } => df::run(&place, verbose, json),
         Command::Env => print_env(&place),
         Command::Doctor { fix, output } => doctor::run(&place, fix, output),
         Command::Registry { command: RegistryCommand::HashPassword } => registry::hash_password(),

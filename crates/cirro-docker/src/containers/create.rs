@@ -172,6 +172,11 @@ fn merge(
             .map(|host| extra_host(host, &gateway))
             .collect::<Result<_, _>>()?,
         mounts,
+        volumes_from: host
+            .volumes_from
+            .iter()
+            .map(|text| mounts::parse_from(text))
+            .collect::<Result<_, _>>()?,
         resources: resources::parse(&host.limits)?,
         restart: resources::parse_restart(&host.restart_policy)?,
         auto_remove: host.auto_remove,
@@ -287,17 +292,33 @@ fn log_config(wanted: &request::LogConfig) -> Result<LogConfig, ApiError> {
     let mut log = LogConfig::default();
     match wanted.kind.as_str() {
         "" | "json-file" => (),
+        // The same files as json-file's, with dockerd's limits for this driver.
+        "local" => (log.max_size, log.max_files) = (20 << 20, 5),
         "none" => log.keep = false,
         other => return Err(ApiError::not_supported(format!("the log driver {other}"))),
     }
     for (name, value) in &wanted.config {
         let invalid = || ApiError::invalid(format!("invalid value for log option {name}: {value}"));
-        match name.as_str() {
-            "max-size" => log.max_size = byte_size(value).ok_or_else(invalid)?,
-            "max-file" => {
+        match (name.as_str(), value.as_str()) {
+            ("max-size", "-1") => log.max_size = 0,
+            ("max-size", _) => log.max_size = byte_size(value).ok_or_else(invalid)?,
+            ("max-file", _) => {
                 log.max_files = value.parse().ok().filter(|files| *files > 0).ok_or_else(invalid)?
             }
-            _ => return Err(ApiError::not_supported(format!("the log option {name}"))),
+            // How `local` stores what it has is its own affair.
+            ("compress", "true") if wanted.kind == "local" => (),
+            ("compress", "false" | "") | ("mode", "blocking" | "") => (),
+            ("compress", "true") | ("mode", "non-blocking") => {
+                return Err(ApiError::not_supported(format!("the log option {name}={value}")));
+            }
+            ("compress" | "mode", _) => return Err(invalid()),
+            ("labels" | "labels-regex" | "env" | "env-regex" | "tag" | "max-buffer-size", _) => {
+                return Err(ApiError::not_supported(format!("the log option {name}")));
+            }
+            _ => {
+                let driver = if wanted.kind.is_empty() { "json-file" } else { &wanted.kind };
+                return Err(ApiError::invalid(format!("unknown log opt '{name}' for {driver} log driver")));
+            }
         }
     }
     Ok(log)

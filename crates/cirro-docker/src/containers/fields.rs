@@ -60,7 +60,7 @@ pub(crate) const HOST_CONFIG: &[(&str, Support)] = &[
     ("RestartPolicy", Works),
     ("AutoRemove", Works),
     ("VolumeDriver", Refused(&[r#""local""#])),
-    ("VolumesFrom", Refused(&[])),
+    ("VolumesFrom", Works),
     ("ConsoleSize", Works),
     ("Annotations", Works),
     ("CapAdd", Works),

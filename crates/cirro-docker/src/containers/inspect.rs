@@ -212,7 +212,11 @@ fn restart_policy(policy: RestartPolicy) -> Value {
 fn log_config(container: &Container) -> Value {
     let asked = face_document(&container.spec, "HostConfig").remove("LogConfig").unwrap_or_default();
     let options = asked.get("Config").cloned().filter(Value::is_object).unwrap_or_else(|| json!({}));
-    let kind = if container.spec.log.keep { "json-file" } else { "none" };
+    let kind = match asked.get("Type").and_then(Value::as_str) {
+        _ if !container.spec.log.keep => "none",
+        Some("local") => "local",
+        _ => "json-file",
+    };
     json!({ "Type": kind, "Config": options })
 }
 
@@ -239,7 +243,7 @@ pub(crate) fn mounts(container: &Container) -> Vec<Value> {
             "Destination": mount.target,
             "Mode": if mount.read_only { "ro" } else { "" },
             "RW": !mount.read_only,
-            "Propagation": if mount.kind == "bind" { "rprivate" } else { "" },
+            "Propagation": if mount.kind == "bind" { mount.options.propagation.as_str() } else { "" },
         });
         if let Some(name) = &mount.name {
             value["Name"] = json!(name);

@@ -1,9 +1,11 @@
 //! Binds, volumes and tmpfs: docker's three ways to write them.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use cirro_seams::container::{Mount, MountSource};
-use serde_json::{Value, json};
+use cirro_seams::container::{Mount, MountOptions, MountSource, Propagation};
+use serde::Deserialize;
+use serde_json::Value;
 
 use super::fields::is_zero;
 use super::request::{Config, HostConfig, MountPoint};
@@ -29,7 +31,13 @@ pub(crate) fn parse(config: &Config, host: &HostConfig) -> Result<Vec<Mount>, Ap
         // `-v /data` and `-v name:/data` are written together by some clients; the named one wins.
         let target = absolute(target)?;
         if !mounts.iter().any(|mount| mount.target == target) {
-            mounts.push(Mount { source: MountSource::Volume { name: None }, target, read_only: false });
+            let options = MountOptions::default();
+            mounts.push(Mount {
+                source: MountSource::Volume { name: None },
+                target,
+                read_only: false,
+                options,
+            });
         }
     }
     Ok(mounts)
@@ -56,24 +64,38 @@ fn parse_bind(text: &str) -> Result<Mount, ApiError> {
         Some(path) if path.starts_with('/') => MountSource::Bind { path: PathBuf::from(path), create: true },
         Some(name) => MountSource::Volume { name: Some(volume_name(name)?) },
     };
-    Ok(Mount { source, target: absolute(target)?, read_only: bind_options(text, options)? })
+    let (read_only, options) = bind_options(text, options, matches!(source, MountSource::Bind { .. }))?;
+    Ok(Mount { source, target: absolute(target)?, read_only, options })
 }
 
-/// Returns whether the options say read-only.
-fn bind_options(text: &str, options: &str) -> Result<bool, ApiError> {
+/// Returns whether the options say read-only, and the others.
+fn bind_options(text: &str, written: &str, of_path: bool) -> Result<(bool, MountOptions), ApiError> {
     let mut read_only = false;
-    for option in options.split(',').filter(|option| !option.is_empty()) {
+    let mut options = MountOptions::default();
+    for option in written.split(',').filter(|option| !option.is_empty()) {
         match option {
             "ro" => read_only = true,
             // z and Z relabel for SELinux, which is not in use; the caches are macOS'.
-            "rw" | "z" | "Z" | "rprivate" | "private" | "consistent" | "cached" | "delegated" => (),
-            "shared" | "slave" | "rshared" | "rslave" | "nocopy" | "volume-nocopy" => {
-                return Err(ApiError::not_supported(format!("the mount option {option}")));
-            }
-            _ => return Err(ApiError::invalid(format!("invalid mode: {option} in '{text}'"))),
+            "rw" | "z" | "Z" | "consistent" | "cached" | "delegated" => (),
+            "nocopy" if !of_path => options.no_copy = true,
+            word => match Propagation::parse(word).filter(|_| of_path) {
+                Some(propagation) => options.propagation = propagation,
+                None => return Err(ApiError::invalid(format!("invalid mode: {word} in '{text}'"))),
+            },
         }
     }
-    Ok(read_only)
+    Ok((read_only, options))
+}
+
+/// Parses `--volumes-from NAME[:ro|rw|z]`.
+pub(crate) fn parse_from(text: &str) -> Result<(String, bool), ApiError> {
+    let (name, mode) = text.split_once(':').unwrap_or((text, ""));
+    match (name, mode) {
+        ("", _) => Err(ApiError::invalid(format!("malformed volumes-from specification: {text}"))),
+        (_, "ro") => Ok((name.to_owned(), true)),
+        (_, "" | "rw" | "z" | "Z") => Ok((name.to_owned(), false)),
+        _ => Err(ApiError::invalid(format!("invalid mode: {mode}"))),
+    }
 }
 
 /// Checks a volume's name.
@@ -119,87 +141,184 @@ fn parse_mount(value: &Value) -> Result<Mount, ApiError> {
             point.kind
         )));
     }
-    let source = match point.kind.as_str() {
+    let (source, options) = match point.kind.as_str() {
         "bind" => bind_source(&point)?,
         "volume" => volume_source(&point)?,
         _ => tmpfs_source(&point)?,
     };
-    Ok(Mount { source, target: absolute(&point.target)?, read_only: point.read_only })
+    Ok(Mount { source, target: absolute(&point.target)?, read_only: point.read_only, options })
 }
 
-fn bind_source(point: &MountPoint) -> Result<MountSource, ApiError> {
+/// `BindOptions`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, rename_all = "PascalCase", deny_unknown_fields)]
+struct BindOptions {
+    propagation: String,
+    non_recursive: bool,
+    create_mountpoint: bool,
+    read_only_non_recursive: bool,
+    read_only_force_recursive: bool,
+}
+
+/// `VolumeOptions`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, rename_all = "PascalCase", deny_unknown_fields)]
+struct VolumeOptions {
+    no_copy: bool,
+    labels: BTreeMap<String, String>,
+    subpath: String,
+    driver_config: DriverConfig,
+}
+
+/// `VolumeOptions.DriverConfig`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, rename_all = "PascalCase", deny_unknown_fields)]
+struct DriverConfig {
+    name: String,
+    options: BTreeMap<String, String>,
+}
+
+/// `TmpfsOptions`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, rename_all = "PascalCase", deny_unknown_fields)]
+struct TmpfsOptions {
+    size_bytes: i64,
+    mode: u32,
+    options: Vec<Vec<String>>,
+}
+
+fn options_of<T: serde::de::DeserializeOwned + Default>(value: &Value) -> Result<T, ApiError> {
+    if is_zero(value) { Ok(T::default()) } else { body::decode(value.clone()) }
+}
+
+fn invalid(kind: &str, why: impl std::fmt::Display) -> ApiError {
+    ApiError::invalid(format!("invalid mount config for type \"{kind}\": {why}"))
+}
+
+fn bind_source(point: &MountPoint) -> Result<(MountSource, MountOptions), ApiError> {
+    let refuse = |why: String| Err(invalid("bind", why));
+    if point.source.is_empty() {
+        return refuse("field Source must not be empty".into());
+    }
     if !point.source.starts_with('/') {
-        return Err(ApiError::invalid(format!(
-            "invalid mount config for type \"bind\": invalid mount path: '{}' mount path must be absolute",
-            point.source
-        )));
+        return refuse(format!("invalid mount path: '{}' mount path must be absolute", point.source));
     }
-    only(
-        &point.bind_options,
-        "BindOptions",
-        &[("CreateMountpoint", None), ("Propagation", Some("rprivate")), ("Propagation", Some("private"))],
-    )?;
-    let create = point.bind_options["CreateMountpoint"] == json!(true);
-    Ok(MountSource::Bind { path: PathBuf::from(&point.source), create })
+    let asked: BindOptions = options_of(&point.bind_options)?;
+    let propagation = match asked.propagation.as_str() {
+        "" => Propagation::default(),
+        word => match Propagation::parse(word) {
+            Some(propagation) => propagation,
+            None => return Err(ApiError::invalid(format!("invalid propagation mode: {word}"))),
+        },
+    };
+    if (asked.read_only_non_recursive || asked.read_only_force_recursive) && !point.read_only {
+        let name =
+            if asked.read_only_non_recursive { "ReadOnlyNonRecursive" } else { "ReadOnlyForceRecursive" };
+        return refuse(format!("mount must be \"ReadOnly\" when using \"{name}\""));
+    }
+    if asked.read_only_non_recursive && asked.read_only_force_recursive {
+        return refuse("\"ReadOnlyForceRecursive\" and \"ReadOnlyNonRecursive\" are exclusive".into());
+    }
+    if asked.read_only_force_recursive {
+        return Err(ApiError::not_supported("Mounts.BindOptions.ReadOnlyForceRecursive"));
+    }
+    let options = MountOptions { propagation, non_recursive: asked.non_recursive, ..MountOptions::default() };
+    let source = MountSource::Bind { path: PathBuf::from(&point.source), create: asked.create_mountpoint };
+    Ok((source, options))
 }
 
-fn volume_source(point: &MountPoint) -> Result<MountSource, ApiError> {
-    let mut options = point.volume_options.clone();
-    if let Some(driver) = options.get_mut("DriverConfig") {
-        only(driver, "VolumeOptions.DriverConfig", &[("Name", Some("local"))])?;
-        *driver = Value::Null;
+fn volume_source(point: &MountPoint) -> Result<(MountSource, MountOptions), ApiError> {
+    let asked: VolumeOptions = options_of(&point.volume_options)?;
+    if !matches!(asked.driver_config.name.as_str(), "" | "local") {
+        return Err(ApiError::not_supported(format!("the volume driver {}", asked.driver_config.name)));
     }
-    only(&options, "VolumeOptions", &[])?;
+    if !asked.subpath.is_empty() {
+        if point.source.is_empty() {
+            return Err(invalid("volume", "must not set Subpath when using anonymous volumes"));
+        }
+        // A path in a volume is other containers' to change; it would have to be mounted by descriptor.
+        return Err(ApiError::not_supported("Mounts.VolumeOptions.Subpath"));
+    }
     let name = match point.source.as_str() {
         "" => None,
         name => Some(volume_name(name)?),
     };
-    Ok(MountSource::Volume { name })
+    let options = MountOptions {
+        no_copy: asked.no_copy,
+        labels: asked.labels,
+        driver_options: asked.driver_config.options,
+        ..MountOptions::default()
+    };
+    Ok((MountSource::Volume { name }, options))
 }
 
-fn tmpfs_source(point: &MountPoint) -> Result<MountSource, ApiError> {
+fn tmpfs_source(point: &MountPoint) -> Result<(MountSource, MountOptions), ApiError> {
     if !point.source.is_empty() {
-        return Err(ApiError::invalid(
-            "invalid mount config for type \"tmpfs\": field Source must not be specified",
-        ));
+        return Err(invalid("tmpfs", "field Source must not be specified"));
     }
-    only(&point.tmpfs_options, "TmpfsOptions", &[("SizeBytes", None), ("Mode", None)])?;
-    Ok(MountSource::Tmpfs {
-        size: point.tmpfs_options["SizeBytes"].as_u64().filter(|size| *size != 0),
-        mode: point.tmpfs_options["Mode"]
-            .as_u64()
-            .and_then(|mode| u32::try_from(mode).ok())
-            .filter(|mode| *mode != 0),
-    })
+    let asked: TmpfsOptions = options_of(&point.tmpfs_options)?;
+    let size = u64::try_from(asked.size_bytes).map_err(|_| invalid("tmpfs", "size must not be negative"))?;
+    let mut words = Vec::new();
+    for option in asked.options {
+        words.push(tmpfs_word(&option.join("="))?);
+    }
+    let options = MountOptions { tmpfs: words, ..MountOptions::default() };
+    let (size, mode) = (Some(size).filter(|size| *size != 0), Some(asked.mode).filter(|mode| *mode != 0));
+    Ok((MountSource::Tmpfs { size, mode }, options))
 }
 
-/// Refuses every option that is set, but for those allowed: any value, or the one value given.
-fn only(options: &Value, within: &str, allowed: &[(&str, Option<&str>)]) -> Result<(), ApiError> {
-    let Value::Object(options) = options else { return Ok(()) };
-    for (name, value) in options {
-        let fits = allowed.iter().any(|(other, only)| name == other && only.is_none_or(|only| value == only));
-        if !fits && !is_zero(value) {
-            return Err(ApiError::not_supported(format!("Mounts.{within}.{name}")));
+/// Options of a tmpfs that take no value; the kernel and docker know no others that do no harm.
+const TMPFS_WORDS: [&str; 16] = [
+    "rw",
+    "noexec",
+    "exec",
+    "nosuid",
+    "suid",
+    "nodev",
+    "dev",
+    "sync",
+    "async",
+    "dirsync",
+    "atime",
+    "noatime",
+    "diratime",
+    "nodiratime",
+    "relatime",
+    "strictatime",
+];
+/// Those that take one.
+const TMPFS_VALUES: [&str; 5] = ["uid", "gid", "nr_inodes", "nr_blocks", "mpol"];
+
+/// Checks one option of a tmpfs.
+fn tmpfs_word(option: &str) -> Result<String, ApiError> {
+    let known = match option.split_once('=') {
+        Some((name, value)) => {
+            TMPFS_VALUES.contains(&name)
+                && !value.is_empty()
+                && value.bytes().all(|byte| byte.is_ascii_graphic())
         }
+        None => TMPFS_WORDS.contains(&option),
+    };
+    match known {
+        true => Ok(option.to_owned()),
+        false => Err(ApiError::invalid(format!("invalid tmpfs option [\"{option}\"]"))),
     }
-    Ok(())
 }
 
 /// Parses `--tmpfs /run:size=64m,mode=755`.
-fn parse_tmpfs(target: &str, options: &str) -> Result<Mount, ApiError> {
+fn parse_tmpfs(target: &str, written: &str) -> Result<Mount, ApiError> {
     let (mut size, mut mode, mut read_only) = (None, None, false);
-    for option in options.split(',').filter(|option| !option.is_empty()) {
+    let mut options = MountOptions::default();
+    for option in written.split(',').filter(|option| !option.is_empty()) {
         let invalid = || ApiError::invalid(format!("invalid tmpfs option \"{option}\""));
         match option.split_once('=') {
             Some(("size", value)) => size = Some(tmpfs_size(value).ok_or_else(invalid)?),
             Some(("mode", value)) => mode = Some(u32::from_str_radix(value, 8).map_err(|_| invalid())?),
             None if option == "ro" => read_only = true,
-            // What every tmpfs of a container has anyway.
-            None if matches!(option, "rw" | "noexec" | "nosuid" | "nodev") => (),
-            _ => return Err(ApiError::not_supported(format!("the tmpfs option {option}"))),
+            _ => options.tmpfs.push(tmpfs_word(option)?),
         }
     }
-    Ok(Mount { source: MountSource::Tmpfs { size, mode }, target: absolute(target)?, read_only })
+    Ok(Mount { source: MountSource::Tmpfs { size, mode }, target: absolute(target)?, read_only, options })
 }
 
 /// Parses bytes with a suffix of the kernel's: `k`, `m` or `g`.
@@ -215,6 +334,8 @@ fn tmpfs_size(text: &str) -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     fn bind(text: &str) -> Mount {
@@ -228,7 +349,8 @@ mod tests {
             Mount {
                 source: MountSource::Bind { path: "/host/dir".into(), create: true },
                 target: "/data".into(),
-                read_only: true
+                read_only: true,
+                options: MountOptions::default(),
             }
         );
         assert_eq!(bind("cache:/data/").source, MountSource::Volume { name: Some("cache".into()) });
@@ -241,9 +363,11 @@ mod tests {
         for text in ["", ":/data", "a:b", "/a:/", "../x:/data", "a:/b:c:d", "/a:/b:sideways"] {
             assert_eq!(parse_bind(text).unwrap_err().status, 400, "{text}");
         }
-        for text in ["/a:/b:rshared", "vol:/b:nocopy"] {
-            assert_eq!(parse_bind(text).unwrap_err().status, 501, "{text}");
+        for text in ["vol:/b:rshared", "/a:/b:nocopy"] {
+            assert_eq!(parse_bind(text).unwrap_err().status, 400, "{text}");
         }
+        assert_eq!(bind("/a:/b:rslave").options.propagation, Propagation::RSlave);
+        assert!(bind("vol:/b:nocopy").options.no_copy);
     }
 
     #[test]
@@ -264,11 +388,20 @@ mod tests {
             (json!({"Type": "bind", "Source": "a", "Target": "/b"}), 400),
             (json!({"Type": "floppy", "Target": "/b"}), 400),
             (json!({"Type": "bind", "Source": "/a", "Target": "/b", "TmpfsOptions": {"SizeBytes": 1}}), 400),
+            (json!({"Type": "bind", "Source": "", "Target": "/b"}), 400),
             (
-                json!({"Type": "bind", "Source": "/a", "Target": "/b", "BindOptions": {"Propagation": "rshared"}}),
+                json!({"Type": "bind", "Source": "/a", "Target": "/b", "BindOptions": {"Propagation": "odd"}}),
+                400,
+            ),
+            (
+                json!({"Type": "bind", "Source": "/a", "Target": "/b", "BindOptions": {"ReadOnlyNonRecursive": true}}),
+                400,
+            ),
+            (json!({"Type": "volume", "Target": "/b", "VolumeOptions": {"Subpath": "x"}}), 400),
+            (
+                json!({"Type": "volume", "Source": "v1", "Target": "/b", "VolumeOptions": {"Subpath": "x"}}),
                 501,
             ),
-            (json!({"Type": "volume", "Target": "/b", "VolumeOptions": {"NoCopy": true}}), 501),
             (
                 json!({"Type": "volume", "Target": "/b", "VolumeOptions": {"DriverConfig": {"Name": "nfs"}}}),
                 501,
@@ -283,7 +416,8 @@ mod tests {
     fn tmpfs_options_are_the_kernels() {
         let mount = parse_tmpfs("/run", "rw,noexec,size=64k,mode=755").unwrap();
         assert_eq!(mount.source, MountSource::Tmpfs { size: Some(65536), mode: Some(0o755) });
-        assert_eq!(parse_tmpfs("/run", "exec").unwrap_err().status, 501);
+        assert_eq!(parse_tmpfs("/run", "exec,uid=33").unwrap().options.tmpfs, ["exec", "uid=33"]);
+        assert_eq!(parse_tmpfs("/run", "odd").unwrap_err().status, 400);
         assert_eq!(parse_tmpfs("/run", "size=much").unwrap_err().status, 400);
     }
 

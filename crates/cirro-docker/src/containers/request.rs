@@ -78,6 +78,7 @@ pub(crate) struct HostConfig {
     pub(crate) shm_size: i64,
     pub(crate) sysctls: BTreeMap<String, String>,
     pub(crate) mounts: Vec<Value>,
+    pub(crate) volumes_from: Vec<String>,
     pub(crate) init: Option<bool>,
     pub(crate) ulimits: Vec<Ulimit>,
     #[serde(flatten)]

@@ -2,11 +2,14 @@
 
 use axum::Json;
 use axum::extract::State;
+use cirro_image::CachedLayer;
 use serde_json::{Map, Value, json};
 
+use crate::containers::changes::add_size;
 use crate::containers::{list, listed};
 use crate::error::ApiError;
 use crate::query::Params;
+use crate::time::ZERO_TIME;
 use crate::version::ApiVersion;
 use crate::{Face, images, volumes};
 
@@ -39,17 +42,41 @@ pub(crate) async fn get(
     }
     if wants("container") {
         let images = face.engine.images().await?;
-        let rows = containers.iter().map(|container| list::summary(container, &images)).collect();
+        let mut rows = Vec::new();
+        for container in &containers {
+            let mut row = list::summary(container, &images);
+            add_size(&face, &container.id, &mut row).await?;
+            rows.push(row);
+        }
         usage.insert("Containers".into(), Value::Array(rows));
     }
     if wants("volume") {
-        let rows = face.engine.volumes();
-        let rows = rows.iter().map(|volume| volumes::with_usage(volume, &containers)).collect();
+        let mut rows = Vec::new();
+        for volume in face.engine.volumes() {
+            rows.push(volumes::with_usage(&face, &volume, &containers).await?);
+        }
         usage.insert("Volumes".into(), Value::Array(rows));
     }
     if wants("build-cache") {
-        usage.insert("BuildCache".into(), json!([]));
-        usage.insert("BuilderSize".into(), json!(0));
+        let cached = face.engine.build_cache().await?;
+        let total: u64 = cached.iter().filter(|layer| !layer.shared).map(|layer| layer.size).sum();
+        usage.insert("BuildCache".into(), cached.iter().map(cache_row).collect());
+        usage.insert("BuilderSize".into(), json!(total));
     }
     Ok(Json(Value::Object(usage)))
+}
+
+/// Writes a row of the build cache, which is layers of the library.
+fn cache_row(layer: &CachedLayer) -> Value {
+    json!({
+        "ID": layer.diff_id.hex(),
+        "Type": "regular",
+        "Description": "layer of a build",
+        "InUse": false,
+        "Shared": layer.shared,
+        "Size": layer.size,
+        "CreatedAt": ZERO_TIME,
+        "LastUsedAt": null,
+        "UsageCount": 0,
+    })
 }

@@ -131,6 +131,7 @@ fn named(name: &str) -> ContainerSpec {
         source: MountSource::Volume { name: name.map(str::to_owned) },
         target: target.into(),
         read_only: false,
+        options: Default::default(),
     };
     ContainerSpec {
         name: Some(name.into()),

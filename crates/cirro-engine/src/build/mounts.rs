@@ -42,8 +42,15 @@ impl Contents {
                 }
             };
             let (target, read_only) = (mount.target.clone(), mount.read_only);
-            asked.push(Mount { source, target: target.clone(), read_only });
-            made.push(ResolvedMount { kind: kind.into(), name: None, source: path, target, read_only });
+            asked.push(Mount { source, target: target.clone(), read_only, options: Default::default() });
+            made.push(ResolvedMount {
+                kind: kind.into(),
+                name: None,
+                source: path,
+                target,
+                read_only,
+                options: Default::default(),
+            });
         }
         Ok((asked, made))
     }

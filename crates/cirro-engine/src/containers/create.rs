@@ -142,9 +142,7 @@ impl Engine {
         let image_id = image.id;
         let root = blocking(move || engine.make_root(&own_id, &image_id, log)).await?;
         fail::point("create.rooted")?;
-        let layers = root.clone();
-        let (mounts, anonymous_volumes) =
-            self.resolve_mounts(&spec, &merged, move || open_layers(&layers)).await?;
+        let (mounts, anonymous_volumes) = self.resolve_mounts(&spec, &merged, &root).await?;
         fail::passed("create.mounted");
         let shell = image.config.config.shell.clone();
         let container = new_container(id, name, spec, &image, merged, log_path, mounts);

@@ -1,6 +1,6 @@
 //! Removing containers.
 
-use cirro_seams::container::{Owner, Phase};
+use cirro_seams::container::{Container, Owner, Phase};
 
 use super::changes::size_of;
 use super::create::remove_dir;
@@ -107,14 +107,18 @@ impl Engine {
         Ok(())
     }
 
-    /// Removes stopped containers (not pods'); returns ids and bytes given back.
-    pub async fn prune_containers(&self) -> Result<(Vec<String>, u64), EngineError> {
+    /// Removes stopped containers (not pods') that `wanted` takes; returns ids and bytes given back.
+    pub async fn prune_containers(
+        &self,
+        wanted: impl Fn(&Container) -> bool,
+    ) -> Result<(Vec<String>, u64), EngineError> {
         let stopped: Vec<_> = {
             let table = self.table();
             let prunable = |entry: &&super::Entry| {
                 let container = &entry.record.container;
                 matches!(container.phase, Phase::Created | Phase::Exited | Phase::Dead)
                     && container.spec.owner == Owner::Docker
+                    && wanted(container)
             };
             let found = table.newest_first().filter(prunable);
             found.map(|entry| (entry.record.container.id.clone(), entry.record.root.upper.clone())).collect()

@@ -55,6 +55,9 @@ pub(crate) fn document(input: &DocumentInput<'_>) -> Result<Spec, EngineError> {
     if !read_only.is_empty() {
         linux["readonlyPaths"] = json!(read_only);
     }
+    if mounts::want_slave(&input.container.mounts) {
+        linux["rootfsPropagation"] = json!("rslave");
+    }
     let sysctls = sysctls(spec);
     if sysctls.as_object().is_some_and(|sysctls| !sysctls.is_empty()) {
         linux["sysctl"] = sysctls;

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use cirro_seams::container::{ContainerSpec, IpcMode, Mount, MountSource, ResolvedMount};
+use cirro_seams::container::{ContainerSpec, IpcMode, Mount, MountSource, Propagation, ResolvedMount};
 use serde_json::{Value, json};
 
 use super::host::HostFacts;
@@ -113,13 +113,26 @@ fn defaults(spec: &ContainerSpec, host: &HostFacts) -> Vec<Value> {
     all
 }
 
+/// Whether a mount gets what the host mounts later, for which the root must let it through.
+pub(crate) fn want_slave(own: &[ResolvedMount]) -> bool {
+    own.iter().any(|mount| matches!(mount.options.propagation, Propagation::Slave | Propagation::RSlave))
+}
+
 fn own_mount(spec: &ContainerSpec, resolved: &ResolvedMount) -> Value {
+    let asked = &resolved.options;
     let access = if resolved.read_only { "ro" } else { "rw" };
     if resolved.kind != "tmpfs" {
-        let options = ["rbind", "rprivate", access];
+        let bind = if asked.non_recursive { "bind" } else { "rbind" };
+        let options = [bind, asked.propagation.as_str(), access];
         return mount(&resolved.target, "bind", &resolved.source.to_string_lossy(), &options);
     }
     let mut options = vec!["noexec".to_owned(), "nosuid".into(), "nodev".into(), access.into()];
+    for word in &asked.tmpfs {
+        // `exec` takes the `noexec` away that docker begins with, and so on.
+        let bare = word.strip_prefix("no").unwrap_or(word);
+        options.retain(|option| option.strip_prefix("no").unwrap_or(option) != bare);
+        options.push(word.clone());
+    }
     let (size, mode) = tmpfs_options(&spec.mounts, &resolved.target);
     options.push(format!("mode={:o}", mode.unwrap_or(0o1777)));
     options.extend(size.map(|size| format!("size={size}")));
@@ -201,12 +214,14 @@ mod tests {
             source: "/host".into(),
             target: target.into(),
             read_only: true,
+            options: Default::default(),
         };
         let spec = ContainerSpec {
             mounts: vec![Mount {
                 source: MountSource::Tmpfs { size: Some(4096), mode: None },
                 target: "/t/".into(),
                 read_only: false,
+                options: Default::default(),
             }],
             ..ContainerSpec::default()
         };

@@ -4,14 +4,14 @@ use std::collections::BTreeMap;
 use std::io::Read;
 
 use bytes::Bytes;
-use cirro_engine::{Engine, EngineError, PutArchive};
+use cirro_engine::{ChangeKind, Commit, Engine, EngineError, PutArchive};
 use cirro_seams::container::{ContainerSpec, Mount, MountSource, Phase};
 use tokio::sync::mpsc;
 
 use super::lab::{script, with_engine, within};
 
 fn mount(source: MountSource, target: &str, read_only: bool) -> Mount {
-    Mount { source, target: target.into(), read_only }
+    Mount { source, target: target.into(), read_only, options: Default::default() }
 }
 
 /// A tar with files of these names and contents; a name that ends in a slash is a directory, contents after `->` a link.
@@ -215,6 +215,55 @@ fn libraries_of_a_container_stay_files_as_root() {
         assert!(get(engine, &id, "/lib").await.unwrap().contains_key("lib/libnss_files.so.2"));
         assert!(!marker.exists());
         engine.remove_container(&id, true, false).await.unwrap();
+        lab
+    });
+}
+
+#[test]
+fn a_container_becomes_an_image_with_what_it_changed_as_root() {
+    with_engine(|lab| async move {
+        let engine = &lab.engine;
+        let text = "echo new > /new; rm /data/file; rm -r /tmp; mkdir /tmp; echo kept > /tmp/kept; \
+                    touch /two; busybox ln /two /three; touch /ready; sleep 1000";
+        let id = lab.run(script(text)).await;
+        within(async {
+            while within(engine.look_at_path(&id, "/ready")).await.is_err() {
+                tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+            }
+        })
+        .await;
+        let changes = within(engine.container_changes(&id)).await.unwrap();
+        let find = |path: &str| changes.iter().find(|change| change.path == path).map(|change| change.kind);
+        assert_eq!(find("/new"), Some(ChangeKind::Added));
+        assert_eq!(find("/data/file"), Some(ChangeKind::Deleted));
+        assert_eq!(find("/data"), Some(ChangeKind::Modified));
+        assert_eq!((find("/etc/hosts"), find("/proc"), find("/etc")), (None, None, None), "{changes:?}");
+        let (own, whole) = within(engine.container_size(&id)).await.unwrap();
+        assert!(own >= 9 && whole > own + 100_000, "{own} {whole}");
+        let commit = Commit {
+            tag: Some("made:1".parse().unwrap()),
+            config: cirro_types::ContainerConfig {
+                cmd: ["sh", "-c", "cat /new /tmp/kept; ls /data /tmp; stat -c %h /two; ls /etc"]
+                    .map(str::to_owned)
+                    .to_vec(),
+                ..Default::default()
+            },
+            author: "somebody".into(),
+            comment: "a remark".into(),
+            pause: true,
+        };
+        let made = within(engine.commit_container(&id, commit)).await.unwrap();
+        assert_eq!(engine.container(&id).unwrap().phase, Phase::Running, "it goes on");
+        let image = engine.image("made:1").await.unwrap();
+        assert_eq!((image.id, image.config.author.as_deref()), (made, Some("somebody")));
+        assert_eq!(image.config.rootfs.diff_ids.len(), 2);
+        assert_eq!(image.config.history.last().unwrap().comment.as_deref(), Some("a remark"));
+        let spec = ContainerSpec { image: "made:1".into(), command: None, ..script("") };
+        let (out, err, code) = lab.output(spec).await;
+        assert_eq!(code, Some(0), "{err}");
+        assert!(out.starts_with("new\nkept\n/data:\n\n/tmp:\nkept\n2\n"), "{out}");
+        engine.remove_container(&id, true, false).await.unwrap();
+        engine.prune_containers(|_| true).await.unwrap();
         lab
     });
 }

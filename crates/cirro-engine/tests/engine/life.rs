@@ -212,7 +212,7 @@ fn processes_are_listed_and_stopped_containers_pruned_as_root() {
         assert_eq!(titles, ["PID", "COMMAND"]);
         assert!(rows.iter().any(|row| row[1] == "sh -c echo ready; sleep 1000; true"), "{rows:?}");
         let (stopped, _) = lab.engine.create_container(command(&["true"])).await.unwrap();
-        let (ids, _) = lab.engine.prune_containers().await.unwrap();
+        let (ids, _) = lab.engine.prune_containers(|_| true).await.unwrap();
         assert_eq!(ids, [stopped]);
         let renamed = lab.engine.rename_container(&id, "sleeper").await;
         renamed.unwrap();

@@ -102,7 +102,7 @@ fn a_machine_boots_serves_survives_the_engine_and_goes_as_root() {
         let away =
             on("away", &format!("timeout 3 wget -q -O - http://{address}/index.html || echo unreachable"));
         assert_eq!(lab.output(away).await.0, "unreachable\n");
-        lab.engine.prune_containers().await.unwrap();
+        lab.engine.prune_containers(|_| true).await.unwrap();
         drop(node);
 
         let lab = lab.restarted().await;
@@ -117,7 +117,7 @@ fn a_machine_boots_serves_survives_the_engine_and_goes_as_root() {
         within(node.remove_instance(UID)).await.unwrap();
         within(node.remove_instance(UID)).await.unwrap();
         assert!(node.list_instances().await.unwrap().is_empty());
-        lab.engine.prune_containers().await.unwrap();
+        lab.engine.prune_containers(|_| true).await.unwrap();
         node.set_tenant_networks(TenantNetworks::default()).await.unwrap();
         drop(node);
         lab

@@ -6,6 +6,7 @@
 mod cloud;
 mod commands;
 mod faults;
+mod files;
 mod lifecycle;
 mod robust;
 mod survival;

@@ -64,7 +64,7 @@ fn an_entrypoint_silences_the_images_command() {
 #[test]
 fn fields_that_are_not_there_yet_are_refused() {
     for (member, value) in [
-        ("VolumesFrom", json!(["a"])),
+        ("StorageOpt", json!({"size": "1g"})),
         ("LogConfig", json!({"Type": "journald"})),
         ("LogConfig", json!({"Type": "json-file", "Config": {"labels": "a"}})),
     ] {
@@ -86,6 +86,7 @@ fn values_that_make_no_sense_are_refused() {
         ("Ulimits", json!([{"Name": "nofile", "Soft": 5, "Hard": 1}])),
         ("LogConfig", json!({"Config": {"max-size": "big"}})),
         ("Binds", json!([5])),
+        ("VolumesFrom", json!(["a:odd"])),
     ] {
         assert_eq!(with(member, value.clone()).unwrap_err().status, 400, "{member} {value}");
     }

@@ -65,6 +65,7 @@ pub(crate) fn sample() -> Container {
             source: "/var/lib/cirro/volumes/cache".into(),
             target: "/data".into(),
             read_only: true,
+            options: Default::default(),
         }],
         spec,
     }
