@@ -15,7 +15,14 @@ use crate::plan::{Context, Plan};
 use crate::state::State;
 
 /// Lists links, namespaces and tables of this cloud that the plan does not know.
-pub(crate) fn find(context: &Context, plan: &Plan, state: &State) -> Result<Vec<String>, NetError> {
+///
+/// Rules are compared with those that were applied last: after a tear-down there are to be none.
+pub(crate) fn find(
+    context: &Context,
+    plan: &Plan,
+    applied: &Plan,
+    state: &State,
+) -> Result<Vec<String>, NetError> {
     let mut leaks = Vec::new();
     for link in own_links(context)? {
         if !plan.host.links.contains_key(&link) {
@@ -36,7 +43,7 @@ pub(crate) fn find(context: &Context, plan: &Plan, state: &State) -> Result<Vec<
             leaks.push(format!("network namespace {}", path.display()));
         }
     }
-    leaks.extend(crate::drift::find(plan.host.tables.values())?);
+    leaks.extend(crate::drift::find(applied.host.tables.values())?);
     Ok(leaks)
 }
 

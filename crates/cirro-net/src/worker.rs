@@ -256,7 +256,8 @@ impl Worker {
 
     /// Finds what is not of the records.
     pub(crate) fn leaks(&mut self) -> Result<Vec<String>, NetError> {
-        leaks::find(&self.context, &plan(&self.context, &self.state, &self.services), &self.state)
+        let planned = plan(&self.context, &self.state, &self.services);
+        leaks::find(&self.context, &planned, &self.applied, &self.state)
     }
 }
 
