@@ -27,6 +27,7 @@ impl EventLoop {
         let (mut reaped, size) = read_reaped(&self.directory);
         reaped.extend(told);
         self.adopt_each(&mut kept, Some(&reaped))?;
+        self.end_strays();
         if let Some(guardian) = &self.guardian {
             guardian.truncate(size);
         }
@@ -95,7 +96,7 @@ impl EventLoop {
     }
 
     /// Removes what a predecessor did not finish.
-    fn discard(&mut self, id: &str, directory: WorkloadDirectory) {
+    pub(super) fn discard(&mut self, id: &str, directory: WorkloadDirectory) {
         let helper = Record::load(directory.path()).ok().and_then(|record| record.helper);
         if let Some((pid, _)) = helper.filter(|(pid, start)| process::is_running(*pid, *start)) {
             let _ = kill_group(pid);

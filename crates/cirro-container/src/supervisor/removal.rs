@@ -111,7 +111,9 @@ impl EventLoop {
             }
             eprintln!("supervisor: remove cgroups of {}: {error}", removal.id);
         }
-        if let Err(error) = std::fs::remove_dir_all(removal.workload.directory.path()) {
+        if let Err(error) = std::fs::remove_dir_all(removal.workload.directory.path())
+            && error.kind() != std::io::ErrorKind::NotFound
+        {
             eprintln!("supervisor: remove directory of {}: {error}", removal.id);
         }
         for (from, answer) in removal.answers {

@@ -5,8 +5,27 @@ use std::fs::read_dir;
 
 use super::event_loop::EventLoop;
 use crate::guardian::GUARDED_GROUP;
+use crate::runtime::WorkloadDirectory;
 
 impl EventLoop {
+    /// Ends what runs in cgroups of a cloud of this name and was made by nobody that we know of: its run directory is gone.
+    pub(super) fn end_strays(&mut self) {
+        for id in self.stray_groups() {
+            let directory = WorkloadDirectory::new(&self.directory, &id);
+            self.discard(&id, directory);
+        }
+    }
+
+    /// Names of the cgroups without a workload.
+    fn stray_groups(&self) -> Vec<String> {
+        let known = |name: &String| {
+            name == GUARDED_GROUP
+                || self.workloads.contains_key(name)
+                || self.removals.iter().any(|removal| removal.id == *name)
+        };
+        self.hierarchies.group(&self.name).children().into_iter().filter(|name| !known(name)).collect()
+    }
+
     /// Finds cgroups and directories without a workload, and removes them with their processes if asked to.
     pub(super) fn strays(&self, remove: bool) -> Vec<String> {
         let mut known: BTreeSet<&str> = self.workloads.keys().map(String::as_str).collect();
@@ -22,10 +41,7 @@ impl EventLoop {
                 }
             }
         }
-        for name in self.hierarchies.group(&self.name).children() {
-            if name == GUARDED_GROUP || known.contains(name.as_str()) {
-                continue;
-            }
+        for name in self.stray_groups() {
             let group = self.group(&name);
             found.push(format!("cgroup /{}/{name} with {} processes", self.name, group.processes().len()));
             if remove {
