@@ -12,7 +12,7 @@ const RESERVED: [&str; 4] = ["bridge", "host", "none", "default"];
 
 impl Engine {
     /// Lists docker networks with their containers' endpoints (see
-    /// [`Container::endpoint`](cirro_seams::container::Container::endpoint)).
+    /// [`Container::endpoints`](cirro_seams::container::Container::endpoints)).
     pub fn networks(&self) -> Vec<DockerNetwork> {
         self.shared.network.docker_networks()
     }

@@ -72,10 +72,10 @@ pub(crate) struct Flags {
     /// Kernel of virtual machines: vmlinuz-VERSION, lib/modules/VERSION [default: <data-dir>/kernel, else the host's]
     #[arg(long, value_name = "DIR")]
     pub(crate) guest_kernel: Option<PathBuf>,
-    /// Address (http[s]://HOST[:PORT]) that is asked before docker.io when an image is pulled; may be repeated
+    /// Address (http or https, with a port if it has one) that is asked before docker.io when an image is pulled; may be repeated
     #[arg(long, value_name = "URL")]
     pub(crate) registry_mirror: Vec<String>,
-    /// Registry (HOST[:PORT] or CIDR) that may have a bad certificate or none; may be repeated
+    /// Registry (a host, with a port if it has one, or a CIDR) that may have a bad certificate or none; may be repeated
     #[arg(long, value_name = "REGISTRY")]
     pub(crate) insecure_registry: Vec<String>,
     /// Least severe log lines written: error, warn, info, debug or trace [default: info]

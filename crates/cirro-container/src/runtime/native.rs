@@ -6,7 +6,7 @@
 //!  child:  see `init`
 //! ```
 //! The helper does all that needs the host; the child has only descriptors of it and is cloned from a mount namespace that is nearly
-//! empty ([`seed`]). Documents that ask for what this way has not are left to libcontainer ([`declined`]), before anything is made.
+//! empty ([`seed`]). Documents that ask for what this way has not are left to libcontainer (`declined`), before anything is made.
 
 mod channel;
 mod copy_up;
