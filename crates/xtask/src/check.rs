@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use anyhow::{Context, bail};
 
-/// Runs the checks; stops at the first that fails.
+/// Runs the checks; stops at the first that fails, but for the tests, which all run.
 pub(crate) fn run(end_to_end: bool) -> anyhow::Result<()> {
     step("format", &["cargo", "fmt", "--all", "--check"], &[])?;
     step(
@@ -20,16 +20,25 @@ pub(crate) fn run(end_to_end: bool) -> anyhow::Result<()> {
         &[("RUSTDOCFLAGS", "-D warnings -A rustdoc::private_intra_doc_links -A rustdoc::invalid_html_tags")],
     )?;
     let before = Host::look()?;
-    step(
+    // Both kinds of tests, whatever becomes of the first: one run is to tell all that fails.
+    let mut results = vec![step(
         "unit and integration tests",
         &["cargo", "nextest", "run", "--workspace", "-E", "not binary(e2e)"],
         &[],
-    )?;
+    )];
     if end_to_end {
         // The whole workspace again: one package alone would have other features, and be built anew.
-        step("end-to-end tests", &["cargo", "nextest", "run", "--workspace", "-E", "binary(e2e)"], &[])?;
+        results.push(step(
+            "end-to-end tests",
+            &["cargo", "nextest", "run", "--workspace", "-E", "binary(e2e)"],
+            &[],
+        ));
     }
-    before.assert_unchanged()
+    results.push(before.assert_unchanged());
+    let failed: Vec<_> =
+        results.into_iter().filter_map(Result::err).map(|error| format!("{error:#}")).collect();
+    anyhow::ensure!(failed.is_empty(), "{}", failed.join("; "));
+    Ok(())
 }
 
 fn step(name: &str, command: &[&str], environment: &[(&str, &str)]) -> anyhow::Result<()> {

@@ -12,6 +12,7 @@ use std::collections::HashMap;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::io::unix::AsyncFd;
 use tokio::sync::{broadcast, mpsc, oneshot};
@@ -29,6 +30,10 @@ pub(super) type Answer = Result<(Reply, Vec<OwnedFd>), ContainerError>;
 
 /// An exit code that could not be known, as a shell would say.
 const UNKNOWN: i32 = 255;
+
+/// Between one supervisor that did not answer the greeting and the next.
+const PAUSE: Duration = Duration::from_millis(5);
+const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
 /// A request on its way.
 #[derive(Debug)]
@@ -95,19 +100,20 @@ pub(super) async fn start(
 impl Wire {
     /// Connects and greets. `fresh`: this daemon has just started; a supervisor of another build becomes ours first.
     async fn open(options: &SupervisorOptions, fresh: bool) -> Result<Self, ContainerError> {
-        let mut wire = Self::connect(options).await?;
-        let (mut version, theirs) = wire.greet(fresh).await?;
+        let (mut wire, mut version, theirs) = Self::meet(options, fresh).await?;
         let ours = crate::build::of(&options.executable).unwrap_or_default();
         if fresh && version <= VERSION && theirs != ours && !ours.is_empty() {
             match wire.upgrade(options).await {
-                Ok(()) => info!(from = theirs, to = ours, "the supervisor goes on as another executable"),
+                Ok(()) => {
+                    info!(from = theirs, to = ours, "the supervisor goes on as another executable");
+                    version = wire.greet(fresh).await?.0;
+                }
                 Err(error) => {
                     warn!(%error, "the supervisor is not upgraded");
                     // If it died of it, its guardian starts it again as it was.
-                    wire = Self::connect(options).await?;
+                    (wire, version, _) = Self::meet(options, fresh).await?;
                 }
             }
-            version = wire.greet(fresh).await?.0;
         }
         if version == VERSION {
             return Ok(wire);
@@ -116,6 +122,23 @@ impl Wire {
             "it speaks version {version} of the protocol, this executable version {VERSION}: use the executable that started it, \
              or end what runs with that one's `cirro down --workloads`"
         )))
+    }
+
+    /// Connects and greets. A supervisor that dies before it answers leaves the connection to nobody: the guardian starts it
+    /// again, and the one that follows is met.
+    async fn meet(options: &SupervisorOptions, fresh: bool) -> Result<(Self, u32, String), ContainerError> {
+        let mut pause = PAUSE;
+        loop {
+            let mut wire = Self::connect(options).await?;
+            match wire.greet(fresh).await {
+                Ok((version, build)) => return Ok((wire, version, build)),
+                Err(ContainerError::Unreachable(_)) if pause <= LONGEST_PAUSE => {
+                    tokio::time::sleep(pause).await;
+                    pause *= 2;
+                }
+                Err(error) => return Err(error),
+            }
+        }
     }
 
     async fn connect(options: &SupervisorOptions) -> Result<Self, ContainerError> {
@@ -293,7 +316,7 @@ impl Link {
             if self.calls.is_closed() {
                 return None;
             }
-            tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+            tokio::time::sleep(Duration::from_secs(1)).await;
         }
     }
 
