@@ -5,6 +5,7 @@ pub mod bpf;
 pub mod confine;
 pub mod descriptors;
 pub mod fail_point;
+pub mod memory;
 pub mod mounts;
 pub mod namespaces;
 pub mod netlink;

@@ -32,6 +32,9 @@ fn main() -> ExitCode {
         Some("supervisor") => cirro_container::supervisor_main(&args[2..]),
         Some("runtime") => cirro_container::runtime_main(&args[2..]),
         Some("guardian") => cirro_container::guardian_main(&args[2..]),
-        _ => cli::run(),
+        _ => {
+            cirro_sys::memory::few_arenas();
+            cli::run()
+        }
     }
 }

@@ -11,6 +11,7 @@ use anyhow::{Context, bail, ensure};
 mod api;
 mod cloud;
 mod engine;
+mod images;
 mod interrupted;
 mod peer;
 mod pod;
@@ -32,6 +33,8 @@ pub(crate) enum Which {
     Run,
     /// The engine beside dockerd: start, exec, many at once, memory, idle processor time.
     Engine,
+    /// Loading and pulling an image, beside dockerd.
+    Images,
     /// A pod from created to Running.
     Pod,
     /// A container's life by `cirro runtime`, beside libcontainer, crun and runc.
@@ -59,6 +62,9 @@ pub(crate) fn run(which: Which, rounds: usize, binary: Option<PathBuf>) -> anyho
     }
     if wanted(Which::Engine) {
         engine::measure(&binary, rounds)?;
+    }
+    if wanted(Which::Images) {
+        images::measure(&binary, rounds.min(5))?;
     }
     if wanted(Which::Pod) {
         pod::measure(&binary, rounds.min(10))?;

@@ -8,10 +8,15 @@ use anyhow::Context;
 
 use super::{interrupted, processes, said};
 
+/// Where directories for sockets and states of processes are made: a `/run` is in memory on most hosts, not on all.
+pub(super) const IN_MEMORY: &str = "/dev/shm";
+
 /// A cloud with directories, ports and ranges of its own.
 pub(crate) struct Cloud {
     binary: PathBuf,
     directory: tempfile::TempDir,
+    /// In memory, as `/run` is.
+    run: tempfile::TempDir,
     pub(crate) kubernetes: String,
     _guard: interrupted::Guard,
 }
@@ -21,12 +26,16 @@ impl Cloud {
     pub(crate) fn new(binary: &Path) -> anyhow::Result<Self> {
         let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
         let directory = tempfile::tempdir().context("make a directory")?;
-        let (program, path) = (binary.to_owned(), directory.path().to_owned());
+        let run = tempfile::tempdir_in(IN_MEMORY).context("make a run directory")?;
+        let (program, path, run_path) =
+            (binary.to_owned(), directory.path().to_owned(), run.path().to_owned());
         let guard = interrupted::on_signal(move || {
-            let _ = said(command(&program, &path, "down").arg("--workloads"));
+            let _ = said(command(&program, &path, &run_path, "down").arg("--workloads"));
             let _ = std::fs::remove_dir_all(&path);
+            let _ = std::fs::remove_dir_all(&run_path);
         })?;
-        Ok(Self { binary: binary.into(), directory, kubernetes: format!("127.0.0.1:{port}"), _guard: guard })
+        let kubernetes = format!("127.0.0.1:{port}");
+        Ok(Self { binary: binary.into(), directory, run, kubernetes, _guard: guard })
     }
 
     /// Starts it and waits until it is ready.
@@ -96,7 +105,7 @@ impl Cloud {
 
     fn processes(&self) -> anyhow::Result<Vec<(u32, String)>> {
         let mut found = Vec::new();
-        for (pid, words) in processes::of(&self.run_dir())? {
+        for (pid, words) in processes::of(self.run_dir())? {
             let role = ["supervisor", "guardian", "up"]
                 .into_iter()
                 .find(|role| words.iter().any(|word| word == role));
@@ -107,24 +116,24 @@ impl Cloud {
         Ok(found)
     }
 
-    /// Where everything of it is.
+    /// What the command lines of its processes name.
     pub(crate) fn directory(&self) -> &Path {
-        self.directory.path()
+        self.run.path()
     }
 
-    fn run_dir(&self) -> PathBuf {
-        self.directory.path().join("run")
+    fn run_dir(&self) -> &Path {
+        self.run.path()
     }
 
     fn command(&self, subcommand: &str) -> Command {
-        command(&self.binary, self.directory.path(), subcommand)
+        command(&self.binary, self.directory.path(), self.run.path(), subcommand)
     }
 }
 
-fn command(binary: &Path, directory: &Path, subcommand: &str) -> Command {
+fn command(binary: &Path, directory: &Path, run: &Path, subcommand: &str) -> Command {
     let mut command = Command::new(binary);
     command.arg(subcommand).arg("--data-dir").arg(directory.join("data"));
-    command.arg("--run-dir").arg(directory.join("run"));
+    command.arg("--run-dir").arg(run);
     command
 }
 

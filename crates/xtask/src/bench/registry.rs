@@ -1,15 +1,16 @@
 //! Push and pull of an image of 200 MB in 8 layers with skopeo, beside Debian's docker-registry; 64 clients at once.
 
 use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, bail, ensure};
+use anyhow::{Context, ensure};
 
 use super::cloud::Cloud;
-use super::{Times, end, row, said};
+use super::peer::DockerRegistry;
+use super::{Times, row, said};
 
 const LAYERS: usize = 8;
 const LAYER_MEGABYTES: usize = 25;
@@ -29,7 +30,7 @@ pub(super) fn measure(binary: &Path, rounds: usize) -> anyhow::Result<()> {
             many(&cloud)?;
         }
         drop(cloud);
-        let peer = Peer::start()?;
+        let peer = DockerRegistry::start()?;
         let theirs = push_and_pull(&peer.address, &image, work.path())?;
         version.clone_from(&peer.version);
         // The first round warms the page cache up.
@@ -141,56 +142,4 @@ fn get(address: &str, path: &str) -> anyhow::Result<Vec<u8>> {
 
 fn drain(address: &str, path: &str) -> anyhow::Result<u64> {
     Ok(std::io::copy(&mut ask(address, path)?, &mut std::io::sink())?)
-}
-
-/// Debian's docker-registry with an empty directory; it ends when dropped.
-struct Peer {
-    address: String,
-    version: String,
-    child: Child,
-    _directory: tempfile::TempDir,
-}
-
-impl Peer {
-    fn start() -> anyhow::Result<Self> {
-        let version = said(Command::new("docker-registry").arg("--version"))
-            .context("Debian's docker-registry is needed as the peer")?;
-        let version = version.split_whitespace().nth(2).unwrap_or_default().to_owned();
-        let directory = tempfile::tempdir()?;
-        let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
-        let address = format!("127.0.0.1:{port}");
-        let config = directory.path().join("config.yml");
-        let data = directory.path().join("data");
-        std::fs::write(
-            &config,
-            format!(
-                "version: 0.1\nlog:\n  level: error\n  accesslog:\n    disabled: true\nstorage:\n  filesystem:\n    rootdirectory: {}\n  cache:\n    blobdescriptor: inmemory\nhttp:\n  addr: {address}\n",
-                data.display()
-            ),
-        )?;
-        let child = Command::new("docker-registry")
-            .arg("serve")
-            .arg(&config)
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(std::fs::File::create(directory.path().join("log"))?)
-            .spawn()
-            .context("start docker-registry")?;
-        let this =
-            Self { address, version: format!("docker-registry {version}"), child, _directory: directory };
-        let deadline = Instant::now() + Duration::from_secs(30);
-        while get(&this.address, "/v2/").is_err() {
-            if Instant::now() > deadline {
-                bail!("docker-registry does not answer");
-            }
-            std::thread::sleep(Duration::from_millis(50));
-        }
-        Ok(this)
-    }
-}
-
-impl Drop for Peer {
-    fn drop(&mut self) {
-        end(&mut self.child);
-    }
 }
