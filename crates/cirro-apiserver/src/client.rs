@@ -140,6 +140,19 @@ impl Api for LocalClient {
         })
     }
 
+    fn request_token(
+        &self,
+        namespace: &str,
+        account: &str,
+        request: Value,
+    ) -> Pending<'_, Result<Value, ApiError>> {
+        let (namespace, account) = (namespace.to_owned(), account.to_owned());
+        Box::pin(async move {
+            let place = self.storage.core_place("serviceaccounts", &namespace, &account);
+            self.storage.request_token(place, request).await
+        })
+    }
+
     fn delete(&self, key: &ObjectKey, options: DeleteOptions) -> Pending<'_, Result<(), ApiError>> {
         let key = key.clone();
         Box::pin(async move {

@@ -78,8 +78,8 @@ pub(crate) fn unauthorized() -> ApiError {
 }
 
 /// 403 for a user who may not do what was asked.
-pub(crate) fn not_allowed(message: String) -> ApiError {
-    error(403, "Forbidden", message, Some(json!({})))
+pub(crate) fn refused(message: String, details: Value) -> ApiError {
+    error(403, "Forbidden", message, Some(details))
 }
 
 pub(crate) fn method_not_allowed() -> ApiError {

@@ -4,10 +4,13 @@ use axum::body::Body;
 use axum::http::{Method, Request, Response};
 use cirro_seams::api::ApiError;
 
+use crate::asker;
 use crate::auth::User;
 use crate::error;
 use crate::server::ApiServer;
+use crate::tokens;
 
+mod access;
 mod answer;
 mod console;
 mod delete;
@@ -33,18 +36,36 @@ use crate::registry::{Served, Subresource};
 use crate::storage::Place;
 
 impl ApiServer {
-    /// Answers one request of an authenticated user; refusals are answers too.
+    /// Answers one request of the user that the connection authenticated; refusals are answers too.
     pub async fn respond(&self, user: &User, request: Request<Body>) -> Response<Body> {
+        let result = self.admit(user, request).await;
+        result.unwrap_or_else(|refusal| answer::refusal(&refusal))
+    }
+
+    async fn admit(&self, connection: &User, request: Request<Body>) -> Result<Response<Body>, ApiError> {
         let route = route::parse(request.uri().path());
-        let result = match route {
-            Route::Health => Ok(answer::text("ok")),
+        if route == Route::Health {
+            return Ok(answer::text("ok"));
+        }
+        let user = self.storage.authenticate(connection, request.headers()).await?;
+        let wanted = access::of(&request, &route);
+        self.storage.authorize(&user, &wanted).await?;
+        asker::scope(user.clone(), self.route(&user, route, request)).await
+    }
+
+    async fn route(
+        &self,
+        user: &User,
+        route: Route,
+        request: Request<Body>,
+    ) -> Result<Response<Body>, ApiError> {
+        match route {
             Route::Version => Ok(discovery::version()),
-            _ if user.is_anonymous() => Err(error::unauthorized()),
-            route if !user.is_master() => Err(refuse(user, &request, &route)),
+            Route::Issuer => Ok(answer::document(&tokens::configuration())),
+            Route::TokenKeys => Ok(answer::keys(&self.storage.tokens.keys())),
             Route::Resource(path) => self.resource(user, path, request).await,
             route => discovery::answer(&self.storage.registry, &route, &request),
-        };
-        result.unwrap_or_else(|refusal| answer::refusal(&refusal))
+        }
     }
 
     async fn resource(
@@ -74,49 +95,10 @@ fn find_subresource(served: &Served, name: &str) -> Result<Subresource, ApiError
     let known = served.kind.subresources.iter().find(|subresource| subresource.name() == name);
     match known {
         Some(subresource) => Ok(*subresource),
-        None if ["portforward", "proxy", "ephemeralcontainers", "token", "approval", "resize"]
-            .contains(&name) =>
-        {
+        None if ["portforward", "proxy", "ephemeralcontainers", "approval", "resize"].contains(&name) => {
             Err(error::not_supported(&format!("the subresource {}/{name}", served.kind.plural)))
         }
         None => Err(error::no_such_path()),
-    }
-}
-
-/// Says in upstream's words what the user may not do.
-fn refuse(user: &User, request: &Request<Body>, route: &Route) -> ApiError {
-    let verb = verb_of(request, route);
-    let Route::Resource(path) = route else {
-        let path = request.uri().path();
-        return error::not_allowed(format!("forbidden: User {:?} cannot {verb} path {path:?}", user.name));
-    };
-    let resource = match &path.subresource {
-        Some(subresource) => format!("{}/{subresource}", path.plural),
-        None => path.plural.clone(),
-    };
-    let place = match &path.namespace {
-        Some(namespace) => format!("in the namespace {namespace:?}"),
-        None => "at the cluster scope".into(),
-    };
-    let name = path.name.as_ref().map(|name| format!(" {name:?}")).unwrap_or_default();
-    error::not_allowed(format!(
-        "{}{name} is forbidden: User {:?} cannot {verb} resource {resource:?} in API group {:?} {place}",
-        if path.group.is_empty() { path.plural.clone() } else { format!("{}.{}", path.plural, path.group) },
-        user.name,
-        path.group
-    ))
-}
-
-fn verb_of(request: &Request<Body>, route: &Route) -> &'static str {
-    let named = matches!(route, Route::Resource(path) if path.name.is_some());
-    match *request.method() {
-        Method::POST => "create",
-        Method::PUT => "update",
-        Method::PATCH => "patch",
-        Method::DELETE if named => "delete",
-        Method::DELETE => "deletecollection",
-        _ if named || !matches!(route, Route::Resource(_)) => "get",
-        _ => "list",
     }
 }
 
@@ -160,6 +142,7 @@ impl Call {
             (Method::PUT, true, Some(Subresource::Scale)) => self.update_scale(request).await,
             (Method::PATCH, true, Some(Subresource::Scale)) => self.patch_scale(request).await,
             (Method::POST, true, Some(Subresource::Binding)) => self.bind(request).await,
+            (Method::POST, true, Some(Subresource::Token)) => self.token(request).await,
             (Method::POST, true, Some(Subresource::Eviction)) => self.evict(request).await,
             (Method::PUT, true, Some(Subresource::Finalize)) => self.finalize(request).await,
             (Method::GET, true, Some(Subresource::Log)) => self.log().await,

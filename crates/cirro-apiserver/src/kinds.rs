@@ -12,16 +12,18 @@ mod discovery;
 mod event;
 mod network;
 mod pod;
+mod rbac;
 mod retired;
 mod reviews;
 mod service;
 
 /// Returns the registry of everything that is served.
 pub(crate) fn registry() -> Registry {
-    let groups: [fn() -> Vec<Kind>; 7] = [
+    let groups: [fn() -> Vec<Kind>; 8] = [
         core::kinds,
         apps::kinds,
         reviews::kinds,
+        rbac::kinds,
         coordination::kinds,
         discovery::kinds,
         compute::kinds,

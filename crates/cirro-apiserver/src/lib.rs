@@ -7,8 +7,12 @@
 //! `registry` says what a kind is, `kinds` lists them, `storage` is the path. docs/adding-a-kind.md
 //! and docs/compatibility-kubernetes.md say more.
 
+mod admission;
 mod allocate;
+mod asker;
 mod auth;
+mod authenticate;
+mod authorize;
 mod binding;
 mod client;
 mod decode;
@@ -20,6 +24,7 @@ mod kinds;
 mod patch;
 pub mod pki;
 mod protobuf;
+mod rbac;
 mod record;
 mod registry;
 mod schema;
@@ -27,6 +32,7 @@ mod selector;
 mod server;
 mod storage;
 mod table;
+mod tokens;
 mod validate;
 
 /// Version of Kubernetes that the API speaks, as `/version` and nodes report it.

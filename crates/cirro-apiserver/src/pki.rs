@@ -209,7 +209,8 @@ fn set_validity(params: &mut CertificateParams, years: i16) {
     params.not_after = day(end);
 }
 
-fn read(path: &Path) -> Result<Option<String>, PkiError> {
+/// Reads a file; `None` when there is none.
+pub(crate) fn read(path: &Path) -> Result<Option<String>, PkiError> {
     match fs::read_to_string(path) {
         Ok(text) => Ok(Some(text)),
         Err(source) if source.kind() == io::ErrorKind::NotFound => Ok(None),
@@ -218,7 +219,7 @@ fn read(path: &Path) -> Result<Option<String>, PkiError> {
 }
 
 /// Writes a file whole or not at all.
-fn write(path: &Path, text: &str, mode: u32) -> Result<(), PkiError> {
+pub(crate) fn write(path: &Path, text: &str, mode: u32) -> Result<(), PkiError> {
     let temporary = path.with_extension("new");
     let written = || -> io::Result<()> {
         let mut options = fs::OpenOptions::new();

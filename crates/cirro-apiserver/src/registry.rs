@@ -7,7 +7,8 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use cirro_seams::api::{DeleteOptions, Resource};
+use cirro_seams::Pending;
+use cirro_seams::api::{ApiError, DeleteOptions, Resource};
 use serde_json::Value;
 
 use crate::error::Causes;
@@ -66,6 +67,8 @@ pub(crate) enum Subresource {
     Attach,
     /// A machine's serial console.
     Console,
+    /// A token of a service account.
+    Token,
 }
 
 impl Subresource {
@@ -81,6 +84,7 @@ impl Subresource {
             Self::Exec => "exec",
             Self::Attach => "attach",
             Self::Console => "console",
+            Self::Token => "token",
         }
     }
 
@@ -92,6 +96,7 @@ impl Subresource {
             Self::Eviction => Some(("policy", "v1", "Eviction")),
             Self::Exec => Some(("", "v1", "PodExecOptions")),
             Self::Attach => Some(("", "v1", "PodAttachOptions")),
+            Self::Token => Some(("authentication.k8s.io", "v1", "TokenRequest")),
             Self::Status | Self::Finalize | Self::Log | Self::Console => None,
         }
     }
@@ -100,7 +105,7 @@ impl Subresource {
     pub(crate) fn verbs(self) -> &'static [&'static str] {
         match self {
             Self::Status | Self::Scale => &["get", "patch", "update"],
-            Self::Binding | Self::Eviction => &["create"],
+            Self::Binding | Self::Eviction | Self::Token => &["create"],
             Self::Finalize => &["update"],
             Self::Log | Self::Console => &["get"],
             Self::Exec | Self::Attach => &["create", "get"],
@@ -175,13 +180,22 @@ pub(crate) trait Strategy: Sync + Send {
         false
     }
     /// Answers a kind that is not stored, from the request and who asks.
-    fn answer(&self, object: Value, _user: &crate::auth::User) -> Value {
-        object
+    fn answer<'a>(&'a self, object: Value, _asker: Asker<'a>) -> Pending<'a, Result<Value, ApiError>> {
+        Box::pin(async { Ok(object) })
     }
     /// What names of this kind must look like.
     fn name_rule(&self) -> crate::validate::NameRule {
         crate::validate::NameRule::Subdomain
     }
+}
+
+/// Who asks for the answer of a kind that is not stored, and where.
+pub(crate) struct Asker<'a> {
+    pub(crate) server: &'a crate::server::ApiServer,
+    pub(crate) user: &'a crate::auth::User,
+    pub(crate) kind: &'a Kind,
+    /// The path's namespace; empty when it has none.
+    pub(crate) namespace: &'a str,
 }
 
 /// A kind without rules of its own.

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddrV4;
 use std::ops::RangeInclusive;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, RwLock};
 
 use cirro_seams::api::{Api, ApiError, Resource, ResourceInfo};
@@ -13,8 +14,11 @@ use serde_json::{Value, json};
 use crate::client::LocalClient;
 use crate::error;
 use crate::kinds;
+use crate::pki::{Pki, PkiError};
+use crate::rbac::{self, Rbac};
 use crate::record::DecodeCache;
 use crate::storage::{Place, Storage};
+use crate::tokens::Tokens;
 
 /// What the server is told by its configuration.
 #[derive(Debug, Clone)]
@@ -25,6 +29,9 @@ pub struct Options {
     pub node_ports: RangeInclusive<u16>,
     /// Where pods of this cloud reach the server, for the service `kubernetes`.
     pub advertise: Option<SocketAddrV4>,
+    /// Directory of the authority and of the key that signs tokens. Without one there is no authority, and
+    /// tokens end with the server.
+    pub keys: Option<PathBuf>,
 }
 
 impl Default for Options {
@@ -33,6 +40,7 @@ impl Default for Options {
             service_cidr: Ipv4Net::new_assert(std::net::Ipv4Addr::new(10, 96, 0, 0), 16),
             node_ports: 30000..=32767,
             advertise: None,
+            keys: None,
         }
     }
 }
@@ -44,14 +52,39 @@ pub struct ApiServer {
     node_streams: Arc<RwLock<Option<Arc<dyn NodeStreams>>>>,
 }
 
+/// Opens, or makes, the keys of the server. Blocks.
+fn open_keys(directory: Option<&Path>) -> Result<(Tokens, Option<Arc<Pki>>), PkiError> {
+    // The authority first: it makes the directory.
+    let pki = directory.map(Pki::open).transpose()?;
+    Ok((Tokens::open(directory)?, pki.map(Arc::new)))
+}
+
+/// Writes an error with its sources.
+fn chain(why: &dyn std::error::Error) -> String {
+    let mut text = why.to_string();
+    let mut source = why.source();
+    while let Some(why) = source {
+        text = format!("{text}: {why}");
+        source = why.source();
+    }
+    text
+}
+
 impl ApiServer {
-    /// Opens the API over a store and makes what every cluster has: four namespaces and the service
-    /// `kubernetes`.
+    /// Opens the API over a store and makes what every cluster has: four namespaces, the default policy and
+    /// the service `kubernetes`.
     ///
     /// # Errors
     /// When the store fails.
     pub async fn open(store: Arc<dyn ObjectStore>, options: Options) -> Result<Self, ApiError> {
+        let keys = options.keys.clone();
+        let opened = tokio::task::spawn_blocking(move || open_keys(keys.as_deref())).await;
+        let opened = opened.map_err(|why| error::internal(why.to_string()))?;
+        let (tokens, pki) = opened.map_err(|why| error::internal(chain(&why)))?;
         let storage = Storage {
+            rbac: Rbac::new(store.clone()),
+            tokens,
+            pki,
             store,
             registry: kinds::registry(),
             decoded: DecodeCache::default(),
@@ -83,6 +116,11 @@ impl ApiServer {
             .collect()
     }
 
+    /// Returns the authority's certificate as PEM, when there is one.
+    pub fn root_ca(&self) -> Option<String> {
+        self.storage.pki.as_ref().map(|pki| pki.ca().to_owned())
+    }
+
     /// Says how logs, exec, attach and consoles reach the node.
     pub fn set_node_streams(&self, streams: Arc<dyn NodeStreams>) {
         *self.node_streams.write().expect("no panic while it is held") = Some(streams);
@@ -98,6 +136,7 @@ impl ApiServer {
         for name in ["default", "kube-system", "kube-public", "kube-node-lease"] {
             self.ensure("", "namespaces", "", json!({"metadata": {"name": name}})).await?;
         }
+        rbac::bootstrap::reconcile(&self.storage).await?;
         let first = std::net::Ipv4Addr::from(u32::from(options.service_cidr.network()) + 1);
         let labels = json!({"component": "apiserver", "provider": "kubernetes"});
         let target = options.advertise.map_or(6443, |address| address.port());

@@ -1,6 +1,6 @@
 //! The one way of every object into and out of the store.
 //!
-//! defaults ─▶ preparation ─▶ allocation ─▶ validation ─▶ compare-and-put
+//! defaults ─▶ preparation ─▶ admission ─▶ allocation ─▶ validation ─▶ checks ─▶ compare-and-put
 //!
 //! A write looks at the newest state, makes the next one and commits it under the condition that
 //! nothing moved meanwhile; when something did, it looks again, unless the client named the
@@ -18,10 +18,14 @@ use tokio::sync::mpsc;
 use crate::allocate::{self, Pool};
 use crate::error::{self, Causes};
 use crate::json;
+use crate::pki::Pki;
+use crate::rbac::Rbac;
 use crate::record::{self, DecodeCache};
 use crate::registry::{Kind, Registry, Subresource};
+use crate::tokens::Tokens;
 use crate::validate;
 
+mod batch;
 mod delete;
 mod list;
 
@@ -36,6 +40,10 @@ pub(crate) struct Storage {
     pub(crate) store: Arc<dyn ObjectStore>,
     pub(crate) registry: Registry,
     pub(crate) decoded: DecodeCache,
+    pub(crate) rbac: Rbac,
+    pub(crate) tokens: Tokens,
+    /// The cloud's authority, where there is one.
+    pub(crate) pki: Option<Arc<Pki>>,
     pub(crate) service_cidr: Ipv4Net,
     pub(crate) node_ports: RangeInclusive<u16>,
 }
@@ -104,13 +112,17 @@ impl Storage {
         for _ in 0..MAX_ATTEMPTS {
             let mut object = object.clone();
             let generated = generate_name(&mut object);
+            let guard = self.namespace_guard(kind, namespace, json::name(&object)).await?;
+            self.admit(kind, namespace, &mut object, None).await?;
             let (claims, value) = self.complete_creation(kind, &mut object).await?;
             let place = Place { kind, namespace, name: json::name(&object) };
-            let mut conditions = vec![Condition::Absent(place.key())];
-            let guard = self.namespace_guard(kind, namespace, place.name).await?;
-            conditions.extend(guard.clone());
+            let admitted = self.check(kind, &object, None).await?;
+            let mut conditions = admitted.conditions;
+            conditions.push(Condition::Absent(place.key()));
+            conditions.extend(guard);
             conditions.extend(claims.iter().cloned().map(Condition::Absent));
-            let mut operations = vec![Operation::Put(place.key(), value)];
+            let mut operations = admitted.operations;
+            operations.push(Operation::Put(place.key(), value));
             operations.extend(claims.into_iter().map(|claim| Operation::Put(claim, place.key().into())));
             if dry_run {
                 return self.dry_creation(place, &object).await;
@@ -244,6 +256,7 @@ impl Storage {
         if target == Target::Object {
             kind.strategy.defaults(new);
             kind.strategy.prepare_update(new, old);
+            self.admit(kind, json::namespace(old), new, Some(old)).await?;
             self.allocate(kind, new, Some(old), &mut causes).await?;
             validate::metadata(kind, new, &mut causes);
             kind.strategy.validate(new, &mut causes);
@@ -251,6 +264,9 @@ impl Storage {
         }
         if !causes.is_empty() {
             return Err(error::invalid(kind, json::name(old), causes));
+        }
+        if target == Target::Object {
+            self.check(kind, new, Some(old)).await?;
         }
         if kind.strategy.has_generation() && meaning_changed(new, old) {
             let generation = json::number(old, "metadata.generation").unwrap_or(0);
@@ -289,7 +305,7 @@ impl Storage {
 }
 
 /// Gives a new object what the server decides: everything that needs no look at the store.
-fn begin_creation(kind: &Kind, namespace: &str, mut object: Value) -> Result<Value, ApiError> {
+pub(crate) fn begin_creation(kind: &Kind, namespace: &str, mut object: Value) -> Result<Value, ApiError> {
     if !object.is_object() {
         return Err(error::bad_request("the object is not a JSON object"));
     }

@@ -13,6 +13,7 @@ pub(crate) mod core;
 pub(crate) mod discovery;
 pub(crate) mod own;
 pub(crate) mod pod;
+pub(crate) mod rbac;
 
 /// A column of a kind's Tables.
 pub(crate) struct Column {

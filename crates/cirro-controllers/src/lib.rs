@@ -1,8 +1,11 @@
-//! One reconciler per kind: deployments, replica sets, endpoints, garbage, namespaces.
+//! One reconciler per kind: deployments, replica sets, endpoints, garbage, namespaces, accounts,
+//! aggregated roles.
 //!
 //! Each follows the caches of the kinds that it reads, takes one key at a time, compares desired and actual, and
 //! makes one safe step. Decisions of some weight are pure functions (`deployment::plan`).
 
+mod accounts;
+mod cluster_roles;
 mod deployment;
 mod endpoints;
 mod garbage;
@@ -10,6 +13,8 @@ mod namespace;
 mod ownership;
 mod pods;
 mod replicaset;
+
+pub use accounts::publish_root_ca;
 
 use std::sync::Arc;
 
@@ -54,6 +59,8 @@ pub async fn run(api: Arc<dyn Api>, kinds: Vec<ResourceInfo>, stop: Cancellation
     controllers.spawn(replicaset::run(context.clone()));
     controllers.spawn(endpoints::run(context.clone()));
     controllers.spawn(garbage::run(context.clone(), kinds.clone()));
+    controllers.spawn(accounts::run(context.clone()));
+    controllers.spawn(cluster_roles::run(context.clone()));
     controllers.spawn(namespace::run(context, kinds));
     while controllers.join_next().await.is_some() {}
 }

@@ -187,7 +187,8 @@ pub(crate) fn plain(kind: &str, value: &str) -> Option<String> {
     }
 }
 
-fn field(kubelet: &Kubelet, pod: &Value, sandbox: &Sandbox, path: &str) -> Option<String> {
+/// Returns a field of a pod by its path.
+pub(crate) fn field(kubelet: &Kubelet, pod: &Value, sandbox: &Sandbox, path: &str) -> Option<String> {
     Some(match path {
         "metadata.name" => name(pod).to_owned(),
         "metadata.namespace" => namespace(pod).to_owned(),

@@ -16,6 +16,7 @@ mod networks;
 mod node;
 mod pods;
 mod probes;
+mod projected;
 mod services;
 mod spec;
 mod status;

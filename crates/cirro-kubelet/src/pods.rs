@@ -17,7 +17,7 @@ use tracing::{debug, info};
 
 use crate::spec::ContainerPlan;
 use crate::status::{self, Observed, Waiting};
-use crate::{Kubelet, termination};
+use crate::{Kubelet, projected, termination};
 
 /// Pods that are worked on at once.
 const WORKERS: usize = 8;
@@ -151,8 +151,17 @@ impl Kubelet {
                 return Err(error);
             }
         };
-        let mut again = None;
-        for plan in self.due_plans(pod, &containers) {
+        let plans = self.due_plans(pod, &containers);
+        let mut again = match projected::prepare(self, pod, &sandbox, !plans.is_empty()).await {
+            Ok(again) => again,
+            Err(error) => {
+                let message = format!("MountVolume.SetUp failed for {error}");
+                self.events.record(pod, Severity::Warning, "FailedMount", message);
+                self.write_status(pod, &containers, Some(&sandbox)).await?;
+                return Ok(Next::After(Duration::from_secs(1)));
+            }
+        };
+        for plan in plans {
             match self.run_container(pod, &sandbox, &plan, &containers).await {
                 Ok(()) => {}
                 Err(delay) => again = Some(again.map_or(delay, |other: Duration| other.min(delay))),

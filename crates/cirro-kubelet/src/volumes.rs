@@ -1,4 +1,4 @@
-//! Volumes of pods: emptyDir, hostPath, config maps and secrets, as directories that are bound in.
+//! Volumes of pods: emptyDir, hostPath, config maps and secrets, projected ones, as directories that are bound in.
 
 use std::fs;
 use std::io;
@@ -40,10 +40,6 @@ pub(crate) fn mounts(kubelet: &Kubelet, pod: &Value, container: &Value) -> Resul
         let Some(volume) = volumes.into_iter().find(|volume| volume["name"] == wanted) else {
             return Err(invalid(wanted, "the pod has no such volume"));
         };
-        // What the service account's token needs comes with identities; a pod runs without it.
-        if volume.get("projected").is_some() && wanted.starts_with("kube-api-access-") {
-            continue;
-        }
         if !text(mount, "/subPath").is_empty() || !text(mount, "/subPathExpr").is_empty() {
             return Err(invalid(wanted, "subPath is not supported yet"));
         }
@@ -66,18 +62,28 @@ pub(crate) fn remove(kubelet: &Kubelet, pod_uid: &str) -> io::Result<()> {
     }
 }
 
+/// Returns where a volume's files are.
+pub(crate) fn path(kubelet: &Kubelet, pod: &Value, volume: &str) -> PathBuf {
+    directory(kubelet, uid(pod)).join("volumes").join(volume)
+}
+
 fn directory(kubelet: &Kubelet, pod_uid: &str) -> PathBuf {
     kubelet.options.data_dir.join("pods").join(pod_uid)
 }
 
-fn invalid(volume: &str, problem: &str) -> VolumeError {
+/// Refuses a volume.
+pub(crate) fn invalid(volume: &str, problem: &str) -> VolumeError {
     VolumeError::Invalid { volume: volume.to_owned(), problem: problem.to_owned() }
 }
 
 fn source(kubelet: &Kubelet, pod: &Value, volume: &Value) -> Result<(MountSource, bool), VolumeError> {
     let wanted = text(volume, "/name");
     let io = |source| VolumeError::Io { volume: wanted.to_owned(), source };
-    let path = directory(kubelet, uid(pod)).join("volumes").join(wanted);
+    let path = path(kubelet, pod, wanted);
+    if volume.get("projected").is_some() {
+        // Its files are there before the pod's containers start.
+        return Ok((MountSource::Bind { path, create: false }, true));
+    }
     if let Some(empty) = volume.get("emptyDir") {
         if empty["medium"] == "Memory" {
             let size = text(empty, "/sizeLimit").parse::<Quantity>().ok();
@@ -133,7 +139,7 @@ fn host_path(volume: &str, host: &Value) -> Result<MountSource, VolumeError> {
 }
 
 /// Writes the keys of a config map or secret as files; `items` chooses and renames.
-fn write_keys(
+pub(crate) fn write_keys(
     volume: &str,
     kind: &str,
     object: &Value,
@@ -178,7 +184,8 @@ fn write_keys(
     Ok(())
 }
 
-fn make_directory(path: &Path, mode: u32) -> io::Result<()> {
+/// Makes a directory of a volume, whatever the umask.
+pub(crate) fn make_directory(path: &Path, mode: u32) -> io::Result<()> {
     fs::DirBuilder::new().recursive(true).mode(0o755).create(path)?;
     fs::set_permissions(path, fs::Permissions::from_mode(mode))
 }

@@ -153,6 +153,17 @@ pub trait Api: Send + Sync {
     ) -> Pending<'_, Result<Arc<Value>, ApiError>>;
     /// Binds a pod to a node, if it is not bound.
     fn bind(&self, namespace: &str, pod: &str, uid: &str, node: &str) -> Pending<'_, Result<(), ApiError>>;
+    /// Asks for a token of a service account by a `TokenRequest`; returns it answered.
+    fn request_token(
+        &self,
+        _namespace: &str,
+        _account: &str,
+        _request: Value,
+    ) -> Pending<'_, Result<Value, ApiError>> {
+        let message = "tokens cannot be had here".to_owned();
+        let refusal = ApiError { code: 501, reason: "NotImplemented".into(), message, details: None };
+        Box::pin(async move { Err(refusal) })
+    }
     /// Deletes an object.
     fn delete(&self, key: &ObjectKey, options: DeleteOptions) -> Pending<'_, Result<(), ApiError>>;
 }

@@ -62,6 +62,7 @@ impl ControlPlane {
             service_cidr: config.service_cidr,
             node_ports: config.node_ports.0..=config.node_ports.1,
             advertise: Some(SocketAddrV4::new(gateway, listeners.port)),
+            keys: Some(config.data_dir.join("pki")),
         };
         let server = ApiServer::open(store, options).await.context("open the API")?;
         let addresses = listeners.addresses.clone();
@@ -70,6 +71,9 @@ impl ControlPlane {
         let api = server.client();
         let kinds = server.resources();
         tasks.spawn(cirro_controllers::run(api.clone(), kinds, stop.clone()));
+        if let Some(certificate) = server.root_ca() {
+            tasks.spawn(cirro_controllers::publish_root_ca(api.clone(), certificate, stop.clone()));
+        }
         tasks.spawn(cirro_scheduler::run(api.clone(), stop.clone()));
         let options = cirro_kubelet::Options {
             node_name: config.node_name.clone(),

@@ -150,6 +150,14 @@ pub(crate) fn document(value: &Value) -> Response<Body> {
     json_bytes(StatusCode::OK, value.to_string().into())
 }
 
+/// Answers with a set of keys (RFC 7517).
+pub(crate) fn keys(value: &Value) -> Response<Body> {
+    let mut response = document(value);
+    let media_type = HeaderValue::from_static("application/jwk-set+json");
+    response.headers_mut().insert(CONTENT_TYPE, media_type);
+    response
+}
+
 /// Answers with a document that was written before.
 pub(crate) fn bytes(body: Bytes) -> Response<Body> {
     json_bytes(StatusCode::OK, body)

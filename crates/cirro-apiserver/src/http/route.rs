@@ -23,6 +23,10 @@ pub(crate) enum Route {
     OpenApiIndex,
     /// `/openapi/v3/api/v1`, `/openapi/v3/apis/GROUP/VERSION`: group and version.
     OpenApi(String, String),
+    /// `/.well-known/openid-configuration`: who signs tokens.
+    Issuer,
+    /// `/openid/v1/jwks`: the key that signs tokens.
+    TokenKeys,
     /// Objects.
     Resource(ResourcePath),
     /// Nothing that is served.
@@ -49,6 +53,8 @@ pub(crate) fn parse(path: &str) -> Route {
         [] => Route::Root,
         ["healthz" | "livez" | "readyz", ..] => Route::Health,
         ["version"] => Route::Version,
+        [".well-known", "openid-configuration"] => Route::Issuer,
+        ["openid", "v1", "jwks"] => Route::TokenKeys,
         ["openapi", "v2"] => Route::OpenApiV2,
         ["openapi", "v3"] => Route::OpenApiIndex,
         ["openapi", "v3", "api", version] => Route::OpenApi(String::new(), (*version).into()),

@@ -14,7 +14,7 @@ use crate::decode::{self, Decoded, MAX_BODY};
 use crate::error;
 use crate::json;
 use crate::patch;
-use crate::registry::Subresource;
+use crate::registry::{Asker, Subresource};
 use crate::schema;
 use crate::storage::Target;
 
@@ -51,7 +51,13 @@ impl Call {
     pub(super) async fn review(&self, request: Request<Body>) -> Result<Response<Body>, ApiError> {
         let mut answer = self.answer();
         let object = self.read_object(request, &mut answer.warnings).await?;
-        let object = self.served.kind.strategy.answer(object, &self.user);
+        self.check_namespace(&object)?;
+        if self.served.kind.namespaced && self.path.namespace.is_none() {
+            return Err(error::method_not_allowed());
+        }
+        let kind = &self.served.kind;
+        let asker = Asker { server: &self.server, user: &self.user, kind, namespace: self.namespace() };
+        let object = kind.strategy.answer(object, asker).await?;
         Ok(answer.foreign(StatusCode::CREATED, &object))
     }
 
@@ -111,6 +117,14 @@ impl Call {
         let binding = decode::decode(&media_type, &body)?.value;
         crate::binding::bind(&self.server.storage, self.place(), &binding, self.query.dry_run()?).await?;
         Ok(self.answer().foreign(StatusCode::CREATED, &success(json!({}))))
+    }
+
+    /// Makes a token of a service account.
+    pub(super) async fn token(&self, request: Request<Body>) -> Result<Response<Body>, ApiError> {
+        let (media_type, body) = read_body(request).await?;
+        let asked = decode::decode(&media_type, &body)?.value;
+        let made = self.server.storage.request_token(self.place(), asked).await?;
+        Ok(self.answer().foreign(StatusCode::CREATED, &made))
     }
 
     /// Replaces the finalizers in a namespace's spec.

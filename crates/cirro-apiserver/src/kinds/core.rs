@@ -50,6 +50,7 @@ pub(crate) fn kinds() -> Vec<Kind> {
         Kind::namespaced("", "v1", "ServiceAccount", "serviceaccounts")
             .short(&["sa"])
             .schema("io.k8s.api.core.v1.ServiceAccount")
+            .subresources(&[Subresource::Token])
             .columns(columns::service_account()),
         event::kind(),
     ]
@@ -223,6 +224,12 @@ impl Strategy for Secret {
             }
         }
         let kind = json::text(object, "type");
+        let account = "kubernetes.io/service-account.name";
+        if kind == "kubernetes.io/service-account-token"
+            && object["metadata"]["annotations"].get(account).is_none_or(|name| name == "")
+        {
+            causes.required(&format!("metadata.annotations[{account}]"), "");
+        }
         let needed: &[&str] = match kind {
             "kubernetes.io/dockerconfigjson" => &[".dockerconfigjson"],
             "kubernetes.io/dockercfg" => &[".dockercfg"],

@@ -9,6 +9,8 @@ pub(crate) enum NameRule {
     Label,
     /// RFC 1035 label, at most 63 characters: begins with a letter.
     Label1035,
+    /// Anything that is one element of a path.
+    PathSegment,
 }
 
 const SUBDOMAIN: &str = "a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '-' or '.', and must start and end with an alphanumeric character (e.g. 'example.com', regex used for validation is '[a-z0-9]([-a-z0-9]*[a-z0-9])?(\\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*')";
@@ -26,6 +28,11 @@ impl NameRule {
             Self::Label1035 => {
                 let begins = name.starts_with(|c: char| c.is_ascii_lowercase());
                 at_most(name, 63).and_then(|()| hold(begins && is_dns_label(name), LABEL_1035))
+            }
+            Self::PathSegment => {
+                hold(name != "." && name != "..", &format!("may not be '{name}'"))?;
+                hold(!name.contains('/'), "may not contain '/'")?;
+                hold(!name.contains('%'), "may not contain '%'")
             }
         }
     }

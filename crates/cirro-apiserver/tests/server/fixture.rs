@@ -20,7 +20,7 @@ pub(crate) async fn server() -> ApiServer {
 
 /// The administrator.
 pub(crate) fn admin() -> User {
-    User { name: "kubernetes-admin".into(), groups: vec!["system:masters".into()] }
+    User { name: "kubernetes-admin".into(), groups: vec!["system:masters".into()], ..User::default() }
 }
 
 /// What came back.

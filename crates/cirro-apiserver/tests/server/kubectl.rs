@@ -19,9 +19,9 @@ use crate::fixture::{EchoNode, server};
 const PLACES: [&str; 2] = ["/usr/lib/google-cloud-sdk/bin/kubectl.1.32", "/usr/bin/kubectl"];
 
 /// A served cluster with an administrator's kubectl.
-struct Cluster {
-    server: ApiServer,
-    home: TempDir,
+pub(crate) struct Cluster {
+    pub(crate) server: ApiServer,
+    pub(crate) home: TempDir,
     kubectl: &'static str,
     shutdown: CancellationToken,
 }
@@ -34,7 +34,7 @@ impl Drop for Cluster {
 
 impl Cluster {
     /// Starts it; `None`, said aloud, where there is no kubectl.
-    async fn start() -> Option<Self> {
+    pub(crate) async fn start() -> Option<Self> {
         let Some(kubectl) = PLACES.into_iter().find(|place| Path::new(place).exists()) else {
             eprintln!("skipped: there is no kubectl");
             return None;
@@ -53,7 +53,7 @@ impl Cluster {
         Some(Self { server, home, kubectl, shutdown })
     }
 
-    fn command(&self, line: &str) -> Command {
+    pub(crate) fn command(&self, line: &str) -> Command {
         let mut command = Command::new(self.kubectl);
         command
             .args(line.split(' '))
@@ -66,12 +66,12 @@ impl Cluster {
         command
     }
 
-    async fn output(&self, line: &str) -> Output {
+    pub(crate) async fn output(&self, line: &str) -> Output {
         self.command(line).output().await.unwrap()
     }
 
     /// Runs a command that must succeed; returns what it wrote.
-    async fn run(&self, line: &str) -> String {
+    pub(crate) async fn run(&self, line: &str) -> String {
         let output = self.output(line).await;
         let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
         assert!(output.status.success(), "kubectl {line}: {err}");
@@ -79,14 +79,14 @@ impl Cluster {
     }
 
     /// Runs a command that must fail; returns its complaint.
-    async fn fail(&self, line: &str) -> String {
+    pub(crate) async fn fail(&self, line: &str) -> String {
         let output = self.output(line).await;
         assert!(!output.status.success(), "kubectl {line} did not fail");
         String::from_utf8_lossy(&output.stderr).into_owned()
     }
 
     /// Feeds text to a command that reads `-f -`.
-    async fn feed(&self, line: &str, text: &str) -> Output {
+    pub(crate) async fn feed(&self, line: &str, text: &str) -> Output {
         let mut command = self.command(line);
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().unwrap();
@@ -95,7 +95,7 @@ impl Cluster {
     }
 
     /// Makes a pod that has a node.
-    async fn bound_pod(&self) {
+    pub(crate) async fn bound_pod(&self) {
         self.run("run p --image=busybox").await;
         self.server.client().bind("default", "p", "", "n1").await.unwrap();
     }

@@ -4,4 +4,6 @@ mod client;
 mod fixture;
 mod http;
 mod kubectl;
+mod rbac;
+mod tokens;
 mod watch;

@@ -7,6 +7,7 @@ mod cloud;
 mod commands;
 mod faults;
 mod files;
+mod identity;
 mod lifecycle;
 mod robust;
 mod survival;

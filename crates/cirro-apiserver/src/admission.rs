@@ -1,0 +1,93 @@
+//! What a write must pass beyond the rules of its kind.
+//!
+//! ```text
+//! defaults ─▶ admit (changes the object) ─▶ validation ─▶ check (refuses, adds to the transaction)
+//! ```
+
+use cirro_seams::api::ApiError;
+use cirro_store::{Condition, Operation};
+use serde_json::{Value, json};
+
+use crate::asker;
+use crate::json;
+use crate::rbac::{self, escalation};
+use crate::record;
+use crate::registry::Kind;
+use crate::storage::Storage;
+
+mod account;
+mod secret;
+
+/// Name of the ConfigMap that holds the authority's certificate in every namespace.
+pub(crate) const ROOT_CA: &str = "kube-root-ca.crt";
+
+/// What admission adds to the transaction of a write.
+#[derive(Debug, Default)]
+pub(crate) struct Admitted {
+    pub(crate) conditions: Vec<Condition>,
+    pub(crate) operations: Vec<Operation>,
+}
+
+impl Storage {
+    /// Completes an object before it is validated.
+    ///
+    /// # Errors
+    /// The refusal of whichever part of admission refuses.
+    pub(crate) async fn admit(
+        &self,
+        kind: &Kind,
+        namespace: &str,
+        new: &mut Value,
+        old: Option<&Value>,
+    ) -> Result<(), ApiError> {
+        match (kind.group.as_str(), kind.plural.as_str(), old) {
+            ("", "pods", None) => account::admit(self, kind, namespace, new).await,
+            ("", "secrets", _) => secret::admit(self, namespace, new).await,
+            _ => Ok(()),
+        }
+    }
+
+    /// Checks a complete object before it is committed; `old` is what it replaces.
+    ///
+    /// # Errors
+    /// The refusal of whichever check refuses.
+    pub(crate) async fn check(
+        &self,
+        kind: &Kind,
+        new: &Value,
+        old: Option<&Value>,
+    ) -> Result<Admitted, ApiError> {
+        let mut admitted = Admitted::default();
+        if kind.group == rbac::GROUP
+            && let Some(user) = asker::current()
+        {
+            escalation::check(&*self.rbac.policy().await?, &user, kind, new, old)?;
+        }
+        if kind.group.is_empty() && kind.plural == "namespaces" && old.is_none() {
+            admitted.operations = self.furnish(json::name(new))?;
+        }
+        Ok(admitted)
+    }
+
+    /// Returns what a new namespace gets in its own transaction, so that the first pod finds its account.
+    /// The controllers of both bring back what is deleted later.
+    fn furnish(&self, namespace: &str) -> Result<Vec<Operation>, ApiError> {
+        let mut objects = vec![("serviceaccounts", json!({"metadata": {"name": "default"}}))];
+        if let Some(pki) = &self.pki {
+            objects.push(("configmaps", root_ca(pki.ca())));
+        }
+        let operation = |(plural, object): (&str, Value)| {
+            let kind = self.registry.kind("", plural).expect("the core kinds are built in");
+            let object = crate::storage::begin_creation(kind, namespace, object)?;
+            Ok(Operation::Put(kind.key(namespace, json::name(&object)), record::encode(kind, &object)?))
+        };
+        objects.into_iter().map(operation).collect()
+    }
+}
+
+/// Returns the ConfigMap with which pods check whom they talk to.
+fn root_ca(certificate: &str) -> Value {
+    let about = "Contains a CA bundle that can be used to verify the kube-apiserver when using internal endpoints such as the internal service IP or kubernetes.default.svc. No other usage is guaranteed across distributions of Kubernetes clusters.";
+    json!({"metadata": {"name": ROOT_CA, "annotations": {"kubernetes.io/description": about}},
+        "data": {"ca.crt": certificate}})
+}
