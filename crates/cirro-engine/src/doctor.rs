@@ -167,10 +167,9 @@ impl Engine {
                 found.push(fault("record", text));
             }
         }
-        for leak in self.shared.network.leaks().await? {
-            if self.is_bare_namespace(&leak) {
-                continue;
-            }
+        let engine = self.clone();
+        let is_bare = move |id: &str| engine.owns_network_of(id) || id.starts_with(step::PREFIX);
+        for leak in self.shared.network.leaks(is_bare).await? {
             let kind = match leak.split(' ').next() {
                 Some("link") => "link",
                 Some("nftables") => "rule",
@@ -179,13 +178,6 @@ impl Engine {
             found.push(fault(kind, leak));
         }
         Ok(found)
-    }
-
-    /// Whether what the network takes for a leak is the namespace of something that wants no port (`--network none`).
-    fn is_bare_namespace(&self, leak: &str) -> bool {
-        let path = leak.strip_prefix("network namespace ").map(Path::new);
-        let id = path.and_then(|path| path.file_name()).and_then(|name| name.to_str());
-        id.is_some_and(|id| self.owns_network_of(id) || id.starts_with(step::PREFIX))
     }
 
     fn disk_faults(&self) -> Vec<Fault> {

@@ -22,7 +22,7 @@ use crate::plan::{LinkKind, LinkPlan, NetnsPlan, RoutePlan};
 mod peer;
 
 /// `rtm_protocol` of our routes; free in iproute2's list.
-const PROTOCOL: u8 = 193;
+pub(crate) const PROTOCOL: u8 = 193;
 
 /// How long a link may take to notice its carrier: the kernel promises a second.
 const PATIENCE: Duration = Duration::from_secs(3);
@@ -30,12 +30,21 @@ const PATIENCE: Duration = Duration::from_secs(3);
 /// What went wrong with single links; the rest of the plan is applied.
 pub(crate) type Failures = Vec<(String, NetError)>;
 
+/// What came of a plan.
+#[derive(Debug, Default)]
+pub(crate) struct Outcome {
+    /// What went wrong.
+    pub(crate) failures: Failures,
+    /// The process that changed the rules, if they had to change.
+    pub(crate) transaction: Option<u32>,
+}
+
 /// Makes the namespace of the calling thread agree with `wanted`; `applied` becomes what it then holds.
 ///
 /// # Errors
 /// When a rule set was refused; links are then untouched. Failures of single links are returned instead, and
 /// those links are not in `applied`.
-pub(crate) fn apply(applied: &mut NetnsPlan, wanted: &NetnsPlan) -> Result<Failures, NetError> {
+pub(crate) fn apply(applied: &mut NetnsPlan, wanted: &NetnsPlan) -> Result<Outcome, NetError> {
     let mut netlink = Netlink::open().map_err(|error| NetError::kernel("open netlink", error))?;
     for (path, value) in &wanted.sysctls {
         if applied.sysctls.get(path) != Some(value) {
@@ -43,7 +52,7 @@ pub(crate) fn apply(applied: &mut NetnsPlan, wanted: &NetnsPlan) -> Result<Failu
         }
     }
     applied.sysctls.clone_from(&wanted.sysctls);
-    apply_tables(applied, wanted)?;
+    let transaction = apply_tables(applied, wanted)?;
     remove_routes(&mut netlink, applied, wanted)?;
     remove_links(&mut netlink, applied, wanted)?;
     let mut failures = Failures::new();
@@ -68,7 +77,7 @@ pub(crate) fn apply(applied: &mut NetnsPlan, wanted: &NetnsPlan) -> Result<Failu
         }
     }
     add_routes(&mut netlink, applied, wanted, &mut failures);
-    Ok(failures)
+    Ok(Outcome { failures, transaction })
 }
 
 /// Removes a link that could not be made as wanted, as far as it was made.
@@ -85,7 +94,7 @@ pub(crate) fn forget(applied: &mut NetnsPlan, name: &str) {
     applied.routes.retain(|_, route| !matches!(route, RoutePlan::Link(link, _) if link == name));
 }
 
-fn apply_tables(applied: &mut NetnsPlan, wanted: &NetnsPlan) -> Result<(), NetError> {
+fn apply_tables(applied: &mut NetnsPlan, wanted: &NetnsPlan) -> Result<Option<u32>, NetError> {
     let whole = || -> String { wanted.tables.values().map(|table| table.replace()).collect() };
     let known = wanted.tables.keys().all(|family| applied.tables.contains_key(family));
     let change: String = if known {
@@ -94,19 +103,19 @@ fn apply_tables(applied: &mut NetnsPlan, wanted: &NetnsPlan) -> Result<(), NetEr
         whole()
     };
     if change.is_empty() {
-        return Ok(());
+        return Ok(None);
     }
     // Somebody may have changed our table; then only the whole of it helps.
     let result = run_nft(&change).or_else(|error| if known { run_nft(&whole()) } else { Err(error) });
     match result {
-        Ok(()) => applied.tables.clone_from(&wanted.tables),
+        Ok(_) => applied.tables.clone_from(&wanted.tables),
         Err(_) => applied.tables.clear(),
     }
-    result
+    result.map(Some)
 }
 
-/// Runs one transaction in the calling thread's namespace.
-pub(crate) fn run_nft(text: &str) -> Result<(), NetError> {
+/// Runs one transaction in the calling thread's namespace; returns the id of the process that did.
+pub(crate) fn run_nft(text: &str) -> Result<u32, NetError> {
     let failed = |error| NetError::kernel("run nft", error);
     let mut child = Command::new("nft")
         .args(["-f", "-"])
@@ -115,11 +124,12 @@ pub(crate) fn run_nft(text: &str) -> Result<(), NetError> {
         .stderr(Stdio::piped())
         .spawn()
         .map_err(failed)?;
+    let sender = child.id();
     // nft reads everything before it writes, so this cannot block on its output.
     let written = child.stdin.take().expect("stdin is piped").write_all(text.as_bytes());
     let output = child.wait_with_output().map_err(failed)?;
     if output.status.success() {
-        return written.map_err(failed);
+        return written.map(|()| sender).map_err(failed);
     }
     let message = String::from_utf8_lossy(&output.stderr);
     let message: String = message.lines().take(4).collect::<Vec<_>>().join("; ");

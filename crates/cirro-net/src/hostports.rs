@@ -25,14 +25,23 @@ const DNS_PORT: u16 = 53;
 const LAST_EPHEMERAL: u16 = 60999;
 
 /// A taken host port: where, transport, number.
-type Key = (At, Protocol, u16);
+pub(crate) type Key = (At, Protocol, u16);
+
+/// The sockets that hold a port.
+#[derive(Debug, Default)]
+struct Held {
+    /// Kept for nothing but being there.
+    _four: Vec<OwnedFd>,
+    /// Absent on a host without IPv6, and for SCTP.
+    six: Option<OwnedFd>,
+}
 
 /// The host ports of one cloud.
 #[derive(Debug, Default)]
 pub(crate) struct HostPorts {
     /// Prefix of our own links: at their addresses our DNS listens.
     prefix: String,
-    held: HashMap<Key, Vec<OwnedFd>>,
+    held: HashMap<Key, Held>,
     /// The last one that was given unasked; the next starts after it, so that a port rests.
     cursor: Option<u16>,
 }
@@ -91,6 +100,11 @@ impl HostPorts {
         for key in publish.iter().filter_map(key) {
             self.held.remove(&key);
         }
+    }
+
+    /// Returns the socket that holds a port at IPv6 addresses, for who serves there.
+    pub(crate) fn socket6(&self, key: Key) -> Option<&OwnedFd> {
+        self.held.get(&key)?.six.as_ref()
     }
 
     fn take_one(
@@ -164,9 +178,9 @@ impl HostPorts {
 
     /// Binds a port where it is published; DNS's, where that is every address, at all those where our own does
     /// not listen. SCTP has no sockets on many hosts: there only our own records are in the way.
-    fn bind(&self, (at, protocol, port): Key) -> std::io::Result<Vec<OwnedFd>> {
+    fn bind(&self, (at, protocol, port): Key) -> std::io::Result<Held> {
         if protocol == Protocol::Sctp {
-            return Ok(Vec::new());
+            return Ok(Held::default());
         }
         let reserve = |address: IpAddr| {
             cirro_sys::socket::reserve(SocketAddr::new(address, port), protocol == Protocol::Udp)
@@ -178,19 +192,19 @@ impl HostPorts {
             }
             At::Everywhere | At::Everywhere4 => addresses.push(Ipv4Addr::UNSPECIFIED.into()),
             At::V4(address) => addresses.push(address.into()),
-            At::V6(address) => addresses.push(address.into()),
-            At::Everywhere6 => {}
+            At::V6(_) | At::Everywhere6 => {}
         }
-        let mut sockets = addresses.into_iter().map(reserve).collect::<Result<Vec<_>, _>>()?;
-        if matches!(at, At::Everywhere | At::Everywhere6) {
-            match reserve(Ipv6Addr::UNSPECIFIED.into()) {
-                Ok(socket) => sockets.push(socket),
+        let four = addresses.into_iter().map(reserve).collect::<Result<Vec<_>, _>>()?;
+        let six = match at {
+            At::V4(_) | At::Everywhere4 => None,
+            At::V6(address) => Some(reserve(address.into())?),
+            At::Everywhere | At::Everywhere6 => match reserve(Ipv6Addr::UNSPECIFIED.into()) {
                 Err(error) if error.kind() == std::io::ErrorKind::AddrInUse => return Err(error),
-                // A host without IPv6.
-                Err(_) => {}
-            }
-        }
-        Ok(sockets)
+                // None: a host without IPv6.
+                reserved => reserved.ok(),
+            },
+        };
+        Ok(Held { _four: four, six })
     }
 
     fn is_held(&self, (at, protocol, port): Key) -> bool {
@@ -218,7 +232,8 @@ fn shown(at: At) -> IpAddr {
     }
 }
 
-fn key(publish: &PortPublish) -> Option<Key> {
+/// Names a published port.
+pub(crate) fn key(publish: &PortPublish) -> Option<Key> {
     Some((host_address(publish), publish.protocol, publish.host_port?))
 }
 

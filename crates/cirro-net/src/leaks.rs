@@ -16,12 +16,14 @@ use crate::state::State;
 
 /// Lists links, namespaces and tables of this cloud that the plan does not know.
 ///
+/// A workload without a network has a namespace and no port: `is_bare` knows it by its id.
 /// Rules are compared with those that were applied last: after a tear-down there are to be none.
 pub(crate) fn find(
     context: &Context,
     plan: &Plan,
     applied: &Plan,
     state: &State,
+    is_bare: &dyn Fn(&str) -> bool,
 ) -> Result<Vec<String>, NetError> {
     let mut leaks = Vec::new();
     for link in own_links(context)? {
@@ -39,7 +41,7 @@ pub(crate) fn find(
         .collect();
     for file in namespace_files(context)? {
         let path = context.netns_dir().join(&file);
-        if !plan.vpcs.contains_key(&file) && !used.contains(&path) {
+        if !plan.vpcs.contains_key(&file) && !used.contains(&path) && !is_bare(&file) {
             leaks.push(format!("network namespace {}", path.display()));
         }
     }

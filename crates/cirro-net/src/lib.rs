@@ -18,6 +18,8 @@
 //! | `apply`, `nft` | tables and links to the kernel |
 //! | `worker`, `network` | the thread and the handle to it |
 //! | `dns`, `dhcp` | answer the workloads |
+//! | `relay` | carries from IPv6 to workloads that have IPv4 only |
+//! | `flows`, `restore` | forgets stale UDP flows; puts back what others took |
 //! | `leaks`, `drift` | finds and removes by name; finds what the packet filter holds beside the plan |
 
 #![forbid(unsafe_code)]
@@ -28,6 +30,7 @@ mod dns;
 mod docker;
 mod drift;
 mod error;
+mod flows;
 mod hostports;
 mod ipam;
 mod leaks;
@@ -39,6 +42,8 @@ mod options;
 mod plan;
 mod ports;
 mod ranges;
+mod relay;
+mod restore;
 mod state;
 mod tenants;
 mod worker;

@@ -48,13 +48,14 @@ impl Network {
             netns_dir: options.run_dir.join("netns"),
         });
         let (jobs, queue) = mpsc::channel(QUEUE);
+        let told = jobs.downgrade();
         let (started, ready) = oneshot::channel();
         let worker = (options, db, shared.clone(), tokio::runtime::Handle::current());
         std::thread::Builder::new()
             .name("network".into())
             .spawn(move || {
                 let (options, db, shared, runtime) = worker;
-                match Worker::start(options, db, shared, runtime) {
+                match Worker::start(options, db, shared, runtime, told) {
                     Ok(worker) => {
                         let _ = started.send(Ok(()));
                         worker.run(queue);
@@ -234,8 +235,13 @@ impl Network {
     }
 
     /// Finds what belongs to this cloud by name but to none of its records; for `cirro doctor`.
-    pub async fn leaks(&self) -> Result<Vec<String>, NetError> {
-        self.call(|worker| worker.leaks()).await
+    ///
+    /// `is_bare` knows, by the id that it was made with, a namespace whose workload wants no port (`--network none`).
+    pub async fn leaks(
+        &self,
+        is_bare: impl Fn(&str) -> bool + Send + 'static,
+    ) -> Result<Vec<String>, NetError> {
+        self.call(move |worker| worker.leaks(&is_bare)).await
     }
 
     /// Makes the kernel agree with the records, whatever somebody else did to it.

@@ -5,15 +5,18 @@ use std::sync::Arc;
 
 use cirro_seams::network::ServicePort;
 use cirro_store::NodeDb;
+use cirro_sys::netlink::watch::Watch;
 use cirro_sys::netns::{Netns, unpin};
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
 use tracing::{info, warn};
 
-use crate::apply::{self, Failures};
+use crate::apply::{self, Failures, Outcome};
 use crate::dhcp::DhcpServers;
 use crate::dns::DnsServers;
 use crate::error::NetError;
+use crate::flows;
 use crate::hostports::HostPorts;
 use crate::leaks;
 use crate::model::{NetworkOptions, Tenants};
@@ -23,6 +26,8 @@ use crate::plan::services::{self, ServiceMaps};
 use crate::plan::vpc::OUTSIDE;
 use crate::plan::{Context, NetnsPlan, Plan, RoutePlan, plan};
 use crate::ranges::ForeignRanges;
+use crate::relay::Relays;
+use crate::restore::{self, Memory};
 use crate::state::State;
 use crate::tenants;
 
@@ -39,18 +44,30 @@ pub(crate) struct Worker {
     db: Arc<dyn NodeDb>,
     shared: Arc<Shared>,
     services: ServiceMaps,
-    applied: Plan,
+    /// What the kernel holds.
+    pub(crate) applied: Plan,
+    /// Tells our own changes of the kernel from others'.
+    pub(crate) memory: Memory,
     dns: DnsServers,
     dhcp: DhcpServers,
+    relays: Relays,
+    watching: Option<JoinHandle<()>>,
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        self.stop_watching();
+    }
 }
 
 impl Worker {
-    /// Loads the records and makes the kernel agree.
+    /// Loads the records and makes the kernel agree; `jobs` is where calls to the worker are put.
     pub(crate) fn start(
         options: NetworkOptions,
         db: Arc<dyn NodeDb>,
         shared: Arc<Shared>,
         runtime: Handle,
+        jobs: mpsc::WeakSender<Job>,
     ) -> Result<Self, NetError> {
         let context = Context::new(options);
         std::fs::create_dir_all(context.netns_dir())
@@ -73,10 +90,17 @@ impl Worker {
             db,
             shared,
             applied: Plan::default(),
+            memory: Memory::default(),
             dns: DnsServers::new(runtime.clone(), names),
-            dhcp: DhcpServers::new(runtime),
+            dhcp: DhcpServers::new(runtime.clone()),
+            relays: Relays::new(runtime.clone()),
+            watching: None,
         };
+        // Before the kernel is read, so that nothing comes between.
+        let watch = Watch::open(&worker.context.prefix);
+        let watch = watch.map_err(|error| NetError::kernel("watch the network", error))?;
         worker.adopt()?;
+        worker.watching = Some(restore::follow(&runtime, watch, jobs));
         Ok(worker)
     }
 
@@ -96,18 +120,25 @@ impl Worker {
         self.applied.host = apply::observe(ours)?;
         self.ensure_vpc_namespaces(&self.state.clone())?;
         let failures = self.apply(&self.state.clone())?;
-        let ports: BTreeSet<&str> = self.state.ports.values().map(|record| record.link.as_str()).collect();
         for (link, error) in failures {
             // Without a workload's link the rest goes on; without one of our own nothing does.
-            if !ports.contains(link.as_str()) {
+            if !self.give_up(&link) {
                 return Err(error);
             }
             warn!(link, %error, "a port is not as it should be");
-            self.broken.insert(link);
         }
         self.publish();
         info!(ports = self.state.ports.len(), networks = self.state.networks.len(), "network is up");
         Ok(())
+    }
+
+    /// Leaves a link out of plans until it is asked for again; `false` if it is no workload's.
+    pub(crate) fn give_up(&mut self, link: &str) -> bool {
+        let is_port = self.state.ports.values().any(|record| record.link == link);
+        if is_port {
+            self.broken.insert(link.to_owned());
+        }
+        is_port
     }
 
     /// Makes `next` the state, or leaves everything as it was.
@@ -120,7 +151,9 @@ impl Worker {
         };
         match error {
             None => {
+                let stale = flows::stale(&self.state, &next);
                 self.state = next;
+                flows::forget(&self.context, &stale);
                 self.publish();
                 Ok(())
             }
@@ -148,6 +181,7 @@ impl Worker {
     fn publish(&mut self) {
         self.dns.follow(&self.context, &self.state);
         self.dhcp.follow(&self.context, &self.state);
+        self.relays.follow(&self.state, &self.host_ports);
         *self.shared.state.write().expect("nothing panics while it reads the state") = self.state.clone();
     }
 
@@ -172,21 +206,26 @@ impl Worker {
         Ok(())
     }
 
-    fn apply(&mut self, state: &State) -> Result<Failures, NetError> {
+    /// Makes the kernel agree with a state.
+    pub(crate) fn apply(&mut self, state: &State) -> Result<Failures, NetError> {
         let mut wanted = plan(&self.context, state, &self.services);
         for netns in std::iter::once(&mut wanted.host).chain(wanted.vpcs.values_mut()) {
             leave_out(netns, &self.broken);
         }
         let mut failures = Failures::new();
         if self.applied.host != wanted.host {
-            failures.extend(apply::apply(&mut self.applied.host, &wanted.host)?);
+            let Outcome { failures: failed, transaction } =
+                apply::apply(&mut self.applied.host, &wanted.host)?;
+            failures.extend(failed);
+            transaction.into_iter().for_each(|sender| self.memory.remember(sender));
         }
         for (file, wanted) in &wanted.vpcs {
             let applied = self.applied.vpcs.entry(file.clone()).or_default();
             if applied != wanted {
                 let netns = apply::open_namespace(&self.context.netns_dir().join(file))?;
                 let result = netns.run(|| apply::apply(applied, wanted));
-                failures.extend(result.map_err(|error| NetError::kernel("enter a VPC", error))??);
+                let outcome = result.map_err(|error| NetError::kernel("enter a VPC", error))??;
+                failures.extend(outcome.failures);
             }
         }
         self.remove_vpc_namespaces(&wanted)?;
@@ -232,11 +271,19 @@ impl Worker {
         self.commit(next).inspect_err(|_| self.services = old)
     }
 
-    /// Ends DNS and DHCP.
+    /// Ends DNS, DHCP and what comes by IPv6.
     pub(crate) fn stop(&mut self) -> Result<(), NetError> {
+        self.stop_watching();
         self.dns.stop();
         self.dhcp.stop();
+        self.relays.stop();
         Ok(())
+    }
+
+    fn stop_watching(&mut self) {
+        if let Some(task) = self.watching.take() {
+            task.abort();
+        }
     }
 
     /// Removes everything from the kernel; the records of ports go, those of networks stay.
@@ -254,10 +301,10 @@ impl Worker {
         Ok(())
     }
 
-    /// Finds what is not of the records.
-    pub(crate) fn leaks(&mut self) -> Result<Vec<String>, NetError> {
+    /// Finds what is not of the records; `is_bare` knows the namespaces whose workloads want no port.
+    pub(crate) fn leaks(&mut self, is_bare: &dyn Fn(&str) -> bool) -> Result<Vec<String>, NetError> {
         let planned = plan(&self.context, &self.state, &self.services);
-        leaks::find(&self.context, &planned, &self.applied, &self.state)
+        leaks::find(&self.context, &planned, &self.applied, &self.state, is_bare)
     }
 }
 

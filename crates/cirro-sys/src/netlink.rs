@@ -1,9 +1,13 @@
 //! Links, addresses, routes and neighbours by rtnetlink, as plain blocking calls.
 //!
 //! A socket belongs to the network namespace of the thread that opened it, for good; open one inside a
-//! namespace with [`crate::netns::Netns::run`]. Only what our networks are made of; IPv6 is in `ipv6`.
+//! namespace with [`crate::netns::Netns::run`]. Only what our networks are made of; IPv6 is in `ipv6`, what the kernel
+//! tells by itself in [`watch`], connection tracking in [`conntrack`].
 
+mod attributes;
+pub mod conntrack;
 mod ipv6;
+pub mod watch;
 
 use std::io;
 use std::net::Ipv4Addr;
@@ -124,6 +128,17 @@ impl Netlink {
     pub fn link(&mut self, name: &str) -> io::Result<Option<Link>> {
         let mut message = LinkMessage::default();
         message.attributes.push(LinkAttribute::IfName(name.into()));
+        match self.request(RouteNetlinkMessage::GetLink(message), 0) {
+            Ok(answers) => Ok(answers.iter().find_map(read_link)),
+            Err(error) if error.raw_os_error() == Some(libc::ENODEV) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Returns a link by its index.
+    pub fn link_at(&mut self, index: u32) -> io::Result<Option<Link>> {
+        let mut message = LinkMessage::default();
+        message.header.index = index;
         match self.request(RouteNetlinkMessage::GetLink(message), 0) {
             Ok(answers) => Ok(answers.iter().find_map(read_link)),
             Err(error) if error.raw_os_error() == Some(libc::ENODEV) => Ok(None),

@@ -138,12 +138,13 @@ fn lead_questions(peer: &PeerPlan) -> Result<(), NetError> {
     // The answers come back to 127.0.0.1 by this link.
     write_sysctl(&format!("ipv4/conf/{}/route_localnet", peer.name), "1")?;
     let to = format!("ip daddr {EMBEDDED_DNS} meta l4proto {{ tcp, udp }} th dport 53 dnat ip to {server}");
-    run_nft(&format!(
+    let rules = format!(
         "add table ip {TABLE}\ndelete table ip {TABLE}\ntable ip {TABLE} {{\n\
          \tchain guard {{\n\t\ttype filter hook prerouting priority -300; policy accept;\n\
          \t\tiifname != \"lo\" ip daddr 127.0.0.0/8 drop\n\t}}\n\
          \tchain output {{\n\t\ttype nat hook output priority -100; policy accept;\n\t\t{to}\n\t}}\n\
          \tchain postrouting {{\n\t\ttype nat hook postrouting priority 100; policy accept;\n\
          \t\toifname != \"lo\" ip saddr 127.0.0.0/8 masquerade\n\t}}\n}}\n"
-    ))
+    );
+    run_nft(&rules).map(|_| ())
 }

@@ -236,7 +236,11 @@ pub(crate) fn host_address(publish: &PortPublish) -> At {
 fn add_translation(context: &Context, state: &State, table: &mut Table) {
     let prefix = &context.prefix;
     let (gateway, services) = (context.pod_gateway(), context.options.service_cidr.trunc());
-    let mut local = vec![format!("ip daddr {{ {gateway}, {} }} return", context.options.dns_address)];
+    let mut local = vec![
+        format!("ip daddr {{ {gateway}, {} }} return", context.options.dns_address),
+        // Nothing with that source leaves the host; `relay` carries it.
+        "ip6 daddr ::1 return".into(),
+    ];
     let resolvers: Vec<String> = user_networks(state).map(|network| network.gateway.to_string()).collect();
     if !resolvers.is_empty() {
         local.push(format!(

@@ -153,7 +153,12 @@ impl Drop for Server {
 
 /// Serves in the calling thread's namespace. Connections stay open and echo.
 pub(crate) fn serve_here(name: &str, port: u16) -> Server {
-    let listener = TcpListener::bind(("0.0.0.0", port)).unwrap();
+    serve_at(name, &format!("0.0.0.0:{port}"))
+}
+
+/// The same at an address.
+pub(crate) fn serve_at(name: &str, address: &str) -> Server {
+    let listener = TcpListener::bind(address).unwrap();
     listener.set_nonblocking(true).unwrap();
     let stop = Arc::new(AtomicBool::new(false));
     let (name, stopped) = (name.to_owned(), stop.clone());
@@ -210,6 +215,15 @@ pub(crate) fn echoes(stream: &mut TcpStream) -> bool {
     let mut buffer = [0; 4];
     stream.set_read_timeout(Some(Duration::from_millis(700))).unwrap();
     stream.write_all(b"ping").is_ok() && stream.read_exact(&mut buffer).is_ok() && &buffer == b"ping"
+}
+
+/// Waits for a condition.
+pub(crate) fn until(what: &str, mut test: impl FnMut() -> bool) {
+    let end = std::time::Instant::now() + Duration::from_secs(30);
+    while !test() {
+        assert!(std::time::Instant::now() < end, "{what}: not within 30 seconds");
+        std::thread::sleep(Duration::from_millis(20));
+    }
 }
 
 /// Lists a table in the calling thread's namespace.

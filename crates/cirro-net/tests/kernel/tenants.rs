@@ -96,7 +96,7 @@ fn root_vpcs_overlap_and_are_apart() {
         assert!(ask(&client.netns, (Ipv4Addr::new(10, 0, 1, 200), 80)).is_err());
         assert!(began.elapsed() < Duration::from_secs(1));
         network.tear_down().await.unwrap();
-        assert_eq!(network.leaks().await.unwrap(), Vec::<String>::new());
+        assert_eq!(network.leaks(|_| false).await.unwrap(), Vec::<String>::new());
     });
 }
 
