@@ -7,13 +7,12 @@ use axum::Router;
 use axum::body::Body;
 use axum::response::{IntoResponse, Response};
 use cirro_engine::Engine;
+use cirro_sys::accept::accept_all;
 use http::{HeaderMap, HeaderValue, Request, header};
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::Semaphore;
-use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 
@@ -27,8 +26,6 @@ const HEAD_TIME: Duration = Duration::from_secs(300);
 const MAX_CONNECTIONS: usize = 4096;
 /// How long requests may take to end when the server stops.
 const DRAIN_TIME: Duration = Duration::from_secs(3);
-/// Wait after an accept that failed for want of descriptors or memory.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Serves the API on `listener` until `shutdown` resolves; then ends streams, waits a little for the requests
 /// that run, and returns. Several sockets are served by several calls.
@@ -40,42 +37,12 @@ pub async fn serve(
 ) {
     let face = Face::new(engine, info);
     let service = versioned(routes::routes(face.clone()), &face.info);
-    let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
-    let mut connections = JoinSet::new();
-    tokio::pin!(shutdown);
-    loop {
-        while connections.try_join_next().is_some() {}
-        let slot = slots.clone().acquire_owned();
-        let accepted = async {
-            let slot = slot.await.expect("the semaphore is never closed");
-            (slot, listener.accept().await)
-        };
-        let (slot, stream) = tokio::select! {
-            () = &mut shutdown => break,
-            accepted = accepted => accepted,
-        };
-        match stream {
-            Ok((stream, _)) => {
-                let connection = serve_connection(service.clone(), stream, face.lifetime.closing.clone());
-                connections.spawn(async move {
-                    connection.await;
-                    drop(slot);
-                });
-            }
-            Err(error) => {
-                tracing::warn!(%error, "accept failed");
-                tokio::time::sleep(ACCEPT_PAUSE).await;
-            }
-        }
-    }
+    let closing = face.lifetime.closing.clone();
+    let serve = |stream, _| serve_connection(service.clone(), stream, closing.clone());
+    let connections = accept_all(&listener, MAX_CONNECTIONS, shutdown, serve).await;
     face.lifetime.closing.cancel();
     face.lifetime.tasks.close();
-    let drained = async {
-        while connections.join_next().await.is_some() {}
-        face.lifetime.tasks.wait().await;
-    };
-    let _ = tokio::time::timeout(DRAIN_TIME, drained).await;
-    connections.shutdown().await;
+    connections.drain(DRAIN_TIME, face.lifetime.tasks.wait()).await;
 }
 
 /// Returns the whole API as an axum router, version prefixes included. For servers that accept connections

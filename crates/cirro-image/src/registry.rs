@@ -9,6 +9,7 @@
 //! | `connect`, `tls`, `http`, `session` | from a TCP connection up to one repository |
 //! | `pull`, `download`, `growing` | layers are unpacked while they come |
 //! | `push` | what is missing there |
+//! | `origin` | single documents and blobs, for mirrors |
 //! | `progress` | docker's words for it |
 
 mod challenge;
@@ -18,6 +19,7 @@ mod error;
 mod growing;
 mod http;
 mod options;
+mod origin;
 mod progress;
 mod pull;
 mod push;
@@ -36,6 +38,7 @@ pub use challenge::{Challenge, parse_challenges};
 pub use connect::Resolve;
 pub use error::RegistryError;
 pub use options::{Credentials, RegistryOptions};
+pub use origin::Origin;
 pub use progress::{PROGRESS_LINES, Progress, ProgressSink};
 pub use pull::Pulled;
 
@@ -201,7 +204,7 @@ impl Registry {
     }
 
     /// Asks a registry whether it takes these credentials. An empty address means the hub.
-    pub async fn login(&self, credentials: &Credentials) -> Result<(), RegistryError> {
+    pub async fn login(&self, credentials: &Credentials) -> Result<Option<String>, RegistryError> {
         let domain = domain_of_address(&credentials.serveraddress);
         let Some(endpoint) = self.endpoints(&domain, Access::Push).await?.pop() else {
             return Err(RegistryError::Cancelled);
@@ -214,7 +217,7 @@ impl Registry {
             Access::Pull,
             Vec::new(),
         );
-        session.ping().await
+        session.log_in().await
     }
 
     /// Tells what a registry has under a name.

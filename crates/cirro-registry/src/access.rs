@@ -6,18 +6,14 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use axum::body::Body;
-use axum::response::Response;
 use cirro_image::distribution::RepositoryName;
 use http::header;
-use serde_json::json;
 
-use crate::Registry;
 use crate::config::{Action, Config, Grant};
 use crate::error::Fault;
 use crate::login::{Passwords, basic};
 use crate::request::Head;
-use crate::token::{Claims, LIFETIME, Scope, Signer, expiry};
+use crate::token::{Claims, Scope, Signer, expiry};
 
 const SERVICE: &str = "cirro-registry";
 const ANONYMOUS: &str = "anonymous";
@@ -75,13 +71,46 @@ impl Access {
             return Ok(Who { user, loopback: loopback && asked_there, scopes: Some(access) });
         }
         let (user, password) = basic(authorization).ok_or_else(wrong)?;
+        self.log_in(head, user, password).await
+    }
+
+    /// Finds out who has a name and a password.
+    pub(crate) async fn log_in(&self, head: &Head, user: String, password: String) -> Result<Who, Fault> {
+        let loopback = self.trusts(head.peer);
         let (passwords, name) = (Arc::clone(&self.passwords), user.clone());
         let right = crate::error::blocking(move || Ok(passwords.check(&name, &password))).await?;
         // A registry that has no users takes any name: clients send what they have for this host.
         if !(right || self.is_open() && loopback) {
-            return Err(wrong());
+            return Err(self.challenge(head, None, Some("invalid_token")));
         }
         Ok(Who { user: right.then_some(user), loopback, scopes: None })
+    }
+
+    /// Finds out who has an identity token.
+    pub(crate) fn recognize(&self, head: &Head, token: &str) -> Result<Who, Fault> {
+        let user = self.passwords.check_identity(token);
+        let user = user.ok_or_else(|| self.challenge(head, None, Some("invalid_token")))?;
+        Ok(Who { user: Some(user), loopback: self.trusts(head.peer), scopes: None })
+    }
+
+    /// Makes the identity token of somebody with a name.
+    pub(crate) fn identity_token(&self, who: &Who) -> Option<String> {
+        self.passwords.identity_token(who.user.as_deref()?)
+    }
+
+    /// Makes a token for what somebody may do of what they ask for; returns it with what it is for.
+    pub(crate) fn grant(&self, who: Who, asked: &[String]) -> (String, Vec<Scope>) {
+        let mut scopes = Scope::parse_all(asked);
+        for scope in &mut scopes {
+            let all = [Action::Pull, Action::Push, Action::Delete];
+            let granted = all
+                .into_iter()
+                .filter(|action| scope.has(*action) && self.allows(&who, &scope.repository, *action));
+            scope.actions = granted.map(|action| action.name().to_owned()).collect();
+        }
+        let claims =
+            Claims { user: who.user, loopback: who.loopback, expires: expiry(), access: scopes.clone() };
+        (self.signer.sign(&claims), scopes)
     }
 
     /// Whether somebody may do something, whatever their token is for.
@@ -156,31 +185,6 @@ fn fits(grant: &Grant, who: &Who, repository: &RepositoryName, action: Action) -
     grant.users.iter().any(is_meant)
         && grant.actions.contains(&action)
         && grant.repositories.matches(repository.as_str())
-}
-
-impl Registry {
-    /// Gives a token for what its asker may do of what they ask for.
-    pub(crate) async fn token(&self, head: &Head) -> Result<Response, Fault> {
-        let access = &self.shared.access;
-        let who = access.identify(head).await?;
-        let mut scopes = Scope::parse_all(&head.scopes);
-        for scope in &mut scopes {
-            let all = [Action::Pull, Action::Push, Action::Delete];
-            let granted = all
-                .into_iter()
-                .filter(|action| scope.has(*action) && access.allows(&who, &scope.repository, *action));
-            scope.actions = granted.map(|action| action.name().to_owned()).collect();
-        }
-        let claims = Claims { user: who.user, loopback: who.loopback, expires: expiry(), access: scopes };
-        let token = access.signer.sign(&claims);
-        let answer = json!({"token": token, "access_token": token, "expires_in": LIFETIME.as_secs()});
-        let mut response = Response::new(Body::from(answer.to_string()));
-        response
-            .headers_mut()
-            .insert(header::CONTENT_TYPE, http::HeaderValue::from_static("application/json"));
-        response.headers_mut().insert(header::CACHE_CONTROL, http::HeaderValue::from_static("no-store"));
-        Ok(response)
-    }
 }
 
 #[cfg(test)]

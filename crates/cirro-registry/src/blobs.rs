@@ -70,7 +70,7 @@ impl Registry {
     ) -> Result<(u64, Option<BlobSource>), Fault> {
         match self.local_blob(head, name, digest).await {
             Err(Fault::Distribution(DistributionError::BlobUnknown(_)))
-                if self.fetch_blob(name, digest).await? =>
+                if self.fetch_blob(name, digest, None).await? =>
             {
                 self.local_blob(head, name, digest).await
             }

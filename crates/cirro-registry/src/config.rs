@@ -44,7 +44,7 @@ pub struct Config {
 pub struct User {
     /// Name.
     pub name: String,
-    /// What `cirro registry hash-password` prints.
+    /// What `cirro registry hash-password` prints. Whoever reads it can make the user's identity tokens.
     pub password_hash: String,
 }
 
@@ -147,6 +147,11 @@ pub struct Mirror {
 }
 
 impl Mirror {
+    /// Returns the prefix without slashes at its ends.
+    pub(crate) fn prefix(&self) -> &str {
+        self.prefix.trim_matches('/')
+    }
+
     pub(crate) fn revalidate(&self) -> Duration {
         self.revalidate.unwrap_or(REVALIDATE)
     }
@@ -190,6 +195,7 @@ impl Config {
     pub fn rules(&self, own_hosts: Vec<String>) -> Rules {
         Rules {
             own_hosts: own_hosts.into_iter().chain(self.hosts.iter().cloned()).collect(),
+            mirrored: self.mirror.iter().map(|mirror| mirror.prefix().to_owned()).collect(),
             immutable: self
                 .immutable
                 .iter()

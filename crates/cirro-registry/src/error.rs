@@ -40,6 +40,8 @@ pub(crate) enum Fault {
     #[error("the operation is unsupported")]
     Unsupported,
     #[error("{0}")]
+    FormInvalid(String),
+    #[error("{0}")]
     Upstream(String),
     #[error(transparent)]
     Distribution(#[from] DistributionError),
@@ -68,6 +70,7 @@ impl Fault {
             Self::Unauthorized { .. } => (StatusCode::UNAUTHORIZED, "UNAUTHORIZED"),
             Self::Denied => (StatusCode::FORBIDDEN, "DENIED"),
             Self::Unsupported => (StatusCode::METHOD_NOT_ALLOWED, "UNSUPPORTED"),
+            Self::FormInvalid(_) => (StatusCode::BAD_REQUEST, "UNSUPPORTED"),
             Self::Upstream(_) => (StatusCode::BAD_GATEWAY, "UNKNOWN"),
             Self::Failed(_) => (StatusCode::INTERNAL_SERVER_ERROR, "UNKNOWN"),
             Self::Distribution(error) => match error {

@@ -17,6 +17,7 @@ mod access;
 mod blobs;
 mod config;
 mod error;
+mod grants;
 mod keeper;
 mod lists;
 mod login;

@@ -6,7 +6,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD_NO_PAD as BASE64;
+use base64::engine::general_purpose::{STANDARD_NO_PAD as BASE64, URL_SAFE_NO_PAD as BASE64_URL};
 use ring::rand::{SecureRandom, SystemRandom};
 use ring::{hmac, pbkdf2};
 
@@ -18,6 +18,8 @@ const BYTES: usize = 32;
 /// How long a password that was right is known to be.
 const REMEMBERED: Duration = Duration::from_secs(300);
 const MAX_REMEMBERED: usize = 1024;
+/// Longest identity token that is looked at.
+const MAX_IDENTITY: usize = 4096;
 
 /// Hashes a password for the configuration file.
 pub fn hash_password(password: &str) -> String {
@@ -71,6 +73,28 @@ impl Passwords {
         self.hashes.is_empty()
     }
 
+    /// Makes what a user may show instead of the password, until that changes; `None` when there is no such user.
+    ///
+    /// Its key is the password's hash, so nothing is kept and a restart forgets nothing.
+    pub(crate) fn identity_token(&self, name: &str) -> Option<String> {
+        let proof = BASE64_URL.encode(hmac::sign(&self.identity_key(name)?, name.as_bytes()));
+        Some(format!("{}.{proof}", BASE64_URL.encode(name)))
+    }
+
+    /// Returns whose identity token it is, if it is one of ours and still good.
+    pub(crate) fn check_identity(&self, token: &str) -> Option<String> {
+        let (name, proof) = token.split_once('.').filter(|_| token.len() <= MAX_IDENTITY)?;
+        let name = String::from_utf8(BASE64_URL.decode(name).ok()?).ok()?;
+        let proof = BASE64_URL.decode(proof).ok()?;
+        hmac::verify(&self.identity_key(&name)?, name.as_bytes(), &proof).ok()?;
+        Some(name)
+    }
+
+    fn identity_key(&self, name: &str) -> Option<hmac::Key> {
+        let hash = self.hashes.get(name)?;
+        Some(hmac::Key::new(hmac::HMAC_SHA256, format!("cirro identity token {hash}").as_bytes()))
+    }
+
     /// Whether a name and password fit. Blocks for a fifth of a second the first time.
     pub(crate) fn check(&self, name: &str, password: &str) -> bool {
         let proof =
@@ -122,6 +146,22 @@ mod tests {
             !passwords.check("ci", "Secret") && !passwords.check("c", "isecret") && !passwords.check("x", "")
         );
         assert!(is_hash(HASH) && !is_hash("x") && !is_hash("pbkdf2-sha256:0:AA:AA"));
+    }
+
+    #[test]
+    fn an_identity_token_is_good_until_the_password_changes() {
+        let of = |hash: &str| Passwords::new([("ci".to_owned(), hash.to_owned())].into());
+        let token = of(HASH).identity_token("ci").unwrap();
+        // Made anew by another process, and known there.
+        assert_eq!(of(HASH).check_identity(&token).as_deref(), Some("ci"));
+        assert_eq!(of(&HASH.replace(":1:", ":2:")).check_identity(&token), None);
+        assert_eq!(of(HASH).identity_token("eve"), None);
+        let (name, proof) = token.split_once('.').unwrap();
+        for forged in
+            [String::new(), name.to_owned(), format!("{name}."), format!("ZXZl.{proof}"), format!("{token}x")]
+        {
+            assert_eq!(of(HASH).check_identity(&forged), None, "{forged}");
+        }
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
-use cirro_image::distribution::{BlobDigest, Dialect, DistributionError, Reference, RepositoryName};
+use cirro_image::distribution::{BlobDigest, Dialect, DistributionError, Reference, RepositoryName, Upload};
 use cirro_seams::Pending;
 use tokio::sync::mpsc;
 
@@ -50,6 +50,8 @@ pub trait Upstream: Send + Sync {
     ) -> Pending<'_, Result<(), UpstreamError>>;
 }
 
+/// Most bytes of a blob that no manifest told the size of.
+const MAX_BLOB: u64 = 64 << 30;
 /// Pieces of a blob that wait to be written.
 const WAITING: usize = 8;
 
@@ -68,7 +70,7 @@ struct Served {
 impl Mirrors {
     pub(crate) fn new(config: &Config, upstreams: &dyn Fn(&Mirror) -> Arc<dyn Upstream>) -> Self {
         let served = |mirror: &Mirror| Served {
-            prefix: mirror.prefix.trim_matches('/').to_owned(),
+            prefix: mirror.prefix().to_owned(),
             revalidate: mirror.revalidate(),
             upstream: upstreams(mirror),
         };
@@ -180,7 +182,7 @@ impl Registry {
                 Err(error) => Err(error),
             });
             if !is_here.await? {
-                self.fetch_blob(name, &blob.digest).await?;
+                self.fetch_blob(name, &blob.digest, Some(blob.size)).await?;
             }
         }
         let (distribution, name, reference) =
@@ -195,8 +197,28 @@ impl Registry {
         .await
     }
 
-    /// Fetches a blob that is not here; tells whether it is now.
-    pub(crate) async fn fetch_blob(&self, name: &RepositoryName, digest: &BlobDigest) -> Result<bool, Fault> {
+    /// Fetches a blob that is not here, of a size if that is known; tells whether it is here now.
+    pub(crate) async fn fetch_blob(
+        &self,
+        name: &RepositoryName,
+        digest: &BlobDigest,
+        size: Option<u64>,
+    ) -> Result<bool, Fault> {
+        if self.shared.mirrors.of(name).is_none() {
+            return Ok(false);
+        }
+        // A task of its own: a client that leaves does not undo what others wait for.
+        let (registry, name, digest) = (self.clone(), name.clone(), digest.clone());
+        let fetching = tokio::spawn(async move { registry.fetch_first(&name, &digest, size).await });
+        fetching.await.map_err(|error| Fault::Failed(format!("fetching ended early: {error}")))?
+    }
+
+    async fn fetch_first(
+        &self,
+        name: &RepositoryName,
+        digest: &BlobDigest,
+        size: Option<u64>,
+    ) -> Result<bool, Fault> {
         let Some((mirror, upstream_name)) = self.shared.mirrors.of(name) else { return Ok(false) };
         let lock = self.shared.mirrors.lock_of(&format!("{name} {digest}"));
         let _first = lock.lock().await;
@@ -209,33 +231,39 @@ impl Registry {
             }
             Err(error) => Err(error),
         });
-        let Some(mut upload) = upload.await? else { return Ok(true) };
+        let Some(upload) = upload.await? else { return Ok(true) };
         let id = upload.id().to_owned();
-        let (sender, mut receiver) = mpsc::channel::<Bytes>(WAITING);
-        let writing = tokio::task::spawn_blocking(move || {
-            while let Some(piece) = receiver.blocking_recv() {
-                upload.write(&piece)?;
-            }
-            Ok::<_, DistributionError>(upload)
-        });
+        let (sender, receiver) = mpsc::channel::<Bytes>(WAITING);
+        let limit = size.unwrap_or(MAX_BLOB);
+        let writing = tokio::task::spawn_blocking(move || write(upload, receiver, limit));
         let fetched = mirror.upstream.blob(upstream_name, &digest.to_string(), sender).await;
-        let upload = match writing.await {
-            Ok(written) => written?,
-            Err(error) => return Err(Fault::Failed(format!("writing ended early: {error}"))),
-        };
-        let (distribution, name, wanted) = (self.shared.distribution.clone(), name.clone(), digest.clone());
-        match fetched {
-            Ok(()) => blocking(move || upload.finish(&wanted)).await.map(|()| true),
-            Err(error) => {
-                drop(upload);
-                blocking(move || distribution.cancel_upload(&name, &id)).await?;
-                match error {
-                    UpstreamError::NotFound => Ok(false),
-                    UpstreamError::Unreachable(why) => {
-                        Err(Fault::Upstream(format!("upstream does not answer: {why}")))
-                    }
-                }
+        let written =
+            writing.await.map_err(|error| Fault::Failed(format!("writing ended early: {error}")))?;
+        let failure = match (written, fetched) {
+            (Ok(upload), Ok(())) => {
+                let wanted = digest.clone();
+                return blocking(move || upload.finish(&wanted)).await.map(|()| true);
             }
-        }
+            (Ok(_), Err(UpstreamError::NotFound)) => None,
+            (Ok(_), Err(UpstreamError::Unreachable(why))) => {
+                Some(Fault::Upstream(format!("upstream does not answer: {why}")))
+            }
+            // Why the writer went is why nobody took the rest.
+            (Err(fault), _) => Some(fault),
+        };
+        let (distribution, name) = (self.shared.distribution.clone(), name.clone());
+        blocking(move || distribution.cancel_upload(&name, &id)).await?;
+        failure.map_or(Ok(false), Err)
     }
+}
+
+/// Writes what comes, at most `limit` bytes.
+fn write(mut upload: Upload, mut pieces: mpsc::Receiver<Bytes>, limit: u64) -> Result<Upload, Fault> {
+    while let Some(piece) = pieces.blocking_recv() {
+        if upload.offset() + piece.len() as u64 > limit {
+            return Err(Fault::Upstream(format!("upstream sends more than {limit} bytes")));
+        }
+        upload.write(&piece)?;
+    }
+    Ok(upload)
 }

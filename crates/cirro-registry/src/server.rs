@@ -1,19 +1,17 @@
 //! Accepts connections, finds the endpoint of each request, and answers.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
 use axum::response::{IntoResponse, Response};
+use cirro_sys::accept::accept_all;
 use http::{HeaderName, HeaderValue, Method, Request, StatusCode};
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
-use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::Registry;
@@ -28,8 +26,6 @@ const HEAD_TIME: Duration = Duration::from_secs(120);
 const MAX_CONNECTIONS: usize = 1024;
 /// How long requests may take to end when the server stops.
 const DRAIN_TIME: Duration = Duration::from_secs(3);
-/// Wait after an accept that failed for want of descriptors or memory.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Bytes that one connection reads at once: few calls for large blobs.
 const READ_BUFFER: usize = 512 << 10;
 
@@ -41,42 +37,14 @@ pub async fn serve(
     listener: TcpListener,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) {
-    let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     let closing = CancellationToken::new();
-    let mut connections = JoinSet::new();
     let keeper = registry.clone();
     let keeping = tokio::spawn(async move { keeper.keep().await });
-    tokio::pin!(shutdown);
-    loop {
-        while connections.try_join_next().is_some() {}
-        let slot = slots.clone().acquire_owned();
-        let accepted = async {
-            let slot = slot.await.expect("the semaphore is never closed");
-            (slot, listener.accept().await)
-        };
-        let (slot, accepted) = tokio::select! {
-            () = &mut shutdown => break,
-            accepted = accepted => accepted,
-        };
-        match accepted {
-            Ok((stream, peer)) => {
-                let connection = serve_connection(registry.clone(), stream, peer, closing.clone());
-                connections.spawn(async move {
-                    connection.await;
-                    drop(slot);
-                });
-            }
-            Err(error) => {
-                tracing::warn!(%error, "accept failed");
-                tokio::time::sleep(ACCEPT_PAUSE).await;
-            }
-        }
-    }
+    let serve = |stream, peer| serve_connection(registry.clone(), stream, peer, closing.clone());
+    let connections = accept_all(&listener, MAX_CONNECTIONS, shutdown, serve).await;
     keeping.abort();
     closing.cancel();
-    let drained = async { while connections.join_next().await.is_some() {} };
-    let _ = tokio::time::timeout(DRAIN_TIME, drained).await;
-    connections.shutdown().await;
+    connections.drain(DRAIN_TIME, async {}).await;
 }
 
 async fn serve_connection(
@@ -134,7 +102,11 @@ impl Registry {
         let endpoint = Endpoint::parse(path)?;
         let reads = head.method == Method::GET || head.method == Method::HEAD;
         if endpoint == Endpoint::Token {
-            return if reads { self.token(head).await } else { Err(Fault::Unsupported) };
+            return match head.method {
+                _ if reads => self.token(head).await,
+                Method::POST => self.token_of_form(head, body).await,
+                _ => Err(Fault::Unsupported),
+            };
         }
         let access = &self.shared.access;
         let who = access.identify(head).await?;

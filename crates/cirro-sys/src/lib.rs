@@ -1,6 +1,7 @@
 //! The only crate with `unsafe`: thin, owned wrappers over what the kernel offers only raw, one module per subject;
 //! and the fail points, which every other crate may use.
 
+pub mod accept;
 pub mod bpf;
 pub mod confine;
 pub mod descriptors;

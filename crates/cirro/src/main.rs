@@ -17,6 +17,7 @@ mod plane;
 mod registry;
 mod status;
 mod up;
+mod upstream;
 
 fn main() -> ExitCode {
     let args: Vec<OsString> = std::env::args_os().collect();

@@ -1,13 +1,16 @@
 //! The registry of this host: where it listens, what its configuration says.
 
+use std::collections::HashMap;
 use std::io::{BufRead as _, Read as _};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use anyhow::{Context, ensure};
 use cirro_engine::Engine;
-use cirro_registry::{Config as RegistryConfig, Registry};
+use cirro_image::Credentials;
+use cirro_registry::{Config as RegistryConfig, Mirror, Registry, Upstream};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -15,6 +18,7 @@ use tracing::{info, warn};
 
 use crate::cli::say;
 use crate::config::{Config, Role};
+use crate::upstream::RegistryUpstream;
 
 const DEFAULT_PORT: u16 = 5000;
 const MAX_PASSWORD: u64 = 4096;
@@ -36,8 +40,15 @@ pub(crate) async fn start(
     // Opened in any case: what repositories have of the library must stay.
     let rules = settings.rules(addresses.iter().flat_map(hosts).collect());
     let distribution = engine.open_distribution(rules).await.context("open the registry")?;
-    ensure!(settings.mirror.is_empty(), "mirrors are not supported yet: there is no registry client");
-    let registry = Registry::new(distribution, &settings, &|_| unreachable!("there is no mirror"));
+    let mut origins = HashMap::new();
+    for mirror in &settings.mirror {
+        let origin = engine.origin(&mirror.upstream, credentials(mirror));
+        let origin = origin.with_context(|| format!("mirror `{}`", mirror.prefix))?;
+        origins.insert(mirror.prefix.clone(), origin);
+    }
+    let upstreams =
+        |mirror: &Mirror| Arc::new(RegistryUpstream(origins[&mirror.prefix].clone())) as Arc<dyn Upstream>;
+    let registry = Registry::new(distribution, &settings, &upstreams);
     for (listener, address) in listeners.into_iter().zip(&addresses) {
         info!(%address, "the registry listens");
         tasks.spawn(cirro_registry::serve(registry.clone(), listener, stop.clone().cancelled_owned()));
@@ -72,6 +83,15 @@ fn write_address(config: &Config, address: Option<&SocketAddr>) -> anyhow::Resul
         }),
     }
     .with_context(|| format!("write {}", path.display()))
+}
+
+/// Who we are for an upstream.
+fn credentials(mirror: &Mirror) -> Credentials {
+    Credentials {
+        username: mirror.username.clone().unwrap_or_default(),
+        password: mirror.password.clone().unwrap_or_default(),
+        ..Credentials::default()
+    }
 }
 
 /// Binds what was asked for. The usual address, which nobody asked for, is left to who has it.

@@ -57,17 +57,6 @@ pub(super) async fn pull(
     let all_tags = tag.is_empty() && !last.contains([':', '@']);
     let platform = params.text("platform").map(platform).transpose()?;
     let reference = reference(name, tag)?;
-    // A name of this host's own registry needs no wire.
-    if !all_tags && let Some(digest) = face.engine.adopt_image(&reference).await? {
-        let familiar = reference.familiar();
-        let lines = [
-            json!({ "status": format!("Pulling from {}", reference.path), "id": reference.tag }),
-            json!({ "status": format!("Digest: {digest}") }),
-            json!({ "status": format!("Status: Image is up to date for {familiar}") }),
-        ]
-        .map(|line| line_stream::line(&line));
-        return Ok(line_stream::json_lines(face, futures_util::stream::iter(lines)));
-    }
     let request = PullRequest { reference, all_tags, platform, credentials: credentials(headers) };
     let (sender, lines) = mpsc::channel(PROGRESS_LINES);
     let engine = face.engine.clone();
@@ -228,7 +217,10 @@ fn platform(text: &str) -> Result<Platform, ApiError> {
 pub(crate) async fn login(State(face): State<Face>, body: Body) -> Answer {
     let credentials: Credentials = body::read(body).await?;
     match face.engine.login_registry(&credentials).await {
-        Ok(()) => Ok(Json(json!({ "Status": "Login Succeeded", "IdentityToken": "" })).into_response()),
+        Ok(identity) => {
+            let identity = identity.unwrap_or_default();
+            Ok(Json(json!({ "Status": "Login Succeeded", "IdentityToken": identity })).into_response())
+        }
         Err(error) => {
             let address = match credentials.serveraddress.as_str() {
                 "" => "https://index.docker.io/v1/",

@@ -32,6 +32,10 @@ impl Engine {
         progress: &ProgressSink,
     ) -> Result<Vec<Pulled>, RegistryError> {
         let shared = &self.shared;
+        if let Some(pulled) = self.pull_own(&request, progress).await? {
+            self.emit_image("pull", &pulled.reference.familiar(), &pulled.reference.familiar_name());
+            return Ok(vec![pulled]);
+        }
         let pulled = tokio::select! {
             pulled = shared.registry.pull(&shared.library, request, progress) => pulled?,
             () = shared.cancelled.cancelled() => return Err(RegistryError::Cancelled),
@@ -55,9 +59,6 @@ impl Engine {
         let Ok(reference) = name.parse::<ImageReference>() else {
             return Err(EngineError::Invalid(format!("invalid reference format: {name}")));
         };
-        if self.adopt_image(&reference).await?.is_some() {
-            return Ok(self.image(name).await?.id.to_string());
-        }
         let credentials = Credentials::default();
         let request = PullRequest { reference, all_tags: false, platform: None, credentials };
         let pulled = self.pull_image(request, &ProgressSink::nowhere()).await;
@@ -89,8 +90,8 @@ impl Engine {
         Ok(())
     }
 
-    /// Asks a registry whether it takes credentials.
-    pub async fn login_registry(&self, credentials: &Credentials) -> Result<(), RegistryError> {
+    /// Asks a registry whether it takes credentials; returns its identity token for them, if it has such.
+    pub async fn login_registry(&self, credentials: &Credentials) -> Result<Option<String>, RegistryError> {
         self.shared.registry.login(credentials).await
     }
 

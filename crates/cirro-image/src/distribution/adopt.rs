@@ -25,9 +25,11 @@ use crate::media;
 const MAX_DEPTH: usize = 4;
 
 impl Distribution {
-    /// Whether a name is one of this registry: its host is one under which clients reach it.
+    /// Whether a name is one that this registry itself decides: its host is one under which clients reach it, and it is
+    /// not another registry's that this one mirrors.
     pub fn is_own(&self, name: &ImageReference) -> bool {
-        self.inner.rules.own_hosts.contains(&name.domain)
+        let rules = &self.inner.rules;
+        rules.own_hosts.contains(&name.domain) && !rules.is_mirrored(&name.path)
     }
 
     /// Makes an image of the library from what `name` names in this registry, under that name; returns its id and the

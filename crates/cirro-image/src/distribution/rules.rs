@@ -68,12 +68,24 @@ fn fits(pattern: &[u8], name: &[u8]) -> bool {
 pub struct Rules {
     /// Hosts (with ports) under which clients reach this registry.
     pub own_hosts: Vec<String>,
+    /// Repositories below these are another registry's: what is here of them may be old.
+    pub mirrored: Vec<String>,
     /// Tags that may not be moved or removed.
     pub immutable: Vec<ImmutableTags>,
     /// Bytes that repositories may have.
     pub quotas: Vec<Quota>,
     /// What collection may remove.
     pub retention: Vec<Retention>,
+}
+
+impl Rules {
+    /// Whether a repository is another registry's.
+    pub(super) fn is_mirrored(&self, repository: &str) -> bool {
+        let below = |prefix: &String| {
+            prefix.is_empty() || repository.strip_prefix(prefix).is_some_and(|rest| rest.starts_with('/'))
+        };
+        self.mirrored.iter().any(below)
+    }
 }
 
 /// Tags that may not be moved or removed once they are there.

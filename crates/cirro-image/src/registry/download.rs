@@ -9,6 +9,7 @@ use tokio::sync::mpsc;
 
 use super::error::RegistryError;
 use super::growing::Filling;
+use super::http::Answer;
 use super::progress::{Meter, ProgressSink};
 use super::session::Session;
 use crate::document::Descriptor;
@@ -16,7 +17,7 @@ use crate::error::Context as _;
 use crate::hash::Hasher;
 
 /// Attempts in a row that bring nothing.
-const ATTEMPTS: u32 = 5;
+pub(super) const ATTEMPTS: u32 = 5;
 const FIRST_DELAY: Duration = Duration::from_millis(500);
 const LONGEST_DELAY: Duration = Duration::from_secs(10);
 /// Pieces on their way to the disk.
@@ -110,6 +111,20 @@ pub(super) async fn wait(failures: u32, id: &str, progress: &ProgressSink) {
     tokio::time::sleep(delay + Duration::from_millis(noise.into())).await;
 }
 
+/// Returns how much of an answer that was to begin at `have` is here already: who does not know ranges begins again.
+pub(super) fn begun(answer: &Answer, digest: &Digest, have: u64) -> Result<u64, RegistryError> {
+    if answer.status != StatusCode::PARTIAL_CONTENT {
+        return Ok(have);
+    }
+    let begins = answer
+        .header("content-range")
+        .and_then(|range| range.strip_prefix("bytes ")?.split('-').next()?.trim().parse::<u64>().ok());
+    if begins == Some(have) {
+        return Ok(0);
+    }
+    Err(RegistryError::Protocol(format!("blob {digest}: another range came than was asked for")))
+}
+
 async fn fetch_from(
     session: &Session,
     blob: &Descriptor,
@@ -121,22 +136,7 @@ async fn fetch_from(
         return Ok(());
     }
     let mut answer = session.blob(&blob.digest, *have).await?;
-    // Who does not know ranges begins again; what is here already is passed over.
-    let mut skip = match answer.status {
-        StatusCode::PARTIAL_CONTENT => {
-            let begins = answer.header("content-range").and_then(|range| {
-                range.strip_prefix("bytes ")?.split('-').next()?.trim().parse::<u64>().ok()
-            });
-            if begins != Some(*have) {
-                return Err(RegistryError::Protocol(format!(
-                    "blob {}: another range came than was asked for",
-                    blob.digest
-                )));
-            }
-            0
-        }
-        _ => *have,
-    };
+    let mut skip = begun(&answer, &blob.digest, *have)?;
     while let Some(mut piece) = answer.piece().await? {
         let passed = skip.min(piece.len() as u64);
         skip -= passed;

@@ -95,7 +95,7 @@ impl Endpoint {
         Self { tls: true, host, port: 443, prefix, verify: true, mirror: false }
     }
 
-    fn of_mirror(text: &str, options: &RegistryOptions) -> Result<Self, RegistryError> {
+    pub(super) fn of_mirror(text: &str, options: &RegistryOptions) -> Result<Self, RegistryError> {
         let wrong = |why: &str| RegistryError::Protocol(format!("invalid mirror: {why}: {text}"));
         let uri: Uri = text.parse().map_err(|_| wrong("want http[s]://host[:port][/path]"))?;
         let tls = match uri.scheme_str() {

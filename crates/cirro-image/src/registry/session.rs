@@ -47,6 +47,8 @@ pub(super) struct Session {
     /// Repositories that blobs may be mounted from.
     further: Vec<String>,
     authorization: Mutex<Option<HeaderValue>>,
+    /// What the authorization server gave for a password, when that was asked for.
+    identity: Mutex<Option<String>>,
 }
 
 /// A manifest or index as it came.
@@ -68,8 +70,18 @@ impl Session {
         let (domain, repository) = (domain.to_owned(), repository.to_owned());
         // What a person told about a registry is not for its mirror.
         let credentials = if endpoint.mirror { Credentials::default() } else { credentials };
-        let authorization = Mutex::default();
-        Self { connector, endpoint, domain, repository, credentials, access, further, authorization }
+        let (authorization, identity) = Default::default();
+        Self {
+            connector,
+            endpoint,
+            domain,
+            repository,
+            credentials,
+            access,
+            further,
+            authorization,
+            identity,
+        }
     }
 
     /// Names the repository with its registry.
@@ -77,10 +89,12 @@ impl Session {
         format!("{}/{}", self.domain, self.repository)
     }
 
-    /// Asks `GET /v2/`: whether a registry is there, and whether it takes these credentials.
-    pub(super) async fn ping(&self) -> Result<(), RegistryError> {
+    /// Asks `GET /v2/`: whether a registry is there, and whether it takes these credentials. Returns what its
+    /// authorization server wants to be shown instead of the password from now on, if it has such.
+    pub(super) async fn log_in(&self) -> Result<Option<String>, RegistryError> {
         let mut answer = self.send(self.ask(Method::GET, "")).await?;
-        expect(&mut answer, &[StatusCode::OK]).await
+        expect(&mut answer, &[StatusCode::OK]).await?;
+        Ok(self.identity.lock().await.take())
     }
 
     /// Asks whether anything answers there; an answer that asks for credentials will do.
@@ -270,6 +284,8 @@ impl Session {
             token: String,
             #[serde(default)]
             access_token: String,
+            #[serde(default)]
+            refresh_token: String,
         }
         // A password goes to another server only if that speaks TLS, or if it and the registry are on this machine.
         let base = self.endpoint.url("");
@@ -291,6 +307,10 @@ impl Session {
         };
         let mut ask = if self.credentials.identitytoken.is_empty() {
             query.extend(basic.iter().map(|(name, _)| ("account", name.clone())));
+            // A login, as dockerd's: whoever asks keeps no password if there is something better.
+            if self.repository.is_empty() && basic.is_some() {
+                query.extend([("offline_token", "true".to_owned()), ("client_id", "docker".to_owned())]);
+            }
             let separator = if realm.contains('?') { '&' } else { '?' };
             let url = format!("{realm}{separator}{}", form(&query));
             let mut ask = Ask::new(Method::GET, url, self.endpoint.verify);
@@ -323,6 +343,9 @@ impl Session {
             });
         }
         let token: Token = json(&answer.document(MAX_ANSWER).await?, realm)?;
+        if !token.refresh_token.is_empty() {
+            *self.identity.lock().await = Some(token.refresh_token);
+        }
         let token = if token.token.is_empty() { token.access_token } else { token.token };
         if token.is_empty() {
             return Err(RegistryError::Protocol(

@@ -114,3 +114,126 @@ async fn a_mount_needs_the_right_to_read_its_source() {
     let catalog = get(&outside, "/v2/_catalog", &basic("ci", "secret")).await.expect(200);
     assert!(!catalog.json().to_string().contains("private"));
 }
+
+async fn trade(router: &Router, form: &str) -> Answer {
+    let kind = [("content-type", "application/x-www-form-urlencoded")];
+    send(router, "POST", "/token", &kind, form.to_owned()).await
+}
+
+#[tokio::test]
+async fn an_identity_token_stands_for_the_password_until_that_changes() {
+    let registry = Fixture::with(&users());
+    let outside = registry.router_from("192.0.2.1:1");
+    // Only who asks for it gets one, and only with a password.
+    let plain = get(&outside, "/token?service=cirro-registry", &basic("ci", "secret")).await.expect(200);
+    assert_eq!(plain.json()["refresh_token"], serde_json::Value::Null);
+    let nobody = get(&outside, "/token?offline_token=true", "").await.expect(200);
+    assert_eq!(nobody.json()["refresh_token"], serde_json::Value::Null);
+    let asked = get(&outside, "/token?offline_token=true&client_id=docker", &basic("ci", "secret")).await;
+    let identity = asked.expect(200).json()["refresh_token"].as_str().unwrap().to_owned();
+    let form =
+        format!("grant_type=refresh_token&refresh_token={identity}&service=cirro-registry&client_id=docker");
+    let scope = "&scope=repository%3Ateam%2Fa%3Apull%2Cpush+repository:other:push";
+    let traded = trade(&outside, &format!("{form}{scope}")).await.expect(200).json();
+    assert_eq!(traded["scope"], "repository:team/a:pull,push repository:other:");
+    assert_eq!(
+        (&traded["refresh_token"], traded["expires_in"].as_u64()),
+        (&identity.clone().into(), Some(300))
+    );
+    let bearer = format!("Bearer {}", traded["access_token"].as_str().unwrap());
+    let path = format!("/v2/team/a/blobs/uploads/?digest={}", sha256(b"x"));
+    post(&outside, &path, &bearer).await.expect(201);
+    // It is no access token, and no password.
+    get(&outside, "/v2/", &format!("Bearer {identity}")).await.expect(401);
+    get(&outside, "/v2/", &basic("ci", &identity)).await.expect(401);
+    // By a form with the password, as other clients ask.
+    let password = "grant_type=password&username=ci&password=secret&access_type=offline&client_id=x";
+    let again = trade(&outside, password).await.expect(200).json();
+    assert_eq!(again["refresh_token"].as_str(), Some(identity.as_str()));
+    let once = trade(&outside, &password.replace("&access_type=offline", "")).await.expect(200).json();
+    assert_eq!(once["refresh_token"], serde_json::Value::Null);
+    for wrong in [
+        "grant_type=password&username=ci&password=no".to_owned(),
+        "grant_type=refresh_token&refresh_token=a.b".to_owned(),
+        format!("{form}x").replace("&service=cirro-registry&client_id=dockerx", "x"),
+    ] {
+        trade(&outside, &wrong).await.expect(401);
+    }
+    trade(&outside, "grant_type=magic").await.expect(400);
+    trade(&outside, &format!("x={}", "y".repeat(70_000))).await.expect(400);
+    // The same after a restart; not after the password's hash changed.
+    let registry = registry.again();
+    trade(&registry.router_from("192.0.2.1:1"), &form).await.expect(200);
+    let changed = Fixture::with(&users().replace("pbkdf2-sha256:1:", "pbkdf2-sha256:2:"));
+    trade(&changed.router_from("192.0.2.1:1"), &form).await.expect(401);
+}
+
+/// The attacks on registries that are replayed, one by one. Those on clients (realms and redirects that lead inside) are
+/// in the client's tests.
+#[tokio::test]
+async fn known_attacks_are_denied() {
+    let text = users()
+        + "[[access]]\nrepositories = \"eves/*\"\nusers = [\"eve\"]\nactions = [\"pull\", \"push\"]\n\
+           [[immutable]]\nrepositories = \"eves/*\"\ntags = \"v*\"\n";
+    let registry = Fixture::with(&text);
+    registry.distribution.put_blob(&"team/a".parse().unwrap(), b"secret").unwrap();
+    let digest = sha256(b"secret");
+    let outside = registry.router_from("192.0.2.1:1");
+    let eve = basic("eve", "secret");
+    // A token for one repository used on another, asked for with and without both scopes.
+    let own = token(&outside, "repository:eves/x:pull,push", &eve).await;
+    get(&outside, &format!("/v2/team/a/blobs/{digest}"), &own).await.refused(403, "DENIED");
+    let both = token(&outside, "repository:eves/x:pull%20repository:team/a:pull", &eve).await;
+    get(&outside, &format!("/v2/team/a/blobs/{digest}"), &both).await.refused(403, "DENIED");
+    // A push by nobody.
+    post(&outside, "/v2/public/x/blobs/uploads/", "").await.expect(401);
+    let anonymous = token(&outside, "repository:public/x:pull,push", "").await;
+    post(&outside, "/v2/public/x/blobs/uploads/", &anonymous).await.expect(401);
+    // A blob of others mounted into one's own repository begins an upload, and does not say that it is there.
+    for digest in [&digest, &sha256(b"not there")] {
+        let mount = format!("/v2/eves/x/blobs/uploads/?mount={digest}&from=team/a");
+        let answer = post(&outside, &mount, &eve).await.expect(202);
+        assert!(answer.header("location").starts_with("/v2/eves/x/blobs/uploads/"));
+    }
+    get(&outside, &format!("/v2/eves/x/blobs/{digest}"), &eve).await.refused(404, "BLOB_UNKNOWN");
+    // Others' repositories in the catalog.
+    registry.distribution.put_blob(&"eves/x".parse().unwrap(), b"own").unwrap();
+    let catalog = get(&outside, "/v2/_catalog", &eve).await.expect(200).json();
+    assert_eq!(catalog["repositories"], serde_json::json!(["eves/x"]));
+    // An upload of others, by its id, below one's own repository and theirs.
+    let started = post(&outside, "/v2/team/a/blobs/uploads/", &basic("ci", "secret")).await.expect(202);
+    let id = started.header("location").rsplit('/').next().unwrap().to_owned();
+    for (method, repository, status) in [
+        ("GET", "eves/x", 404),
+        ("PATCH", "eves/x", 404),
+        ("DELETE", "eves/x", 404),
+        ("PATCH", "team/a", 403),
+    ] {
+        let path = format!("/v2/{repository}/blobs/uploads/{id}");
+        send(&outside, method, &path, &[("authorization", &eve)], "x").await.expect(status);
+    }
+    let path = format!("/v2/team/a/blobs/uploads/{id}");
+    get(&outside, &path, &basic("ci", "secret")).await.expect(204);
+    assert!(id.len() >= 32, "an id that cannot be guessed: {id}");
+    // Ranges that ask for more than there is, or for the same again and again.
+    let blob = format!("/v2/eves/x/blobs/{}", sha256(b"own"));
+    for (range, status) in [
+        ("bytes=9-", 416),
+        ("bytes=0-0,0-0,0-0", 200),
+        ("bytes=2-1", 200),
+        ("bytes=0-99999999999999999999", 200),
+    ] {
+        let headers = [("authorization", eve.as_str()), ("range", range)];
+        let answer = send(&outside, "GET", &blob, &headers, "").await;
+        assert!(answer.status == status || answer.status == 206, "{range}: {answer:?}");
+        assert!(answer.body.len() <= 200, "{range}");
+    }
+    // A tag that may not move.
+    registry.distribution.put_blob(&"eves/x".parse().unwrap(), b"{}").unwrap();
+    let headers = [("authorization", eve.as_str()), ("content-type", crate::fixture::OCI)];
+    let (config, layer) = (sha256(b"{}"), sha256(b"own"));
+    let first = crate::fixture::manifest(&[(&config, 2), (&layer, 3)], None).to_string();
+    send(&outside, "PUT", "/v2/eves/x/manifests/v1", &headers, first).await.expect(201);
+    let other = crate::fixture::manifest(&[(&config, 2)], None).to_string();
+    send(&outside, "PUT", "/v2/eves/x/manifests/v1", &headers, other).await.refused(403, "DENIED");
+}

@@ -140,3 +140,53 @@ async fn a_forged_blob_is_not_kept() {
     registry.get("/v2/hub/x/manifests/v1").await.refused(400, "DIGEST_INVALID");
     registry.get(&format!("/v2/hub/x/blobs/{layer}")).await.expect(400);
 }
+
+/// An upstream of one document and one blob, under these names.
+fn forged(name: &str, document: &str, blob: (&str, &'static [u8])) -> Fixture {
+    let simulated = Simulated {
+        manifests: [(name.to_owned(), Bytes::from(document.to_owned()))].into(),
+        blobs: [(blob.0.to_owned(), Bytes::from_static(blob.1))].into(),
+        ..Simulated::default()
+    };
+    mirror(&Arc::new(simulated), "60s")
+}
+
+#[tokio::test]
+async fn a_poisoned_upstream_gets_nothing_in() {
+    let layer = sha256(b"layer");
+    let document = manifest(&[(&layer, 5)], None).to_string();
+    let uploads =
+        |registry: &Fixture| std::fs::read_dir(registry.path().join("distribution/uploads")).unwrap().count();
+    // Another document for a digest.
+    let wanted = sha256(b"another");
+    let registry = forged(&format!("x:{wanted}"), &document, (&layer, b"layer"));
+    let refused = registry.get(&format!("/v2/hub/x/manifests/{wanted}")).await;
+    assert!(refused.status >= 400, "{refused:?}");
+    let document_digest = sha256(document.as_bytes());
+    registry.get(&format!("/v2/hub/x/manifests/{document_digest}")).await.expect(404);
+    // More bytes than the manifest says: nothing of it stays on the disk.
+    let registry = forged("x:v1", &document, (&layer, b"layer and much more"));
+    registry.get("/v2/hub/x/manifests/v1").await.expect(502);
+    registry.get("/v2/hub/x/manifests/v1").await.expect(502);
+    assert_eq!(uploads(&registry), 0);
+    // Fewer.
+    let registry = forged("x:v1", &document, (&layer, b"lay"));
+    registry.get("/v2/hub/x/manifests/v1").await.refused(400, "DIGEST_INVALID");
+    assert_eq!(uploads(&registry), 0);
+    // No manifest at all.
+    let registry = forged("x:v1", "<html>login</html>", (&layer, b"layer"));
+    registry.get("/v2/hub/x/manifests/v1").await.refused(400, "MANIFEST_INVALID");
+}
+
+#[tokio::test]
+async fn a_client_that_leaves_does_not_undo_what_others_wait_for() {
+    let (upstream, _) = upstream();
+    let registry = Arc::new(mirror(&upstream, "60s"));
+    let path = format!("/v2/hub/library/node/blobs/{}", sha256(b"layer"));
+    let leaving = registry.get(&path);
+    // Polled once, then dropped.
+    tokio::select! { biased; _ = leaving => {}, () = tokio::task::yield_now() => {} }
+    let answer = registry.get(&path).await.expect(200);
+    assert_eq!(&answer.body[..], b"layer");
+    assert_eq!(std::fs::read_dir(registry.path().join("distribution/uploads")).unwrap().count(), 0);
+}

@@ -9,6 +9,7 @@ mod faults;
 mod files;
 mod identity;
 mod lifecycle;
+mod registry_clients;
 mod robust;
 mod survival;
 mod walk_container;
