@@ -55,6 +55,11 @@ pub(crate) fn conflict(kind: &Kind, name: &str, what: &str) -> ApiError {
     )
 }
 
+/// 409 for an apply that would change what other managers own.
+pub(crate) fn apply_conflict(message: String, causes: Vec<Value>) -> ApiError {
+    error(409, "Conflict", message, Some(json!({"causes": causes})))
+}
+
 pub(crate) fn modified(kind: &Kind, name: &str) -> ApiError {
     let what = "the object has been modified; please apply your changes to the latest version and try again";
     conflict(kind, name, what)
@@ -193,6 +198,13 @@ impl Causes {
 
     fn push(&mut self, reason: &'static str, field: &str, body: String) {
         self.0.push(Cause { reason, field: field.to_owned(), body });
+    }
+
+    /// Takes over the faults of a part that lies below `prefix`.
+    pub(crate) fn extend_at(&mut self, prefix: &str, part: Self) {
+        let placed =
+            part.0.into_iter().map(|cause| Cause { field: format!("{prefix}{}", cause.field), ..cause });
+        self.0.extend(placed);
     }
 
     pub(crate) fn required(&mut self, field: &str, detail: &str) {

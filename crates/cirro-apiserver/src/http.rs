@@ -12,6 +12,7 @@ use crate::tokens;
 
 mod access;
 mod answer;
+mod apply;
 mod console;
 mod delete;
 mod discovery;
@@ -87,7 +88,8 @@ impl ApiServer {
         let query = Query::parse(request.uri())?;
         let accept = Accept::parse(request.headers())?;
         let call = Call { server: self.clone(), user: user.clone(), served, path, query, accept };
-        call.dispatch(subresource, request).await
+        let manager = apply::manager_of(&call.query, &request)?;
+        crate::managed::scope(manager, call.dispatch(subresource, request)).await
     }
 }
 

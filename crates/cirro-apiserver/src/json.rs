@@ -56,6 +56,11 @@ pub(crate) fn set_default(object: &mut Value, member: &str, default: impl Into<V
     }
 }
 
+/// Removes a member of an object.
+pub(crate) fn remove(object: &mut Value, member: &str) -> Option<Value> {
+    object.as_object_mut()?.remove(member)
+}
+
 /// Removes members that are null: Go's decoder takes them as absent.
 pub(crate) fn drop_nulls(value: &mut Value) {
     match value {

@@ -5,29 +5,52 @@
 use crate::registry::{Kind, Registry};
 
 mod apps;
+mod autoscaling;
+mod batch;
+mod classes;
 mod compute;
 mod coordination;
 mod core;
 mod discovery;
 mod event;
+mod extension;
+mod flowcontrol;
 mod network;
+mod networking;
 mod pod;
+mod policy;
 mod rbac;
 mod retired;
 mod reviews;
 mod service;
+mod storage;
+mod volume;
+mod workload;
+
+pub(crate) use classes::system_priorities;
 
 /// Returns the registry of everything that is served.
 pub(crate) fn registry() -> Registry {
-    let groups: [fn() -> Vec<Kind>; 8] = [
+    let groups: &[fn() -> Vec<Kind>] = &[
         core::kinds,
+        volume::kinds,
+        workload::core_kinds,
         apps::kinds,
+        workload::apps_kinds,
+        batch::kinds,
+        autoscaling::kinds,
+        policy::kinds,
+        networking::kinds,
         reviews::kinds,
         rbac::kinds,
         coordination::kinds,
         discovery::kinds,
+        classes::kinds,
+        storage::kinds,
+        flowcontrol::kinds,
+        extension::kinds,
         compute::kinds,
         network::kinds,
     ];
-    Registry::new(groups.into_iter().flat_map(|kinds| kinds()).collect())
+    Registry::new(groups.iter().flat_map(|kinds| kinds()).collect())
 }

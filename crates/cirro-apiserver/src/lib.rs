@@ -21,6 +21,7 @@ mod http;
 mod identity;
 mod json;
 mod kinds;
+mod managed;
 mod patch;
 pub mod pki;
 mod protobuf;

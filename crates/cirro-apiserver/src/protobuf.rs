@@ -68,6 +68,9 @@ fn definition(api_version: &str, kind: &str) -> Option<usize> {
         ("apps" | "extensions", "v1beta1" | "v1beta2") => ("apps", "v1"),
         other => other,
     };
+    if short == "apiregistration" {
+        return types().find(&format!("io.k8s.kube-aggregator.pkg.apis.{short}.{version}.{kind}"));
+    }
     let meta = || types().find(&format!("io.k8s.apimachinery.pkg.apis.meta.v1.{kind}"));
     types().find(&format!("io.k8s.api.{short}.{version}.{kind}")).or_else(meta)
 }

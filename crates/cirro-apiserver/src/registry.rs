@@ -27,6 +27,8 @@ pub(crate) struct Kind {
     pub(crate) namespaced: bool,
     /// Name of its schema's definition.
     pub(crate) schema: String,
+    /// Its type, when the kind came at run time.
+    pub(crate) own_type: Option<Arc<crate::schema::Type>>,
     /// Whether objects are kept; others are answered from the request alone (reviews).
     pub(crate) stored: bool,
     pub(crate) subresources: Vec<Subresource>,
@@ -134,6 +136,8 @@ pub(crate) trait Strategy: Sync + Send {
     fn defaults(&self, _object: &mut Value) {}
     /// Sets what the server decides at creation.
     fn prepare_create(&self, _object: &mut Value) {}
+    /// Sets what follows from the name, which may be generated.
+    fn named(&self, _object: &mut Value) {}
     /// Carries over what an update may not change silently.
     fn prepare_update(&self, _object: &mut Value, _old: &Value) {}
     /// Whether `allocate` has something to do: then it gets what is taken.
@@ -216,6 +220,7 @@ impl Kind {
             categories: Vec::new(),
             namespaced: true,
             schema: String::new(),
+            own_type: None,
             stored: true,
             subresources: Vec::new(),
             selectable: Vec::new(),

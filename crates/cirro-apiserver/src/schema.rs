@@ -14,6 +14,41 @@ pub(crate) use check::check;
 
 static FILE: &[u8] = include_bytes!("../data/types.json.gz");
 
+/// Types whose objects have one owner as a whole (`+structType=atomic`).
+const ATOMIC_TYPES: [&str; 27] = [
+    "LabelSelector",
+    "ObjectReference",
+    "LocalObjectReference",
+    "TypedLocalObjectReference",
+    "SecretReference",
+    "SecretKeySelector",
+    "ConfigMapKeySelector",
+    "ConfigMapNodeConfigSource",
+    "ResourceFieldSelector",
+    "ObjectFieldSelector",
+    "NodeSelector",
+    "NodeSelectorTerm",
+    "TopologySelectorTerm",
+    "TopologySelectorLabelRequirement",
+    "ScopeSelector",
+    "ScopedResourceSelectorRequirement",
+    "EndpointAddress",
+    "EndpointPort",
+    "OwnerReference",
+    "RoleRef",
+    "Subject",
+    "ParamRef",
+    "ParamKind",
+    "NamedRuleWithOperations",
+    "MatchResources",
+    "UserSubject",
+    "GroupSubject",
+];
+
+/// Maps that have one owner as a whole (`+mapType=atomic`).
+const ATOMIC_MEMBERS: [(&str, &str); 3] =
+    [("PodSpec", "nodeSelector"), ("ServiceSpec", "selector"), ("ReplicationControllerSpec", "selector")];
+
 /// All types.
 pub(crate) struct Types {
     types: Vec<Type>,
@@ -21,7 +56,7 @@ pub(crate) struct Types {
 }
 
 /// One object type.
-#[derive(Default)]
+#[derive(Debug, Default)]
 pub(crate) struct Type {
     /// Its name without the package, as Go's messages have it.
     pub(crate) name: Box<str>,
@@ -29,9 +64,12 @@ pub(crate) struct Type {
     fields: Vec<(Box<str>, Field)>,
     /// Protobuf messages that JSON inlines.
     inlined: Vec<Inlined>,
+    /// What members look like that the type does not name, where it lets them be.
+    others: Option<Box<Field>>,
 }
 
 /// A message in protobuf whose fields are members of the outer object in JSON.
+#[derive(Debug)]
 struct Inlined {
     number: u32,
     /// Number and member of each field.
@@ -39,11 +77,27 @@ struct Inlined {
 }
 
 /// One member of an object type.
+#[derive(Debug)]
 pub(crate) struct Field {
     pub(crate) shape: Shape,
     /// Number in protobuf; 0 when it has none.
     pub(crate) number: u32,
     pub(crate) patch: Patch,
+    pub(crate) list: ListKind,
+    /// Whether a map or an object has one owner as a whole.
+    pub(crate) atomic: bool,
+}
+
+/// How server-side apply treats a list.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) enum ListKind {
+    /// It has one owner as a whole.
+    #[default]
+    Atomic,
+    /// Its elements are their own keys.
+    Set,
+    /// These members tell its elements apart.
+    Map(Vec<Box<str>>),
 }
 
 /// How a strategic merge patch treats a member.
@@ -56,7 +110,7 @@ pub(crate) struct Patch {
 }
 
 /// What a value looks like.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub(crate) enum Shape {
     Text,
     Int32,
@@ -79,6 +133,8 @@ pub(crate) enum Shape {
     List(Box<Shape>),
     Map(Box<Shape>),
     Type(usize),
+    /// An object type of a kind that came at run time.
+    Own(std::sync::Arc<Type>),
 }
 
 #[derive(Deserialize)]
@@ -97,6 +153,10 @@ struct FieldEntry<'a> {
     #[serde(default)]
     p: &'a str,
     k: Option<&'a str>,
+    #[serde(default)]
+    l: &'a str,
+    #[serde(borrow, default)]
+    m: Vec<&'a str>,
 }
 
 /// Returns the types.
@@ -133,8 +193,11 @@ impl Types {
 
 impl Type {
     fn read(name: &str, entry: &TypeEntry<'_>, by_name: &HashMap<Box<str>, usize>) -> Self {
-        let mut fields: Vec<_> =
-            entry.f.iter().map(|(member, field)| ((*member).into(), Field::read(field, by_name))).collect();
+        let mut fields: Vec<_> = entry
+            .f
+            .iter()
+            .map(|(member, field)| ((*member).into(), Field::read(name, member, field, by_name)))
+            .collect();
         fields.sort_by(|(one, _): &(Box<str>, Field), (other, _)| one.cmp(other));
         let number = |text: &str| text.parse().unwrap_or(0);
         let inlined = entry.i.iter().map(|(outer, members)| {
@@ -142,7 +205,12 @@ impl Type {
             Inlined { number: number(outer), members: members.collect() }
         });
         let short = name.rsplit('.').next().unwrap_or(name);
-        Self { name: short.into(), inlined: inlined.collect(), fields }
+        Self { name: short.into(), inlined: inlined.collect(), fields, others: None }
+    }
+
+    /// Returns what members look like that the type does not name, where it lets them be.
+    pub(crate) fn others(&self) -> Option<&Field> {
+        self.others.as_deref()
     }
 
     /// Finds a member.
@@ -171,14 +239,31 @@ impl Type {
 }
 
 impl Field {
-    fn read(entry: &FieldEntry<'_>, by_name: &HashMap<Box<str>, usize>) -> Self {
+    fn read(owner: &str, member: &str, entry: &FieldEntry<'_>, by_name: &HashMap<Box<str>, usize>) -> Self {
         let merge = entry.p.split(',').any(|strategy| strategy == "merge");
         let patch = Patch { merge, key: entry.k.map(Into::into) };
-        Self { shape: Shape::read(entry.t, by_name), number: entry.n, patch }
+        let list = match entry.l {
+            "set" => ListKind::Set,
+            "map" => ListKind::Map(entry.m.iter().map(|key| (*key).into()).collect()),
+            _ => ListKind::Atomic,
+        };
+        let short = |name: &str| name.rsplit('.').next().unwrap_or(name).to_owned();
+        let atomic = ATOMIC_TYPES.contains(&short(entry.t).as_str())
+            || ATOMIC_MEMBERS.contains(&(short(owner).as_str(), member));
+        Self { shape: Shape::read(entry.t, by_name), number: entry.n, patch, list, atomic }
     }
 }
 
 impl Shape {
+    /// Returns the object type, when it is one.
+    pub(crate) fn object_type(&self) -> Option<&Type> {
+        match self {
+            Self::Type(index) => Some(types().get(*index)),
+            Self::Own(own) => Some(own),
+            _ => None,
+        }
+    }
+
     fn read(code: &str, by_name: &HashMap<Box<str>, usize>) -> Self {
         let inner = |code: &str| Box::new(Self::read(code, by_name));
         match code {

@@ -137,6 +137,9 @@ impl ApiServer {
             self.ensure("", "namespaces", "", json!({"metadata": {"name": name}})).await?;
         }
         rbac::bootstrap::reconcile(&self.storage).await?;
+        for class in kinds::system_priorities() {
+            self.ensure("scheduling.k8s.io", "priorityclasses", "", class).await?;
+        }
         let first = std::net::Ipv4Addr::from(u32::from(options.service_cidr.network()) + 1);
         let labels = json!({"component": "apiserver", "provider": "kubernetes"});
         let target = options.advertise.map_or(6443, |address| address.port());

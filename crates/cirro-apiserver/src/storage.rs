@@ -18,6 +18,7 @@ use tokio::sync::mpsc;
 use crate::allocate::{self, Pool};
 use crate::error::{self, Causes};
 use crate::json;
+use crate::managed;
 use crate::pki::Pki;
 use crate::rbac::Rbac;
 use crate::record::{self, DecodeCache};
@@ -57,6 +58,15 @@ pub(crate) enum Target {
     Status,
     /// Whatever the change says; it is the server's own and is trusted.
     Whole,
+}
+
+/// Who says which members a write owns.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Tracking {
+    /// The storage path: what differs becomes the writer's.
+    Difference,
+    /// The new state itself, in its `managedFields`: server-side apply.
+    Given,
 }
 
 /// Name and place of one object.
@@ -108,10 +118,23 @@ impl Storage {
         object: Value,
         dry_run: bool,
     ) -> Result<Arc<Value>, ApiError> {
-        let object = begin_creation(kind, namespace, object)?;
+        self.create_tracked(kind, namespace, object, Tracking::Difference, dry_run).await
+    }
+
+    /// Creates an object whose owned members somebody may have said already.
+    pub(crate) async fn create_tracked(
+        &self,
+        kind: &Arc<Kind>,
+        namespace: &str,
+        object: Value,
+        tracking: Tracking,
+        dry_run: bool,
+    ) -> Result<Arc<Value>, ApiError> {
+        let object = begin_creation(kind, namespace, object, tracking)?;
         for _ in 0..MAX_ATTEMPTS {
             let mut object = object.clone();
             let generated = generate_name(&mut object);
+            kind.strategy.named(&mut object);
             let guard = self.namespace_guard(kind, namespace, json::name(&object)).await?;
             self.admit(kind, namespace, &mut object, None).await?;
             let (claims, value) = self.complete_creation(kind, &mut object).await?;
@@ -218,6 +241,18 @@ impl Storage {
         place: Place<'_>,
         target: Target,
         dry_run: bool,
+        change: impl FnMut(&Value) -> Result<Value, ApiError> + Send,
+    ) -> Result<Arc<Value>, ApiError> {
+        self.modify_tracked(place, target, Tracking::Difference, dry_run, change).await
+    }
+
+    /// Changes an object whose owned members `change` may have said already.
+    pub(crate) async fn modify_tracked(
+        &self,
+        place: Place<'_>,
+        target: Target,
+        tracking: Tracking,
+        dry_run: bool,
         mut change: impl FnMut(&Value) -> Result<Value, ApiError> + Send,
     ) -> Result<Arc<Value>, ApiError> {
         for _ in 0..MAX_ATTEMPTS {
@@ -228,10 +263,21 @@ impl Storage {
             if !asked.is_empty() && asked != record.revision.to_string() {
                 return Err(error::modified(place.kind, place.name));
             }
+            let sent = new["metadata"].get("managedFields").cloned();
             carry_over(place.kind, target, &mut new, &old)?;
+            let reset = match (tracking, sent) {
+                (Tracking::Given, Some(given)) => {
+                    new["metadata"]["managedFields"] = given;
+                    false
+                }
+                (_, sent) => managed::restored(&mut new, &old, sent),
+            };
             self.complete_update(place.kind, target, &mut new, &old).await?;
             if new == *old {
                 return Ok(old);
+            }
+            if tracking == Tracking::Difference && !reset {
+                managed::updated(place.kind, target, &mut new, &old);
             }
             if dry_run {
                 return Ok(Arc::new(new));
@@ -305,7 +351,12 @@ impl Storage {
 }
 
 /// Gives a new object what the server decides: everything that needs no look at the store.
-pub(crate) fn begin_creation(kind: &Kind, namespace: &str, mut object: Value) -> Result<Value, ApiError> {
+pub(crate) fn begin_creation(
+    kind: &Kind,
+    namespace: &str,
+    mut object: Value,
+    tracking: Tracking,
+) -> Result<Value, ApiError> {
     if !object.is_object() {
         return Err(error::bad_request("the object is not a JSON object"));
     }
@@ -317,8 +368,11 @@ pub(crate) fn begin_creation(kind: &Kind, namespace: &str, mut object: Value) ->
     if version.is_some_and(|version| version.as_str().is_some_and(|version| !version.is_empty())) {
         return Err(error::bad_request("resourceVersion should not be set on objects to be created"));
     }
-    for member in ["deletionTimestamp", "deletionGracePeriodSeconds", "selfLink", "managedFields"] {
+    for member in ["deletionTimestamp", "deletionGracePeriodSeconds", "selfLink"] {
         metadata.remove(member);
+    }
+    if tracking == Tracking::Difference {
+        metadata.remove("managedFields");
     }
     if kind.namespaced {
         metadata.insert("namespace".into(), namespace.into());
@@ -334,6 +388,9 @@ pub(crate) fn begin_creation(kind: &Kind, namespace: &str, mut object: Value) ->
     }
     kind.strategy.defaults(&mut object);
     kind.strategy.prepare_create(&mut object);
+    if tracking == Tracking::Difference {
+        managed::created(kind, &mut object);
+    }
     Ok(object)
 }
 

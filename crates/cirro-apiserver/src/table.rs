@@ -9,11 +9,15 @@ use crate::json;
 use crate::registry::Served;
 
 pub(crate) mod apps;
+pub(crate) mod batch;
+pub(crate) mod cluster;
 pub(crate) mod core;
 pub(crate) mod discovery;
+pub(crate) mod networking;
 pub(crate) mod own;
 pub(crate) mod pod;
 pub(crate) mod rbac;
+pub(crate) mod storage;
 
 /// A column of a kind's Tables.
 pub(crate) struct Column {
@@ -187,6 +191,16 @@ pub(crate) fn selector_text(selector: Option<&Value>) -> String {
         });
     }
     if terms.is_empty() { "<none>".into() } else { terms.join(",") }
+}
+
+/// Writes the selector of a workload; that of a ReplicationController is a plain map.
+pub(crate) fn selector_of(object: &Value) -> String {
+    let selector = json::at(object, "spec.selector");
+    let plain = selector.and_then(Value::as_object).filter(|map| map.values().all(Value::is_string));
+    match plain {
+        Some(map) if !map.is_empty() => map_terms(Some(map)).join(","),
+        _ => selector_text(selector),
+    }
 }
 
 /// Writes a map of labels as `a=b,c=d`.

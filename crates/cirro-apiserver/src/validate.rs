@@ -8,6 +8,8 @@ use crate::error::Causes;
 use crate::json;
 use crate::registry::Kind;
 
+pub(crate) mod cron;
+pub(crate) mod fields;
 pub(crate) mod names;
 pub(crate) mod pod;
 pub(crate) mod quantity;

@@ -168,7 +168,8 @@ fn operation(served: &Served, method: &str, action: &str) -> Value {
     let content = json!({"application/json": {"schema": schema}});
     let mut parameters = Vec::new();
     if matches!(action, "post" | "put" | "patch") {
-        for name in ["dryRun", "fieldManager", "fieldValidation"] {
+        let force = (action == "patch").then_some("force");
+        for name in ["dryRun", "fieldManager", "fieldValidation"].into_iter().chain(force) {
             parameters.push(
                 json!({"name": name, "in": "query", "schema": {"type": "string", "uniqueItems": true}}),
             );
@@ -188,7 +189,7 @@ fn operation(served: &Served, method: &str, action: &str) -> Value {
         let any = json!({"schema": {"type": "object"}});
         operation["requestBody"] = json!({"required": true, "content": {
             "application/json-patch+json": any, "application/merge-patch+json": any,
-            "application/strategic-merge-patch+json": any}});
+            "application/strategic-merge-patch+json": any, "application/apply-patch+yaml": any}});
     }
     operation
 }

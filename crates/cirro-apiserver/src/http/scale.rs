@@ -61,7 +61,7 @@ impl Call {
 }
 
 fn scale_of(object: &Value) -> Value {
-    let selector = table::selector_text(json::at(object, "spec.selector"));
+    let selector = table::selector_of(object);
     let mut metadata = json!({});
     for member in ["name", "namespace", "uid", "resourceVersion", "creationTimestamp"] {
         metadata[member] = object["metadata"][member].clone();

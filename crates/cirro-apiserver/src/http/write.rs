@@ -84,6 +84,14 @@ impl Call {
         subresource: Option<Subresource>,
         request: Request<Body>,
     ) -> Result<Response<Body>, ApiError> {
+        if super::apply::is_apply(&request) {
+            return self.apply(subresource, request).await;
+        }
+        if !self.query.get("force").is_empty() {
+            return Err(error::unprocessable(
+                "PatchOptions.meta.k8s.io \"\" is invalid: force: Forbidden: may not be specified for non-apply patch".into(),
+            ));
+        }
         let mut answer = self.answer();
         let patch = Patch::read(request).await?;
         let (target, dry_run) = (target(subresource), self.query.dry_run()?);
@@ -160,7 +168,7 @@ impl Call {
     }
 
     /// Refuses an object of another version or kind than the path's; absent members are filled in.
-    fn check_identity(&self, object: &mut Value) -> Result<(), ApiError> {
+    pub(super) fn check_identity(&self, object: &mut Value) -> Result<(), ApiError> {
         let wanted = self.served.api_version();
         for (member, wanted, what) in
             [("apiVersion", wanted.as_str(), "API version"), ("kind", &self.served.kind.kind, "kind")]
@@ -178,7 +186,7 @@ impl Call {
     }
 
     /// Checks an object against its schema, as the client asked.
-    fn check_schema(
+    pub(super) fn check_schema(
         &self,
         object: &mut Value,
         duplicates: &[String],
@@ -220,7 +228,7 @@ impl Call {
         Ok(())
     }
 
-    fn check_name(&self, object: &Value) -> Result<(), ApiError> {
+    pub(super) fn check_name(&self, object: &Value) -> Result<(), ApiError> {
         let (given, wanted) = (json::name(object), self.place().name);
         if given == wanted {
             return Ok(());
@@ -234,7 +242,7 @@ impl Call {
     }
 }
 
-fn target(subresource: Option<Subresource>) -> Target {
+pub(super) fn target(subresource: Option<Subresource>) -> Target {
     if subresource == Some(Subresource::Status) { Target::Status } else { Target::Object }
 }
 
@@ -266,12 +274,12 @@ impl Patch {
             "application/strategic-merge-patch+json" => PatchKind::Strategic,
             "application/apply-patch+yaml" => {
                 return Err(error::unsupported_media_type(
-                    "server-side apply is not supported by this server yet; use kubectl apply without --server-side".into(),
+                    "server-side apply is not supported for this subresource".into(),
                 ));
             }
             other => {
                 return Err(error::unsupported_media_type(format!(
-                    "the body of the request was in an unknown format ({other}) - accepted media types include: application/json-patch+json, application/merge-patch+json, application/strategic-merge-patch+json"
+                    "the body of the request was in an unknown format ({other}) - accepted media types include: application/json-patch+json, application/merge-patch+json, application/strategic-merge-patch+json, application/apply-patch+yaml"
                 )));
             }
         };

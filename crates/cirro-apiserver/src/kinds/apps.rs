@@ -7,6 +7,7 @@ use crate::error::Causes;
 use crate::json::{self, set_default};
 use crate::registry::{Kind, Strategy, Subresource};
 use crate::table::apps as columns;
+use crate::validate::fields::amount;
 use crate::validate::{self, selector};
 
 /// Returns the kinds.
@@ -57,7 +58,7 @@ impl Strategy for Deployment {
     }
 
     fn validate(&self, object: &Value, causes: &mut Causes) {
-        workload(object, causes);
+        workload(object, "deployment", "ReplicaSet", causes);
         rolling_update(&object["spec"]["strategy"], causes);
         for field in ["spec.minReadySeconds", "spec.revisionHistoryLimit", "spec.progressDeadlineSeconds"] {
             validate::not_negative(field, object, causes);
@@ -94,7 +95,7 @@ impl Strategy for ReplicaSet {
     }
 
     fn validate(&self, object: &Value, causes: &mut Causes) {
-        workload(object, causes);
+        workload(object, "replicaset", "ReplicaSet", causes);
         validate::not_negative("spec.minReadySeconds", object, causes);
     }
 
@@ -103,15 +104,16 @@ impl Strategy for ReplicaSet {
     }
 }
 
-/// Checks replicas, selector and template, which every workload has.
-fn workload(object: &Value, causes: &mut Causes) {
+/// Checks replicas, selector and template, which every workload has; `word` is what upstream's texts
+/// call the kind, `template` whose template it says it is.
+pub(super) fn workload(object: &Value, word: &str, template: &str, causes: &mut Causes) {
     let spec = &object["spec"];
     validate::not_negative("spec.replicas", object, causes);
     let template_labels = json::at(spec, "template.metadata.labels");
     match spec.get("selector") {
         None => causes.required("spec.selector", ""),
         Some(selector) if selector::is_empty(Some(selector)) => {
-            causes.invalid("spec.selector", selector, "empty selector is invalid for deployment");
+            causes.invalid("spec.selector", selector, &format!("empty selector is invalid for {word}"));
         }
         Some(selector) => {
             selector::check("spec.selector", selector, causes);
@@ -131,7 +133,7 @@ fn workload(object: &Value, causes: &mut Causes) {
     if json::at(spec, "template.spec.activeDeadlineSeconds").is_some() {
         causes.forbidden(
             "spec.template.spec.activeDeadlineSeconds",
-            "activeDeadlineSeconds in ReplicaSet is not Supported",
+            &format!("activeDeadlineSeconds in {template} is not Supported"),
         );
     }
 }
@@ -161,23 +163,6 @@ fn rolling_update(strategy: &Value, causes: &mut Causes) {
             }
         }
         _ => causes.unsupported("spec.strategy.type", &strategy["type"], &["Recreate", "RollingUpdate"]),
-    }
-}
-
-/// Reads a count or a percentage.
-fn amount(value: &Value) -> Result<i64, &'static str> {
-    let number = match value {
-        Value::Number(number) => number.as_i64(),
-        Value::String(text) => {
-            let digits = text.strip_suffix('%').ok_or("a valid percent string must be a numeric string followed by an ending '%' (e.g. '1%',  or '93%', regex used for validation is '[0-9]+%')")?;
-            digits.parse().ok()
-        }
-        _ => None,
-    };
-    match number {
-        Some(number) if number >= 0 => Ok(number),
-        Some(_) => Err("must be greater than or equal to 0"),
-        None => Err("must be an integer or percentage (e.g '5%%')"),
     }
 }
 

@@ -157,6 +157,7 @@ fn wanted(shape: &Shape) -> String {
         Shape::List(items) => format!("[]{}", wanted(items)),
         Shape::Map(values) => format!("map[string]{}", wanted(values)),
         Shape::Type(index) => format!("v1.{}", types().get(*index).name),
+        Shape::Own(own) => own.name.to_string(),
     }
 }
 

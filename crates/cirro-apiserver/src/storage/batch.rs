@@ -14,7 +14,7 @@ impl Storage {
         for chunk in objects.chunks(CHUNK) {
             let (mut conditions, mut operations) = (Vec::new(), Vec::new());
             for (kind, namespace, object) in chunk {
-                let mut object = begin_creation(kind, namespace, object.clone())?;
+                let mut object = begin_creation(kind, namespace, object.clone(), Tracking::Difference)?;
                 let (claims, value) = self.complete_creation(kind, &mut object).await?;
                 let keys =
                     claims.into_iter().map(|claim| (claim, kind.key(namespace, json::name(&object)).into()));

@@ -180,6 +180,39 @@ async fn faults_reach_the_person() {
 }
 
 #[tokio::test]
+async fn kubectl_applies_on_the_server() {
+    let Some(cluster) = Cluster::start().await else { return };
+    let book = BOOK
+        .replace("apps/v1beta1", "apps/v1")
+        .replace("spec:\n  replicas: 2", "spec:\n  selector: {matchLabels: {app: hello}}\n  replicas: 2");
+    let applied = cluster.feed("apply --server-side -f -", &book).await;
+    assert_eq!(String::from_utf8_lossy(&applied.stdout), "deployment.apps/myapp serverside-applied\n");
+    let fields = cluster.run("get deployment myapp -o yaml --show-managed-fields").await;
+    assert!(fields.contains("k:{\"name\":\"web\"}") && fields.contains("operation: Apply"), "{fields}");
+    cluster.run("scale deployment myapp --replicas=5").await;
+    let refused = cluster.feed("apply --server-side -f -", &book).await;
+    let text = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(text.contains("conflict with \"kubectl\"") && text.contains(".spec.replicas"), "{text}");
+    let diff = cluster.feed("diff --server-side --force-conflicts -f -", &book).await;
+    assert!(String::from_utf8_lossy(&diff.stdout).contains("+  replicas: 2"));
+    let forced = cluster.feed("apply --server-side --force-conflicts -f -", &book).await;
+    assert!(forced.status.success());
+    assert_eq!(cluster.run("get deployment myapp -o jsonpath={.spec.replicas}").await, "2");
+    // What was applied by the client before moves over.
+    cluster
+        .feed(
+            "apply -f -",
+            &BOOK
+                .replace("myapp", "old")
+                .replace("apps/v1beta1", "apps/v1")
+                .replace("spec:\n  replicas", "spec:\n  selector: {matchLabels: {app: hello}}\n  replicas"),
+        )
+        .await;
+    let moved = cluster.feed("apply --server-side -f -", &book.replace("myapp", "old")).await;
+    assert!(moved.status.success(), "{}", String::from_utf8_lossy(&moved.stderr));
+}
+
+#[tokio::test]
 async fn our_own_kinds_are_like_the_others() {
     let Some(cluster) = Cluster::start().await else { return };
     let manifest = "apiVersion: network.cirro.dev/v1

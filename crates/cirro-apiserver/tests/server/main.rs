@@ -1,8 +1,10 @@
 //! The server as a whole, over a store in memory.
 
+mod apply;
 mod client;
 mod fixture;
 mod http;
+mod kinds;
 mod kubectl;
 mod rbac;
 mod tokens;

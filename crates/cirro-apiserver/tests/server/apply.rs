@@ -1,0 +1,90 @@
+//! Server-side apply over HTTP, and managed fields of the other writes.
+
+use serde_json::{Value, json};
+
+use crate::fixture::{Answer, admin, read, request, send, server};
+
+const PATH: &str = "/apis/apps/v1/namespaces/default/deployments/web";
+
+fn config(replicas: Option<i64>, image: &str) -> Value {
+    let mut config = json!({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "web"}, "spec": {
+        "selector": {"matchLabels": {"app": "web"}}, "template": {"metadata": {"labels": {"app": "web"}},
+            "spec": {"containers": [{"name": "c", "image": image}]}}}});
+    if let Some(replicas) = replicas {
+        config["spec"]["replicas"] = replicas.into();
+    }
+    config
+}
+
+async fn apply(server: &cirro_apiserver::ApiServer, query: &str, config: &Value) -> Answer {
+    let path = format!("{PATH}?{query}");
+    let asked = request("PATCH", &path, "application/apply-patch+yaml", config.to_string());
+    read(server.respond(&admin(), asked).await).await
+}
+
+#[tokio::test]
+async fn an_apply_creates_changes_conflicts_and_forces() {
+    let server = server().await;
+    let created = apply(&server, "fieldManager=me", &config(Some(2), "a")).await;
+    assert_eq!(created.code, 201, "{}", created.body);
+    assert_eq!(created.body["spec"]["strategy"]["type"], "RollingUpdate");
+    let entry = &created.body["metadata"]["managedFields"][0];
+    assert_eq!((&entry["operation"], &entry["manager"]), (&json!("Apply"), &json!("me")));
+    assert_eq!(entry["fieldsV1"]["f:spec"].get("f:strategy"), None);
+    let again = apply(&server, "fieldManager=me", &config(Some(2), "a")).await;
+    assert_eq!((again.code, &again.body), (200, &created.body));
+    let scale = json!({"spec": {"replicas": 5}});
+    let asked = request(
+        "PATCH",
+        &format!("{PATH}?fieldManager=hand"),
+        "application/merge-patch+json",
+        scale.to_string(),
+    );
+    let scaled = read(server.respond(&admin(), asked).await).await;
+    assert_eq!(scaled.body["metadata"]["managedFields"].as_array().unwrap().len(), 2);
+    let refused = apply(&server, "fieldManager=me", &config(Some(2), "a")).await;
+    assert_eq!(refused.code, 409);
+    assert_eq!(
+        refused.body["message"],
+        "Apply failed with 1 conflict: conflict with \"hand\" using apps/v1: .spec.replicas"
+    );
+    assert_eq!(refused.body["details"]["causes"][0]["reason"], "FieldManagerConflict");
+    let forced = apply(&server, "fieldManager=me&force=true", &config(Some(2), "b")).await;
+    assert_eq!((forced.code, &forced.body["spec"]["replicas"]), (200, &json!(2)));
+    // Left out, a member that nobody else owns gets its default again.
+    let without = apply(&server, "fieldManager=me", &config(None, "b")).await;
+    assert_eq!(without.body["spec"]["replicas"], 1);
+}
+
+#[tokio::test]
+async fn an_apply_is_checked_before_it_is_done() {
+    let server = server().await;
+    let nameless = apply(&server, "", &config(None, "a")).await;
+    assert_eq!(nameless.code, 422);
+    assert!(nameless.body["message"].as_str().unwrap().contains("is required for apply patch"));
+    let mut strange = config(None, "a");
+    strange["spec"]["replicaz"] = 1.into();
+    let refused = apply(&server, "fieldManager=me&fieldValidation=Strict", &strange).await;
+    assert_eq!(refused.code, 400);
+    let dry = apply(&server, "fieldManager=me&dryRun=All", &config(None, "a")).await;
+    assert_eq!(dry.code, 201);
+    assert_eq!(send(&server, "GET", PATH, &Value::Null).await.code, 404);
+}
+
+#[tokio::test]
+async fn status_and_object_have_managers_of_their_own() {
+    let server = server().await;
+    apply(&server, "fieldManager=me", &config(Some(1), "a")).await;
+    let status = json!({"status": {"replicas": 1, "conditions": [{"type": "Available", "status": "True"}]}});
+    let path = format!("{PATH}/status?fieldManager=controller");
+    let asked = request("PATCH", &path, "application/merge-patch+json", status.to_string());
+    let changed = read(server.respond(&admin(), asked).await).await;
+    let entries = changed.body["metadata"]["managedFields"].as_array().unwrap();
+    let own = entries.iter().find(|entry| entry["manager"] == "controller").unwrap();
+    assert_eq!(own["subresource"], "status");
+    assert!(own["fieldsV1"]["f:status"]["f:conditions"]["k:{\"type\":\"Available\"}"].is_object());
+    let reset = json!([{"op": "replace", "path": "/metadata/managedFields", "value": [{}]}]);
+    let asked = request("PATCH", PATH, "application/json-patch+json", reset.to_string());
+    let bare = read(server.respond(&admin(), asked).await).await;
+    assert_eq!(bare.body["metadata"].get("managedFields"), None);
+}
