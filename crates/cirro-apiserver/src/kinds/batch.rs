@@ -41,21 +41,17 @@ impl Strategy for Job {
     }
 
     fn defaults(&self, object: &mut Value) {
-        if !object["spec"].is_object() {
-            return;
+        if object["spec"].is_object() {
+            labels_of_template(object);
+            job_spec_defaults(&mut object["spec"]);
         }
-        let labels = json::at(object, "spec.template.metadata.labels").cloned();
-        if json::object(object, "metadata.labels").is_none_or(serde_json::Map::is_empty)
-            && let Some(labels) = labels
-        {
-            json::object_mut(object, "metadata").insert("labels".into(), labels);
-        }
-        job_spec_defaults(&mut object["spec"]);
     }
 
     fn named(&self, object: &mut Value) {
         if object["spec"].is_object() && object["spec"]["manualSelector"] != true {
             generate_selector(object);
+            // Upstream fills them in when it reads the object back.
+            labels_of_template(object);
         }
     }
 
@@ -138,6 +134,16 @@ fn job_spec_defaults(spec: &mut Value) {
         }
     }
     pod_spec_defaults(&mut spec["template"]["spec"]);
+}
+
+/// Gives a job without labels those of its pods.
+fn labels_of_template(object: &mut Value) {
+    let labels = json::at(object, "spec.template.metadata.labels").cloned();
+    if json::object(object, "metadata.labels").is_none_or(serde_json::Map::is_empty)
+        && let Some(labels) = labels
+    {
+        json::object_mut(object, "metadata").insert("labels".into(), labels);
+    }
 }
 
 /// Labels the template with the job's uid and name, and selects by the uid.

@@ -192,7 +192,7 @@ async fn kubectl_applies_on_the_server() {
     cluster.run("scale deployment myapp --replicas=5").await;
     let refused = cluster.feed("apply --server-side -f -", &book).await;
     let text = String::from_utf8_lossy(&refused.stderr).into_owned();
-    assert!(text.contains("conflict with \"kubectl\"") && text.contains(".spec.replicas"), "{text}");
+    assert!(text.contains("conflict with \"kubectl") && text.contains(".spec.replicas"), "{text}");
     let diff = cluster.feed("diff --server-side --force-conflicts -f -", &book).await;
     assert!(String::from_utf8_lossy(&diff.stdout).contains("+  replicas: 2"));
     let forced = cluster.feed("apply --server-side --force-conflicts -f -", &book).await;
