@@ -78,7 +78,12 @@ impl Storage {
         }
         let operation = |(plural, object): (&str, Value)| {
             let kind = self.registry.kind("", plural).expect("the core kinds are built in");
-            let object = crate::storage::begin_creation(kind, namespace, object, crate::storage::Tracking::Difference)?;
+            let object = crate::storage::begin_creation(
+                kind,
+                namespace,
+                object,
+                crate::storage::Tracking::Difference,
+            )?;
             Ok(Operation::Put(kind.key(namespace, json::name(&object)), record::encode(kind, &object)?))
         };
         objects.into_iter().map(operation).collect()

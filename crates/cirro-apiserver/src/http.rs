@@ -25,6 +25,7 @@ mod read;
 mod route;
 mod scale;
 mod serve;
+mod swagger;
 mod watch;
 mod write;
 

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::negotiate::aggregated_discovery;
 use super::route::Route;
-use super::{answer, openapi};
+use super::{answer, openapi, swagger};
 use crate::error;
 use crate::registry::{Group, Registry, Served, join_version};
 
@@ -33,7 +33,7 @@ pub(super) fn answer(
         }
         (Route::OpenApiIndex, _) => Ok(answer::document(&openapi::index(registry))),
         (Route::OpenApi(group, version), _) => openapi::document(registry, group, version),
-        (Route::OpenApiV2, _) => openapi::swagger(request.headers(), registry),
+        (Route::OpenApiV2, _) => swagger::answer(request.headers(), registry),
         (Route::Root, _) => Ok(answer::document(&root(registry))),
         _ => Err(error::no_such_path()),
     }

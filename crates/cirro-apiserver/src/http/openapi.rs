@@ -8,7 +8,7 @@ use std::sync::{Mutex, OnceLock};
 
 use axum::body::Body;
 use axum::http::Response;
-use axum::http::header::{ACCEPT, CACHE_CONTROL, ETAG, HeaderMap, HeaderValue};
+use axum::http::header::{CACHE_CONTROL, ETAG, HeaderValue};
 use bytes::Bytes;
 use cirro_seams::api::ApiError;
 use flate2::read::GzDecoder;
@@ -43,7 +43,7 @@ fn path_of(group: &str, version: &str) -> String {
 }
 
 /// Returns what changes when any document does: the schemas and this program's version.
-fn hash() -> &'static str {
+pub(super) fn hash() -> &'static str {
     static HASH: OnceLock<String> = OnceLock::new();
     HASH.get_or_init(|| {
         let mut hash = Sha256::new();
@@ -62,27 +62,32 @@ pub(super) fn document(registry: &Registry, group: &str, version: &str) -> Resul
     let text = match kept {
         Some(kept) => inflate(&kept),
         None => {
-            let text = write_document(&kinds);
+            let text = write_document(&kinds).into_bytes();
             KEPT.lock().expect("no panic while it is held").insert(path, deflate(&text));
             text
         }
     };
     let mut response = answer::bytes(text.into());
-    let tag = HeaderValue::from_str(&format!("\"{}\"", hash())).expect("it is hexadecimal");
-    response.headers_mut().insert(ETAG, tag);
-    response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("private, no-cache"));
+    tagged(&mut response, hash());
     Ok(response)
 }
 
-fn inflate(bytes: &[u8]) -> String {
-    let mut text = String::new();
-    GzDecoder::new(bytes).read_to_string(&mut text).expect("it was written by this program");
-    text
+/// Lets clients keep a document until its tag changes.
+pub(super) fn tagged(response: &mut Response<Body>, tag: &str) {
+    let tag = HeaderValue::from_str(&format!("\"{tag}\"")).expect("it is hexadecimal");
+    response.headers_mut().insert(ETAG, tag);
+    response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("private, no-cache"));
 }
 
-fn deflate(text: &str) -> Bytes {
+pub(super) fn inflate(bytes: &[u8]) -> Vec<u8> {
+    let mut content = Vec::new();
+    GzDecoder::new(bytes).read_to_end(&mut content).expect("it was written by this program");
+    content
+}
+
+pub(super) fn deflate(content: &[u8]) -> Bytes {
     let mut encoder = GzEncoder::new(Vec::new(), flate2::Compression::fast());
-    encoder.write_all(text.as_bytes()).expect("memory takes it");
+    encoder.write_all(content).expect("memory takes it");
     encoder.finish().expect("memory takes it").into()
 }
 
@@ -106,9 +111,9 @@ fn write_document(kinds: &[&Served]) -> String {
 }
 
 /// Calls `use_them` with the definitions that `roots` need.
-fn with_schemas<T>(roots: &[&str], use_them: impl FnOnce(&BTreeMap<&str, &RawValue>) -> T) -> T {
+pub(super) fn with_schemas<T>(roots: &[&str], use_them: impl FnOnce(&BTreeMap<&str, &RawValue>) -> T) -> T {
     let text = inflate(DEFINITIONS);
-    let all: HashMap<&str, &RawValue> = serde_json::from_str(&text).expect("the file is built in");
+    let all: HashMap<&str, &RawValue> = serde_json::from_slice(&text).expect("the file is built in");
     let mut found = BTreeMap::new();
     let mut wanted: BTreeSet<&str> = roots.iter().copied().collect();
     while let Some(name) = wanted.pop_first() {
@@ -120,16 +125,19 @@ fn with_schemas<T>(roots: &[&str], use_them: impl FnOnce(&BTreeMap<&str, &RawVal
     use_them(&found)
 }
 
+/// Returns the path of the objects of a kind, of one namespace when it has them.
+pub(super) fn collection_path(served: &Served) -> String {
+    let root = path_of(served.group(), served.version());
+    let place = if served.kind.namespaced { "namespaces/{namespace}/" } else { "" };
+    format!("/{root}/{place}{}", served.kind.plural)
+}
+
 /// Returns the paths of a kind.
 fn paths(served: &Served) -> Vec<(String, Value)> {
     let kind = &served.kind;
     let root = format!("/{}", path_of(served.group(), served.version()));
     let all = format!("{root}/{}", kind.plural);
-    let collection = if kind.namespaced {
-        format!("{root}/namespaces/{{namespace}}/{}", kind.plural)
-    } else {
-        all.clone()
-    };
+    let collection = collection_path(served);
     let one = format!("{collection}/{{name}}");
     if !kind.stored {
         return vec![(collection, operations(served, &[("post", "post")]))];
@@ -197,29 +205,6 @@ fn operation(served: &Served, method: &str, action: &str) -> Value {
 fn capital(text: &str) -> String {
     let mut letters = text.split('.').next().unwrap_or_default().chars();
     letters.next().map(|first| first.to_uppercase().chain(letters).collect()).unwrap_or_default()
-}
-
-/// Answers `/openapi/v2` in JSON; its protobuf form is not written, and clients use v3 first.
-pub(super) fn swagger(headers: &HeaderMap, registry: &Registry) -> Result<Response<Body>, ApiError> {
-    let accepts: Vec<_> = headers.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok()).collect();
-    let json = accepts.is_empty()
-        || accepts.iter().flat_map(|one| one.split(',')).any(|one| {
-            matches!(
-                one.split(';').next().unwrap_or_default().trim(),
-                "application/json" | "*/*" | "application/*"
-            )
-        });
-    if !json {
-        return Err(error::not_acceptable());
-    }
-    let kinds = registry.kinds();
-    let roots: Vec<&str> = kinds.iter().map(|kind| kind.schema.as_str()).collect();
-    let schemas =
-        with_schemas(&roots, |schemas| serde_json::to_string(schemas).expect("definitions are JSON"));
-    let schemas = schemas.replace("#/components/schemas/", "#/definitions/");
-    let info = json!({"title": "Kubernetes", "version": crate::VERSION});
-    let text = format!(r#"{{"swagger":"2.0","info":{info},"paths":{{}},"definitions":{schemas}}}"#);
-    Ok(answer::bytes(text.into()))
 }
 
 #[cfg(test)]

@@ -22,7 +22,7 @@ const PLACES: [&str; 2] = ["/usr/lib/google-cloud-sdk/bin/kubectl.1.32", "/usr/b
 pub(crate) struct Cluster {
     pub(crate) server: ApiServer,
     pub(crate) home: TempDir,
-    kubectl: &'static str,
+    kubectl: String,
     shutdown: CancellationToken,
 }
 
@@ -50,11 +50,11 @@ impl Cluster {
             let (server, shutdown) = (server.clone(), shutdown.clone());
             async move { server.serve(listener, tls, shutdown).await }
         });
-        Some(Self { server, home, kubectl, shutdown })
+        Some(Self { server, home, kubectl: kubectl.to_owned(), shutdown })
     }
 
     pub(crate) fn command(&self, line: &str) -> Command {
-        let mut command = Command::new(self.kubectl);
+        let mut command = Command::new(&self.kubectl);
         command
             .args(line.split(' '))
             .env_clear()
@@ -210,6 +210,34 @@ async fn kubectl_applies_on_the_server() {
         .await;
     let moved = cluster.feed("apply --server-side -f -", &book.replace("myapp", "old")).await;
     assert!(moved.status.success(), "{}", String::from_utf8_lossy(&moved.stderr));
+}
+
+#[tokio::test]
+async fn older_and_newer_kubectls_validate_explain_and_apply() {
+    let Some(mut cluster) = Cluster::start().await else { return };
+    for version in ["1.27", "1.28", "1.33"] {
+        let place = format!("/usr/lib/google-cloud-sdk/bin/kubectl.{version}");
+        if !Path::new(&place).exists() {
+            eprintln!("skipped: there is no kubectl {version}");
+            continue;
+        }
+        cluster.kubectl = place;
+        let name = format!("v{}", version.replace('.', "-"));
+        let book = BOOK.replace("myapp", &name);
+        let applied = cluster.feed("apply -f -", &book).await;
+        let complaint = String::from_utf8_lossy(&applied.stderr).into_owned();
+        assert!(applied.status.success(), "{version}: {complaint}");
+        let strict = cluster.feed("apply -f -", &book.replace("replicas: 2", "replicaz: 2")).await;
+        let complaint = String::from_utf8_lossy(&strict.stderr).into_owned();
+        assert!(!strict.status.success() && complaint.contains("replicaz"), "{version}: {complaint}");
+        let told = cluster.run("explain deployment.spec.replicas").await;
+        assert!(told.contains("Number of desired pods"), "{version}: {told}");
+        cluster.run(&format!("create configmap {name} --from-literal=a=b")).await;
+        let raw = cluster
+            .feed("create -f -", &format!("{{apiVersion: v1, kind: Secret, metadata: {{name: {name}}}}}"))
+            .await;
+        assert!(raw.status.success(), "{version}");
+    }
 }
 
 #[tokio::test]

@@ -1,0 +1,165 @@
+//! `/openapi/v2`: all kinds in one document, as JSON or as gnostic's protobuf, which kubectl up to 1.28 asks for.
+//!
+//! Clients read the definitions (validation, explain) and the parameters of the patch operations (what the server
+//! understands), so those are what the document has. It is written at the first request for it and kept compressed.
+
+use std::sync::OnceLock;
+
+use axum::body::Body;
+use axum::http::Response;
+use axum::http::header::{ACCEPT, CONTENT_TYPE, HeaderMap, HeaderValue};
+use bytes::Bytes;
+use cirro_seams::api::ApiError;
+use serde_json::{Map, Value, json};
+
+use super::answer;
+use super::openapi::{collection_path, deflate, hash, inflate, tagged, with_schemas};
+use crate::error;
+use crate::registry::Registry;
+
+mod proto;
+
+const PROTOBUF: &str = "application/com.github.proto-openapi.spec.v2@v1.0+protobuf";
+const REFERENCE: &str = "#/components/schemas/";
+
+/// A form of the document.
+#[derive(Clone, Copy)]
+enum Form {
+    Json,
+    Protobuf,
+}
+
+/// Answers with the document.
+pub(super) fn answer(headers: &HeaderMap, registry: &Registry) -> Result<Response<Body>, ApiError> {
+    static JSON: OnceLock<Bytes> = OnceLock::new();
+    static PROTO: OnceLock<Bytes> = OnceLock::new();
+    let form = wanted(headers).ok_or_else(error::not_acceptable)?;
+    let (kept, media_type) = match form {
+        Form::Json => (&JSON, "application/json"),
+        Form::Protobuf => (&PROTO, PROTOBUF),
+    };
+    let kept = kept.get_or_init(|| {
+        let document = document(registry);
+        match form {
+            Form::Json => deflate(document.to_string().as_bytes()),
+            Form::Protobuf => deflate(&proto::document(&document)),
+        }
+    });
+    let mut response = answer::bytes(inflate(kept).into());
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(media_type));
+    tagged(&mut response, hash());
+    Ok(response)
+}
+
+/// Returns the first form in `Accept` that there is.
+fn wanted(headers: &HeaderMap) -> Option<Form> {
+    let accepts: Vec<_> = headers.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok()).collect();
+    if accepts.is_empty() {
+        return Some(Form::Json);
+    }
+    let media = accepts.iter().flat_map(|one| one.split(','));
+    let media = media.map(|one| one.split(';').next().unwrap_or_default().trim());
+    media.into_iter().find_map(|media| match media {
+        "application/json" | "*/*" | "application/*" => Some(Form::Json),
+        // Old clients write the version without its number, newer ones as upstream registered it.
+        PROTOBUF | "application/com.github.proto-openapi.spec.v2.v1.0+protobuf" => Some(Form::Protobuf),
+        _ => None,
+    })
+}
+
+fn document(registry: &Registry) -> Value {
+    let mut roots: Vec<String> = Vec::new();
+    let mut paths = Map::new();
+    for group in registry.groups() {
+        for served in group.versions.iter().flat_map(|(_, kinds)| kinds) {
+            roots.push(served.schema().to_owned());
+            let kind = &served.kind;
+            if !kind.stored {
+                continue;
+            }
+            let identity = json!({"group": served.group(), "version": served.version(), "kind": kind.kind});
+            let names = ["dryRun", "fieldManager", "fieldValidation", "force"];
+            let parameters = names.map(|name| {
+                json!({"name": name, "in": "query", "type": if name == "force" { "boolean" } else { "string" },
+                    "uniqueItems": true})
+            });
+            let operation = json!({"consumes": ["application/json-patch+json", "application/merge-patch+json",
+                    "application/strategic-merge-patch+json", "application/apply-patch+yaml"],
+                "produces": ["application/json"], "parameters": parameters,
+                "responses": {"200": {"description": "OK"}},
+                "x-kubernetes-action": "patch", "x-kubernetes-group-version-kind": identity});
+            paths.insert(format!("{}/{{name}}", collection_path(served)), json!({"patch": operation}));
+        }
+    }
+    roots.push("io.k8s.apimachinery.pkg.apis.meta.v1.DeleteOptions".into());
+    let roots: Vec<&str> = roots.iter().map(String::as_str).collect();
+    let definitions = with_schemas(&roots, |schemas| {
+        let converted = schemas.iter().map(|(name, schema)| {
+            let schema = serde_json::from_str(schema.get()).expect("definitions are JSON");
+            ((*name).to_owned(), schema_of_v2(schema))
+        });
+        converted.collect::<Map<_, _>>()
+    });
+    json!({"swagger": "2.0", "info": {"title": "Kubernetes", "version": crate::VERSION},
+        "paths": paths, "definitions": definitions})
+}
+
+/// Writes a schema of OpenAPI v3 as v2 has it: a reference stands alone, and what may be a number or text is text of a
+/// format of its own.
+fn schema_of_v2(schema: Value) -> Value {
+    let Value::Object(mut members) = schema else { return schema };
+    if let Some(Value::Array(all)) = members.remove("allOf") {
+        members.extend(all.into_iter().filter_map(|one| one.as_object().cloned()).flatten());
+    }
+    if let Some(Value::String(reference)) = members.get_mut("$ref") {
+        *reference = reference.replace(REFERENCE, "#/definitions/");
+    }
+    if members.remove("x-kubernetes-int-or-string").is_some() {
+        members.insert("type".into(), "string".into());
+        members.insert("format".into(), "int-or-string".into());
+    }
+    if let Some(Value::Object(properties)) = members.get_mut("properties") {
+        properties.values_mut().for_each(|property| *property = schema_of_v2(property.take()));
+    }
+    for inner in ["items", "additionalProperties"] {
+        if let Some(schema) = members.get_mut(inner) {
+            *schema = schema_of_v2(schema.take());
+        }
+    }
+    Value::Object(members)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn references_stand_alone_and_lead_somewhere() {
+        let document = document(&crate::kinds::registry());
+        let definitions = document["definitions"].as_object().unwrap();
+        let text = document.to_string();
+        assert!(!text.contains("allOf") && !text.contains(REFERENCE));
+        for rest in text.split("\"#/definitions/").skip(1) {
+            assert!(definitions.contains_key(rest.split('"').next().unwrap()));
+        }
+        let port = &definitions["io.k8s.apimachinery.pkg.util.intstr.IntOrString"];
+        assert_eq!((&port["type"], &port["format"]), (&json!("string"), &json!("int-or-string")));
+    }
+
+    #[test]
+    fn patches_name_their_parameters() {
+        let document = document(&crate::kinds::registry());
+        let patch = &document["paths"]["/apis/apps/v1/namespaces/{namespace}/deployments/{name}"]["patch"];
+        assert_eq!(patch["parameters"][2]["name"], "fieldValidation");
+        assert_eq!(patch["x-kubernetes-group-version-kind"]["kind"], "Deployment");
+    }
+
+    #[test]
+    fn clients_choose_the_form() {
+        let headers =
+            |accept: &'static str| HeaderMap::from_iter([(ACCEPT, HeaderValue::from_static(accept))]);
+        assert!(matches!(wanted(&HeaderMap::new()), Some(Form::Json)));
+        assert!(matches!(wanted(&headers(PROTOBUF)), Some(Form::Protobuf)));
+        assert!(wanted(&headers("text/html")).is_none());
+    }
+}
