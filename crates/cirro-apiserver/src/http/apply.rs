@@ -13,6 +13,7 @@ use crate::decode::{self, Decoded};
 use crate::error;
 use crate::json;
 use crate::managed;
+use crate::rbac::Access;
 use crate::registry::Subresource;
 use crate::storage::{Target, Tracking};
 
@@ -71,6 +72,11 @@ impl Call {
                 Err(refusal) if refusal.is_not_found() && target == Target::Object => {}
                 Err(refusal) => return Err(refusal),
             }
+            // The request was let through as a patch.
+            let name = self.place().name;
+            let create =
+                Access::to_resource("create", self.served.group(), &kind.plural, "", self.namespace(), name);
+            storage.authorize(&self.user, &create).await?;
             let nothing = json!({"metadata": {}});
             let object = managed::applied(kind, target, &nothing, &config, manager, force)?;
             let created =

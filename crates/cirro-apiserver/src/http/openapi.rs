@@ -19,7 +19,6 @@ use sha2::{Digest as _, Sha256};
 
 use super::answer;
 use super::discovery::served;
-use crate::error;
 use crate::registry::{Registry, Served, Subresource};
 
 static DEFINITIONS: &[u8] = include_bytes!("../../data/definitions.json.gz");

@@ -88,3 +88,25 @@ async fn status_and_object_have_managers_of_their_own() {
     let bare = read(server.respond(&admin(), asked).await).await;
     assert_eq!(bare.body["metadata"].get("managedFields"), None);
 }
+
+#[tokio::test]
+async fn whoever_may_only_patch_creates_nothing() {
+    let server = server().await;
+    let rbac = "/apis/rbac.authorization.k8s.io/v1/namespaces/default";
+    let rules = json!([{"apiGroups": ["apps"], "resources": ["deployments"], "verbs": ["patch"]}]);
+    let role = json!({"metadata": {"name": "patcher"}, "rules": rules});
+    assert_eq!(send(&server, "POST", &format!("{rbac}/roles"), &role).await.code, 201);
+    let group = "rbac.authorization.k8s.io";
+    let binding = json!({"metadata": {"name": "patcher"},
+        "roleRef": {"apiGroup": group, "kind": "Role", "name": "patcher"},
+        "subjects": [{"apiGroup": group, "kind": "User", "name": "jane"}]});
+    assert_eq!(send(&server, "POST", &format!("{rbac}/rolebindings"), &binding).await.code, 201);
+    let groups = vec!["system:authenticated".to_owned()];
+    let jane = cirro_apiserver::User { name: "jane".into(), groups, ..admin() };
+    let path = format!("{PATH}?fieldManager=jane");
+    let asked = || request("PATCH", &path, "application/apply-patch+yaml", config(Some(1), "a").to_string());
+    let refused = read(server.respond(&jane, asked()).await).await;
+    assert_eq!(refused.code, 403, "{}", refused.body);
+    apply(&server, "fieldManager=me", &config(Some(1), "a")).await;
+    assert_eq!(read(server.respond(&jane, asked()).await).await.code, 200);
+}
