@@ -19,7 +19,9 @@ use crate::registry::Registry;
 
 mod proto;
 
-const PROTOBUF: &str = "application/com.github.proto-openapi.spec.v2@v1.0+protobuf";
+/// What old clients ask for; it is no media type by the rules, so answers carry the other name.
+const ASKED: &str = "application/com.github.proto-openapi.spec.v2@v1.0+protobuf";
+const PROTOBUF: &str = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf";
 const REFERENCE: &str = "#/components/schemas/";
 
 /// A form of the document.
@@ -61,8 +63,7 @@ fn wanted(headers: &HeaderMap) -> Option<Form> {
     let media = media.map(|one| one.split(';').next().unwrap_or_default().trim());
     media.into_iter().find_map(|media| match media {
         "application/json" | "*/*" | "application/*" => Some(Form::Json),
-        // Old clients write the version without its number, newer ones as upstream registered it.
-        PROTOBUF | "application/com.github.proto-openapi.spec.v2.v1.0+protobuf" => Some(Form::Protobuf),
+        ASKED | PROTOBUF => Some(Form::Protobuf),
         _ => None,
     })
 }
@@ -159,7 +160,7 @@ mod tests {
         let headers =
             |accept: &'static str| HeaderMap::from_iter([(ACCEPT, HeaderValue::from_static(accept))]);
         assert!(matches!(wanted(&HeaderMap::new()), Some(Form::Json)));
-        assert!(matches!(wanted(&headers(PROTOBUF)), Some(Form::Protobuf)));
+        assert!(matches!(wanted(&headers(ASKED)), Some(Form::Protobuf)));
         assert!(wanted(&headers("text/html")).is_none());
     }
 }
