@@ -9,6 +9,7 @@ use cirro_store::{Condition, Operation};
 use serde_json::{Value, json};
 
 use crate::asker;
+use crate::certificates;
 use crate::json;
 use crate::rbac::{self, escalation};
 use crate::record;
@@ -16,7 +17,13 @@ use crate::registry::Kind;
 use crate::storage::Storage;
 
 mod account;
+mod limits;
+pub(crate) mod quota;
 mod secret;
+mod security;
+mod tolerations;
+
+pub(crate) use security::check_labels;
 
 /// Name of the ConfigMap that holds the authority's certificate in every namespace.
 pub(crate) const ROOT_CA: &str = "kube-root-ca.crt";
@@ -26,6 +33,15 @@ pub(crate) const ROOT_CA: &str = "kube-root-ca.crt";
 pub(crate) struct Admitted {
     pub(crate) conditions: Vec<Condition>,
     pub(crate) operations: Vec<Operation>,
+}
+
+impl Admitted {
+    /// Puts two together.
+    pub(crate) fn and(mut self, other: Self) -> Self {
+        self.conditions.extend(other.conditions);
+        self.operations.extend(other.operations);
+        self
+    }
 }
 
 impl Storage {
@@ -41,7 +57,18 @@ impl Storage {
         old: Option<&Value>,
     ) -> Result<(), ApiError> {
         match (kind.group.as_str(), kind.plural.as_str(), old) {
-            ("", "pods", None) => account::admit(self, kind, namespace, new).await,
+            ("", "pods", None) => {
+                account::admit(self, kind, namespace, new).await?;
+                tolerations::admit(new);
+                limits::admit(self, kind, namespace, new).await
+            }
+            ("", "persistentvolumeclaims", None) => limits::admit(self, kind, namespace, new).await,
+            ("", "resourcequotas", _) => {
+                let counted =
+                    old.is_some_and(|old| old["spec"] == new["spec"] && old.get("status").is_some());
+                if counted { Ok(()) } else { self.count(namespace, new).await }
+            }
+            (certificates::GROUP, "certificatesigningrequests", None) => certificates::admit(kind, new),
             ("", "secrets", _) => secret::admit(self, namespace, new).await,
             _ => Ok(()),
         }
@@ -57,16 +84,19 @@ impl Storage {
         new: &Value,
         old: Option<&Value>,
     ) -> Result<Admitted, ApiError> {
-        let mut admitted = Admitted::default();
+        let namespace = json::namespace(new);
+        if kind.namespaced {
+            security::check(self, kind, namespace, new, old).await?;
+        }
         if kind.group == rbac::GROUP
             && let Some(user) = asker::current()
         {
             escalation::check(&*self.rbac.policy().await?, &user, kind, new, old)?;
         }
         if kind.group.is_empty() && kind.plural == "namespaces" && old.is_none() {
-            admitted.operations = self.furnish(json::name(new))?;
+            return Ok(Admitted { conditions: Vec::new(), operations: self.furnish(json::name(new))? });
         }
-        Ok(admitted)
+        Ok(Admitted::default())
     }
 
     /// Returns what a new namespace gets in its own transaction, so that the first pod finds its account.

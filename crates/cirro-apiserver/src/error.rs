@@ -120,6 +120,12 @@ pub(crate) fn internal(message: impl Into<String>) -> ApiError {
     error(500, "InternalError", format!("Internal error occurred: {message}"), Some(details))
 }
 
+/// 429 for one who has too many requests waiting.
+pub(crate) fn too_many_requests() -> ApiError {
+    let message = "too many requests, please try again later";
+    error(429, "TooManyRequests", message.into(), Some(json!({"retryAfterSeconds": 1})))
+}
+
 /// 503 for a part of the cloud that is not there (yet).
 pub(crate) fn unavailable(message: String) -> ApiError {
     error(503, "ServiceUnavailable", message, None)

@@ -13,6 +13,7 @@ use crate::tokens;
 mod access;
 mod answer;
 mod apply;
+mod approval;
 mod console;
 mod delete;
 mod discovery;
@@ -50,9 +51,14 @@ impl ApiServer {
             return Ok(answer::text("ok"));
         }
         let user = self.storage.authenticate(connection, request.headers()).await?;
+        let _seat = self.storage.fairness.seat(&user).await?;
         let wanted = access::of(&request, &route);
         self.storage.authorize(&user, &wanted).await?;
-        asker::scope(user.clone(), self.route(&user, route, request)).await
+        let (response, warnings) = asker::scope(user.clone(), self.route(&user, route, request)).await;
+        response.map(|mut response| {
+            answer::warn(response.headers_mut(), &warnings);
+            response
+        })
     }
 
     async fn route(
@@ -98,7 +104,7 @@ fn find_subresource(served: &Served, name: &str) -> Result<Subresource, ApiError
     let known = served.kind.subresources.iter().find(|subresource| subresource.name() == name);
     match known {
         Some(subresource) => Ok(*subresource),
-        None if ["portforward", "proxy", "ephemeralcontainers", "approval", "resize"].contains(&name) => {
+        None if ["portforward", "proxy", "ephemeralcontainers", "resize"].contains(&name) => {
             Err(error::not_supported(&format!("the subresource {}/{name}", served.kind.plural)))
         }
         None => Err(error::no_such_path()),
@@ -137,7 +143,7 @@ impl Call {
                 let name = self.path.name.clone();
                 self.watch(name.as_deref()).await
             }
-            (Method::GET, true, None | Some(Subresource::Status)) => self.get().await,
+            (Method::GET, true, None | Some(Subresource::Status | Subresource::Approval)) => self.get().await,
             (Method::PUT, true, None | Some(Subresource::Status)) => self.update(subresource, request).await,
             (Method::PATCH, true, None | Some(Subresource::Status)) => self.patch(subresource, request).await,
             (Method::DELETE, true, None) => self.delete(request).await,
@@ -145,6 +151,7 @@ impl Call {
             (Method::PUT, true, Some(Subresource::Scale)) => self.update_scale(request).await,
             (Method::PATCH, true, Some(Subresource::Scale)) => self.patch_scale(request).await,
             (Method::POST, true, Some(Subresource::Binding)) => self.bind(request).await,
+            (Method::PUT | Method::PATCH, true, Some(Subresource::Approval)) => self.approve(request).await,
             (Method::POST, true, Some(Subresource::Token)) => self.token(request).await,
             (Method::POST, true, Some(Subresource::Eviction)) => self.evict(request).await,
             (Method::PUT, true, Some(Subresource::Finalize)) => self.finalize(request).await,

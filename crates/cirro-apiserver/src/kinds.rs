@@ -7,6 +7,7 @@ use crate::registry::{Kind, Registry};
 mod apps;
 mod autoscaling;
 mod batch;
+mod certificates;
 mod classes;
 mod compute;
 mod coordination;
@@ -15,6 +16,7 @@ mod discovery;
 mod event;
 mod extension;
 mod flowcontrol;
+mod limits;
 mod network;
 mod networking;
 mod pod;
@@ -28,11 +30,13 @@ mod volume;
 mod workload;
 
 pub(crate) use classes::system_priorities;
+pub(crate) use pod::quality_of_service;
 
 /// Returns the registry of everything that is served.
 pub(crate) fn registry() -> Registry {
     let groups: &[fn() -> Vec<Kind>] = &[
         core::kinds,
+        limits::kinds,
         volume::kinds,
         workload::core_kinds,
         apps::kinds,
@@ -43,6 +47,7 @@ pub(crate) fn registry() -> Registry {
         networking::kinds,
         reviews::kinds,
         rbac::kinds,
+        certificates::kinds,
         coordination::kinds,
         discovery::kinds,
         classes::kinds,

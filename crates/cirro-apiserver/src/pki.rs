@@ -22,6 +22,8 @@ use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::WebPkiClientVerifier;
 
+pub(crate) mod issue;
+
 const CA_YEARS: i16 = 10;
 const LEAF_YEARS: i16 = 1;
 

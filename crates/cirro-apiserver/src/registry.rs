@@ -71,6 +71,8 @@ pub(crate) enum Subresource {
     Console,
     /// A token of a service account.
     Token,
+    /// Approval or denial of a signing request.
+    Approval,
 }
 
 impl Subresource {
@@ -87,6 +89,7 @@ impl Subresource {
             Self::Attach => "attach",
             Self::Console => "console",
             Self::Token => "token",
+            Self::Approval => "approval",
         }
     }
 
@@ -99,14 +102,14 @@ impl Subresource {
             Self::Exec => Some(("", "v1", "PodExecOptions")),
             Self::Attach => Some(("", "v1", "PodAttachOptions")),
             Self::Token => Some(("authentication.k8s.io", "v1", "TokenRequest")),
-            Self::Status | Self::Finalize | Self::Log | Self::Console => None,
+            Self::Status | Self::Finalize | Self::Log | Self::Console | Self::Approval => None,
         }
     }
 
     /// Returns the verbs that discovery names.
     pub(crate) fn verbs(self) -> &'static [&'static str] {
         match self {
-            Self::Status | Self::Scale => &["get", "patch", "update"],
+            Self::Status | Self::Scale | Self::Approval => &["get", "patch", "update"],
             Self::Binding | Self::Eviction | Self::Token => &["create"],
             Self::Finalize => &["update"],
             Self::Log | Self::Console => &["get"],

@@ -17,6 +17,7 @@ use crate::kinds;
 use crate::pki::{Pki, PkiError};
 use crate::rbac::{self, Rbac};
 use crate::record::DecodeCache;
+use crate::sealed::SealedStore;
 use crate::storage::{Place, Storage};
 use crate::tokens::Tokens;
 
@@ -52,11 +53,27 @@ pub struct ApiServer {
     node_streams: Arc<RwLock<Option<Arc<dyn NodeStreams>>>>,
 }
 
-/// Opens, or makes, the keys of the server. Blocks.
-fn open_keys(directory: Option<&Path>) -> Result<(Tokens, Option<Arc<Pki>>), PkiError> {
-    // The authority first: it makes the directory.
-    let pki = directory.map(Pki::open).transpose()?;
-    Ok((Tokens::open(directory)?, pki.map(Arc::new)))
+/// What the server has by its keys.
+struct Keys {
+    tokens: Tokens,
+    pki: Option<Arc<Pki>>,
+    store: Arc<dyn ObjectStore>,
+    /// The same store, when it seals secrets.
+    sealed: Option<Arc<SealedStore>>,
+}
+
+impl Keys {
+    /// Opens, or makes, the keys of the server. Blocks.
+    fn open(store: Arc<dyn ObjectStore>, directory: Option<&Path>) -> Result<Self, PkiError> {
+        let Some(directory) = directory else {
+            return Ok(Self { tokens: Tokens::open(None)?, pki: None, store, sealed: None });
+        };
+        // The authority first: it makes the directory.
+        let pki = Arc::new(Pki::open(directory)?);
+        let sealed = Arc::new(SealedStore::open(store, directory)?);
+        let tokens = Tokens::open(Some(directory))?;
+        Ok(Self { tokens, pki: Some(pki), store: sealed.clone(), sealed: Some(sealed) })
+    }
 }
 
 /// Writes an error with its sources.
@@ -78,11 +95,16 @@ impl ApiServer {
     /// When the store fails.
     pub async fn open(store: Arc<dyn ObjectStore>, options: Options) -> Result<Self, ApiError> {
         let keys = options.keys.clone();
-        let opened = tokio::task::spawn_blocking(move || open_keys(keys.as_deref())).await;
+        let opened = tokio::task::spawn_blocking(move || Keys::open(store, keys.as_deref())).await;
         let opened = opened.map_err(|why| error::internal(why.to_string()))?;
-        let (tokens, pki) = opened.map_err(|why| error::internal(chain(&why)))?;
+        let Keys { tokens, pki, store, sealed } = opened.map_err(|why| error::internal(chain(&why)))?;
+        if let Some(sealed) = sealed {
+            sealed.seal_all().await.map_err(|source| error::store(source, store.revision()))?;
+        }
         let storage = Storage {
             rbac: Rbac::new(store.clone()),
+            quotas: Default::default(),
+            fairness: Default::default(),
             tokens,
             pki,
             store,

@@ -15,8 +15,11 @@ use ipnet::Ipv4Net;
 use serde_json::Value;
 use tokio::sync::mpsc;
 
+use crate::admission::Admitted;
+use crate::admission::quota::Gate;
 use crate::allocate::{self, Pool};
 use crate::error::{self, Causes};
+use crate::fairness::Fairness;
 use crate::json;
 use crate::managed;
 use crate::pki::Pki;
@@ -42,6 +45,8 @@ pub(crate) struct Storage {
     pub(crate) registry: Registry,
     pub(crate) decoded: DecodeCache,
     pub(crate) rbac: Rbac,
+    pub(crate) quotas: Gate,
+    pub(crate) fairness: Fairness,
     pub(crate) tokens: Tokens,
     /// The cloud's authority, where there is one.
     pub(crate) pki: Option<Arc<Pki>>,
@@ -135,11 +140,13 @@ impl Storage {
             let mut object = object.clone();
             let generated = generate_name(&mut object);
             kind.strategy.named(&mut object);
+            let _pass = self.pass(kind, namespace).await?;
             let guard = self.namespace_guard(kind, namespace, json::name(&object)).await?;
             self.admit(kind, namespace, &mut object, None).await?;
             let (claims, value) = self.complete_creation(kind, &mut object).await?;
             let place = Place { kind, namespace, name: json::name(&object) };
             let admitted = self.check(kind, &object, None).await?;
+            let admitted = admitted.and(self.charge(kind, namespace, None, Some(&object)).await?);
             let mut conditions = admitted.conditions;
             conditions.push(Condition::Absent(place.key()));
             conditions.extend(guard);
@@ -256,6 +263,7 @@ impl Storage {
         mut change: impl FnMut(&Value) -> Result<Value, ApiError> + Send,
     ) -> Result<Arc<Value>, ApiError> {
         for _ in 0..MAX_ATTEMPTS {
+            let _pass = self.pass(place.kind, place.namespace).await?;
             let record = self.record(place).await?;
             let old = self.decoded.decode(&record)?;
             let mut new = change(&old)?;
@@ -273,6 +281,8 @@ impl Storage {
                 (_, sent) => managed::restored(&mut new, &old, sent),
             };
             self.complete_update(place.kind, target, &mut new, &old).await?;
+            let after = (!delete::is_over(place.kind, &new)).then_some(&new);
+            let admitted = self.charge(place.kind, place.namespace, Some(&old), after).await?;
             if new == *old {
                 return Ok(old);
             }
@@ -282,7 +292,7 @@ impl Storage {
             if dry_run {
                 return Ok(Arc::new(new));
             }
-            match self.commit_update(place, &record, &old, new).await {
+            match self.commit_update(place, &record, &old, new, admitted).await {
                 Ok(done) => return Ok(done),
                 Err(StoreError::Conflict { .. }) => {}
                 Err(source) => return Err(self.translate(source)),
@@ -327,10 +337,11 @@ impl Storage {
         record: &Record,
         old: &Value,
         new: Value,
+        admitted: Admitted,
     ) -> Result<Arc<Value>, StoreError> {
         let (before, after) = (place.kind.strategy.claims(old), place.kind.strategy.claims(&new));
-        let mut conditions = vec![Condition::Revision(place.key(), record.revision)];
-        let mut operations = Vec::new();
+        let Admitted { mut conditions, mut operations } = admitted;
+        conditions.push(Condition::Revision(place.key(), record.revision));
         let gone = delete::is_over(place.kind, &new);
         if gone {
             operations.push(Operation::Delete(place.key()));

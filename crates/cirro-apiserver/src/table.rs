@@ -10,9 +10,11 @@ use crate::registry::Served;
 
 pub(crate) mod apps;
 pub(crate) mod batch;
+pub(crate) mod certificates;
 pub(crate) mod cluster;
 pub(crate) mod core;
 pub(crate) mod discovery;
+pub(crate) mod limits;
 pub(crate) mod networking;
 pub(crate) mod own;
 pub(crate) mod pod;

@@ -138,6 +138,10 @@ impl Controller {
             // An owner of a kind that is not served cannot be seen; it is left alone.
             return Ok(Some(Arc::new(Value::Null)));
         };
+        if kind.namespaced && dependent.namespace.is_empty() {
+            // A name alone does not find an object in a namespace; not finding it proves nothing.
+            return Ok(Some(Arc::new(Value::Null)));
+        }
         let of = if kind.namespaced { dependent.namespace.as_str() } else { "" };
         let wanted = text(owner, "/uid");
         if let Some(found) = cache.get(of, text(owner, "/name")).filter(|found| uid(found) == wanted) {

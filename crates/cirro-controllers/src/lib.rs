@@ -8,6 +8,7 @@ mod accounts;
 mod cluster_roles;
 mod deployment;
 mod endpoints;
+mod events;
 mod garbage;
 mod namespace;
 mod ownership;
@@ -59,6 +60,7 @@ pub async fn run(api: Arc<dyn Api>, kinds: Vec<ResourceInfo>, stop: Cancellation
     controllers.spawn(replicaset::run(context.clone()));
     controllers.spawn(endpoints::run(context.clone()));
     controllers.spawn(garbage::run(context.clone(), kinds.clone()));
+    controllers.spawn(events::run(context.clone()));
     controllers.spawn(accounts::run(context.clone()));
     controllers.spawn(cluster_roles::run(context.clone()));
     controllers.spawn(namespace::run(context, kinds));

@@ -1,8 +1,8 @@
 //! Answers: objects in the form that was asked for, and refusals as `Status`.
 
 use axum::body::Body;
-use axum::http::header::{CONTENT_TYPE, HeaderValue, WARNING};
-use axum::http::{Response, StatusCode};
+use axum::http::header::{CONTENT_TYPE, HeaderValue, RETRY_AFTER, WARNING};
+use axum::http::{HeaderMap, Response, StatusCode};
 use bytes::Bytes;
 use cirro_seams::api::ApiError;
 use cirro_store::Record;
@@ -127,14 +127,19 @@ impl Answer<'_> {
 
     fn finish(self, status: StatusCode, body: Bytes) -> Response<Body> {
         let mut response = json_bytes(status, body);
-        for warning in self.warnings.iter().take(MAX_WARNINGS) {
-            let text: String = warning.chars().filter(|c| !c.is_control()).take(MAX_WARNING).collect();
-            let text = text.replace('\\', "\\\\").replace('"', "\\\"");
-            if let Ok(value) = HeaderValue::from_str(&format!("299 - \"{text}\"")) {
-                response.headers_mut().append(WARNING, value);
-            }
-        }
+        warn(response.headers_mut(), &self.warnings);
         response
+    }
+}
+
+/// Adds warnings to the head of an answer.
+pub(crate) fn warn(headers: &mut HeaderMap, warnings: &[String]) {
+    for warning in warnings.iter().take(MAX_WARNINGS) {
+        let text: String = warning.chars().filter(|c| !c.is_control()).take(MAX_WARNING).collect();
+        let text = text.replace('\\', "\\\\").replace('"', "\\\"");
+        if let Ok(value) = HeaderValue::from_str(&format!("299 - \"{text}\"")) {
+            headers.append(WARNING, value);
+        }
     }
 }
 
@@ -177,5 +182,9 @@ pub(crate) fn refusal(refusal: &ApiError) -> Response<Body> {
     if status.is_server_error() && refusal.code == 500 {
         tracing::error!(%refusal, "request failed");
     }
-    json_bytes(status, error::status(refusal).to_string().into())
+    let mut response = json_bytes(status, error::status(refusal).to_string().into());
+    if refusal.code == 429 {
+        response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("1"));
+    }
+    response
 }

@@ -105,7 +105,12 @@ impl Call {
         answer.object(StatusCode::OK, &updated)
     }
 
-    fn patched(&self, patch: &Patch, old: &Value, warnings: &mut Vec<String>) -> Result<Value, ApiError> {
+    pub(super) fn patched(
+        &self,
+        patch: &Patch,
+        old: &Value,
+        warnings: &mut Vec<String>,
+    ) -> Result<Value, ApiError> {
         let old = self.served.export(old);
         let mut new = patch.apply(self.served.schema(), &old)?;
         for member in ["apiVersion", "kind"] {
@@ -152,7 +157,7 @@ impl Call {
     }
 
     /// Reads, checks and returns the object in a body, in the request's version.
-    async fn read_object(
+    pub(super) async fn read_object(
         &self,
         request: Request<Body>,
         warnings: &mut Vec<String>,

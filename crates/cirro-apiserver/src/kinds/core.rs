@@ -72,6 +72,10 @@ impl Strategy for Namespace {
         }
     }
 
+    fn validate(&self, object: &Value, causes: &mut Causes) {
+        crate::admission::check_labels(object, causes);
+    }
+
     fn prepare_create(&self, object: &mut Value) {
         let spec = json::object_mut(object, "spec");
         let finalizers = spec.entry("finalizers").or_insert_with(|| json!([]));

@@ -199,7 +199,7 @@ fn requests_from_limits(container: &mut Value) {
 }
 
 /// Returns the class that decides who is evicted first.
-fn quality_of_service(spec: &Value) -> &'static str {
+pub(crate) fn quality_of_service(spec: &Value) -> &'static str {
     let containers = || json::array(spec, "containers").iter().chain(json::array(spec, "initContainers"));
     let of = |container: &Value, list: &str, resource: &str| {
         json::at(container, "resources").and_then(|all| all.get(list)?.get(resource).cloned())

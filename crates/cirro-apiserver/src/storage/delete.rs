@@ -27,6 +27,7 @@ impl Storage {
         dry_run: bool,
     ) -> Result<Deletion, ApiError> {
         for _ in 0..MAX_ATTEMPTS {
+            let _pass = self.pass(place.kind, place.namespace).await?;
             let record = self.record(place).await?;
             let old = self.decoded.decode(&record)?;
             check_preconditions(place, options, &record, &old)?;
@@ -40,7 +41,9 @@ impl Storage {
             }
             // A last state with a deletion timestamp is what watchers of graceful kinds expect, and
             // nothing else saw it.
-            match self.commit_update(place, &record, &old, new).await {
+            let after = (!over).then_some(&new);
+            let admitted = self.charge(place.kind, place.namespace, Some(&old), after).await?;
+            match self.commit_update(place, &record, &old, new, admitted).await {
                 Ok(last) if over => return Ok(Deletion::Done(last)),
                 Ok(marked) => return Ok(Deletion::Begun(marked)),
                 Err(StoreError::Conflict { .. }) => {}

@@ -6,6 +6,7 @@
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Quantity(i128);
 
+const NANO: i128 = 1_000_000_000;
 const INVALID: &str =
     "quantities must match the regular expression '^([+-]?[0-9.]+)([eEinumkKMGTP]*[-+]?[0-9]*)$'";
 
@@ -25,6 +26,47 @@ impl Quantity {
         let mantissa: i128 = if digits.is_empty() { 0 } else { digits.parse().map_err(|_| invalid())? };
         let scaled = scale(mantissa, base, exponent - fraction.len() as i32).ok_or_else(invalid)?;
         Ok(Self(if text.starts_with('-') { -scaled } else { scaled }))
+    }
+
+    /// Nothing.
+    pub(crate) const ZERO: Self = Self(0);
+
+    /// Takes a whole number.
+    pub(crate) fn from_units(units: i64) -> Self {
+        Self(i128::from(units) * NANO)
+    }
+
+    /// Adds.
+    pub(crate) fn plus(self, other: Self) -> Self {
+        Self(self.0.saturating_add(other.0))
+    }
+
+    /// Subtracts.
+    pub(crate) fn minus(self, other: Self) -> Self {
+        Self(self.0.saturating_sub(other.0))
+    }
+
+    /// Returns how often `other`, which is not zero, goes into it.
+    pub(crate) fn ratio(self, other: Self) -> f64 {
+        self.0 as f64 / other.0 as f64
+    }
+
+    /// Writes the quantity in canonical form, with binary suffixes where they were used and fit.
+    pub(crate) fn written(self, binary: bool) -> String {
+        const BINARY: [&str; 7] = ["", "Ki", "Mi", "Gi", "Ti", "Pi", "Ei"];
+        const DECIMAL: [&str; 10] = ["n", "u", "m", "", "k", "M", "G", "T", "P", "E"];
+        if self.0 == 0 {
+            return "0".into();
+        }
+        let whole = self.0 % NANO == 0 && self.0.abs() >= 1024 * NANO;
+        let (mut number, step, suffixes) =
+            if binary && whole { (self.0 / NANO, 1024, &BINARY[..]) } else { (self.0, 1000, &DECIMAL[..]) };
+        let mut at = 0;
+        while number % step == 0 && at + 1 < suffixes.len() {
+            number /= step;
+            at += 1;
+        }
+        format!("{number}{}", suffixes[at])
     }
 
     /// Whether it is below zero.
@@ -94,6 +136,24 @@ mod tests {
     fn nonsense_is_refused() {
         for text in ["", "1 Gi", "abc", "1.2.3", "1gi", "1e99", "Mi", "--1", "1ki"] {
             assert!(Quantity::parse(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn quantities_are_written_in_canonical_form() {
+        for (text, binary, wanted) in [
+            ("0.5", false, "500m"),
+            ("1000m", false, "1"),
+            ("64Mi", true, "64Mi"),
+            ("65536Ki", true, "64Mi"),
+            ("1024", true, "1Ki"),
+            ("1000", true, "1k"),
+            ("1500", false, "1500"),
+            ("2e3", false, "2k"),
+            ("0", true, "0"),
+            ("-1Ki", true, "-1Ki"),
+        ] {
+            assert_eq!(Quantity::parse(text).unwrap().written(binary), wanted, "{text}");
         }
     }
 }

@@ -5,15 +5,15 @@ use std::path::Path;
 use std::process::{Output, Stdio};
 use std::sync::Arc;
 
-use cirro_apiserver::ApiServer;
 use cirro_apiserver::pki::Pki;
+use cirro_apiserver::{ApiServer, Options};
 use serde_json::json;
 use tempfile::TempDir;
 use tokio::io::AsyncWriteExt as _;
 use tokio::process::Command;
 use tokio_util::sync::CancellationToken;
 
-use crate::fixture::{EchoNode, server};
+use crate::fixture::EchoNode;
 
 /// Where kubectl 1.32 may be.
 const PLACES: [&str; 2] = ["/usr/lib/google-cloud-sdk/bin/kubectl.1.32", "/usr/bin/kubectl"];
@@ -35,6 +35,15 @@ impl Drop for Cluster {
 impl Cluster {
     /// Starts it; `None`, said aloud, where there is no kubectl.
     pub(crate) async fn start() -> Option<Self> {
+        Self::start_as(false).await
+    }
+
+    /// Starts one that has the authority itself, and so signs and publishes.
+    pub(crate) async fn start_with_authority() -> Option<Self> {
+        Self::start_as(true).await
+    }
+
+    async fn start_as(authority: bool) -> Option<Self> {
         let Some(kubectl) = PLACES.into_iter().find(|place| Path::new(place).exists()) else {
             eprintln!("skipped: there is no kubectl");
             return None;
@@ -45,7 +54,10 @@ impl Cluster {
         let url = format!("https://{}", listener.local_addr().unwrap());
         std::fs::write(home.path().join("config"), pki.admin_kubeconfig(&url).unwrap()).unwrap();
         let tls = pki.server_tls(&[], &[Ipv4Addr::LOCALHOST.into()]).unwrap();
-        let (server, shutdown) = (server().await, CancellationToken::new());
+        let shutdown = CancellationToken::new();
+        let options = Options { keys: authority.then(|| home.path().join("pki")), ..Options::default() };
+        let store = Arc::new(cirro_store::MemoryObjectStore::new());
+        let server = ApiServer::open(store, options).await.unwrap();
         tokio::spawn({
             let (server, shutdown) = (server.clone(), shutdown.clone());
             async move { server.serve(listener, tls, shutdown).await }

@@ -1,6 +1,8 @@
 //! The server as a whole, over a store in memory.
 
+mod admission;
 mod apply;
+mod certificates;
 mod client;
 mod fixture;
 mod http;

@@ -134,3 +134,30 @@ async fn an_owner_that_is_going_adopts_nothing_even_when_its_end_is_heard_late()
         assert!(owner.is_none(), "taken back by an owner that is going");
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn an_owner_that_cannot_be_found_by_its_name_keeps_what_it_owns() {
+    let world = World::start(27).await;
+    let group = "rbac.authorization.k8s.io/v1";
+    let role = |name: &str, kind: &str, version: &str| {
+        let owner = json!({"apiVersion": version, "kind": kind, "name": "gone", "uid": "1"});
+        json!({"apiVersion": group, "kind": "ClusterRole", "metadata": {"name": name, "ownerReferences": [owner]}})
+    };
+    // In a namespace that nobody names, of a kind that is not served, and gone indeed.
+    let kept = [role("a", "ConfigMap", "v1"), role("b", "Thing", "example.com/v1")];
+    let mut living = Vec::new();
+    for one in kept {
+        living.push(world.create(one).await);
+    }
+    let orphan = world.create(role("c", "ClusterRole", group)).await;
+    let gone = async {
+        while world.get(&orphan).await.is_some() {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(900), gone).await.expect("it is collected");
+    world.rest().await;
+    for one in living {
+        assert!(world.get(&one).await.is_some(), "{one}");
+    }
+}
