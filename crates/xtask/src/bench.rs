@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail, ensure};
 
 mod api;
-mod cloud;
+pub(crate) mod cloud;
 mod engine;
 mod images;
 mod interrupted;
@@ -176,7 +176,7 @@ fn docker(host: &str, arguments: &[&str]) -> anyhow::Result<String> {
 }
 
 /// Runs a command to its end and returns what it said; an error carries its standard error.
-fn said(command: &mut Command) -> anyhow::Result<String> {
+pub(crate) fn said(command: &mut Command) -> anyhow::Result<String> {
     let output = command.stdin(Stdio::null()).output().with_context(|| format!("start {command:?}"))?;
     if !output.status.success() {
         bail!("{command:?}: {}", String::from_utf8_lossy(&output.stderr).trim());
@@ -188,7 +188,7 @@ fn image(name: &str) -> anyhow::Result<String> {
     Ok(said(Command::new("bash").arg(format!("images/{name}.sh")))?.trim().to_owned())
 }
 
-fn release_binary() -> anyhow::Result<PathBuf> {
+pub(crate) fn release_binary() -> anyhow::Result<PathBuf> {
     let built = crate::cargo().args(["build", "--release", "--package", "cirro"]).status()?;
     ensure!(built.success(), "cargo build --release failed");
     let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| PathBuf::from("target"), PathBuf::from);

@@ -6,6 +6,7 @@ use clap::{Parser, Subcommand};
 
 mod bench;
 mod check;
+mod suite;
 
 /// Tasks of the project.
 #[derive(Debug, Parser)]
@@ -35,6 +36,11 @@ enum Task {
         #[arg(long, value_name = "FILE")]
         binary: Option<std::path::PathBuf>,
     },
+    /// Run a published client's own tests against a fresh cloud
+    Suite {
+        /// Which: bollard
+        which: suite::Which,
+    },
 }
 
 /// A cargo that does not see that another cargo started it: build scripts look at such variables, and what they
@@ -55,5 +61,6 @@ fn main() -> anyhow::Result<()> {
     match Cli::parse().task {
         Task::Check { end_to_end } => check::run(end_to_end),
         Task::Bench { which, rounds, binary } => bench::run(which, rounds, binary),
+        Task::Suite { which } => suite::run(which),
     }
 }

@@ -1,0 +1,70 @@
+//! Clients that are not the docker CLI: docker-py (and what is built on it) and Debian's docker-compose.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use crate::cloud::Cloud;
+use crate::commands::{Said, page, run, wait_for};
+
+const PATIENCE: Duration = Duration::from_secs(120);
+
+fn file(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/e2e/clients").join(name)
+}
+
+fn docker_host(cloud: &Cloud) -> String {
+    format!("unix://{}", cloud.run_dir().join("docker.sock").display())
+}
+
+/// A Python with docker-py of PyPI; made when it is not in the cache.
+fn python() -> PathBuf {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../scripts/python-clients");
+    PathBuf::from(run(Command::new("bash").arg(script)).ok().trim())
+}
+
+#[test]
+fn docker_py_and_what_is_built_on_it_work_as_root() {
+    let mut cloud = Cloud::up();
+    cloud.load("busybox");
+    let said = run(Command::new(python()).arg(file("docker_py.py")).env("DOCKER_HOST", docker_host(&cloud)));
+    let text = said.ok();
+    assert_eq!(text.matches(" ok\n").count(), 6, "{text}");
+    cloud.end();
+}
+
+fn compose(cloud: &Cloud, arguments: &[&str]) -> Said {
+    let mut command = Command::new("/usr/bin/docker-compose");
+    command
+        .args(["--ansi", "never", "--project-name", "shop", "--file"])
+        .arg(file("compose.yaml"))
+        .args(arguments)
+        .env("DOCKER_HOST", docker_host(cloud))
+        .env("COMPOSE_HTTP_TIMEOUT", "120");
+    run(&mut command)
+}
+
+#[test]
+fn a_compose_file_comes_up_and_goes_with_debians_docker_compose_as_root() {
+    let mut cloud = Cloud::up();
+    cloud.load("busybox");
+    compose(&cloud, &["up", "-d"]).ok();
+    let address = compose(&cloud, &["port", "web", "80"]).ok();
+    let port = address.trim().rsplit(':').next().expect("a port").to_owned();
+    let served = wait_for("the page", PATIENCE, || page(&format!("http://127.0.0.1:{port}/")));
+    assert_eq!(served, "from the store\n");
+    let listed = compose(&cloud, &["ps"]).ok();
+    assert!(listed.contains("Up (healthy)"), "{listed}");
+    assert_eq!(compose(&cloud, &["exec", "-T", "web", "sh", "-c", "echo $MODE"]).ok(), "test\n");
+    assert_eq!(compose(&cloud, &["run", "--rm", "--no-deps", "-T", "web", "echo", "once"]).ok(), "once\n");
+    compose(&cloud, &["up", "-d", "--scale", "store=2"]).ok();
+    let ids = cloud.docker(&["ps", "-q", "--filter", "label=com.docker.compose.service=store"]).ok();
+    assert_eq!(ids.lines().count(), 2, "{ids}");
+    compose(&cloud, &["restart", "-t", "1", "web"]).ok();
+    compose(&cloud, &["top"]).ok();
+    compose(&cloud, &["stop", "-t", "1"]).ok();
+    compose(&cloud, &["down", "-v", "-t", "1"]).ok();
+    assert_eq!(cloud.docker(&["ps", "-aq"]).ok(), "");
+    assert_eq!(cloud.docker(&["volume", "ls", "-q"]).ok(), "");
+    cloud.end();
+}

@@ -1,0 +1,17 @@
+//! Test suites of published clients, run against a fresh cloud and compared with checked-in lists of what passes.
+
+mod bollard;
+
+/// Which suite.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Which {
+    /// The tests in the published crate `bollard`, a Docker client in Rust.
+    Bollard,
+}
+
+/// Runs a suite; fails when something does not pass that is to pass.
+pub(crate) fn run(which: Which) -> anyhow::Result<()> {
+    match which {
+        Which::Bollard => bollard::run(),
+    }
+}
