@@ -39,6 +39,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use cirro_seams::build::StepLimits;
 use cirro_types::{Digest, ImageReference};
 
 pub use build::build;
@@ -71,8 +72,8 @@ pub struct BuildRequest {
     pub network: String,
     /// `name:address`.
     pub extra_hosts: Vec<String>,
-    /// Bytes of memory for each step.
-    pub memory: Option<i64>,
+    /// What each step is held to.
+    pub limits: StepLimits,
     /// What `RUN --mount=type=secret` shows, by id. It comes into no layer, history entry or key.
     pub secrets: BTreeMap<String, Arc<[u8]>>,
 }

@@ -40,7 +40,9 @@ pub use error::ContainerError;
 pub use guardian::guardian_main;
 pub use init::{INIT_NAME, init_main, is_init};
 pub use log::{LogEntry, LogQuery, read_log};
-pub use request::{CreateContainer, CreateProcess, ExecProcess, LogFile, Rootfs, Stdio, SupervisorOptions};
+pub use request::{
+    CreateContainer, CreateProcess, ExecProcess, LogFile, Rootfs, SUBPATH, Stdio, SupervisorOptions,
+};
 pub use supervisor::supervisor_main;
 pub use workload::{Exit, SupervisorEvent, WorkloadPhase, WorkloadState};
 

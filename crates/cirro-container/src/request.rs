@@ -1,5 +1,6 @@
 //! What the daemon asks of the supervisor.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use oci_spec::runtime::Spec;
@@ -40,8 +41,11 @@ pub struct Stdio {
     pub size: Option<(u16, u16)>,
 }
 
+/// Begins an option of a bind: the path below the source, links kept within the source, that is mounted instead.
+pub const SUBPATH: &str = "x-cirro.subpath=";
+
 /// A json-file log.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct LogFile {
     /// Its path; rotated files get `.1`, `.2`.
     pub path: PathBuf,
@@ -49,6 +53,9 @@ pub struct LogFile {
     pub max_size: u64,
     /// Files kept, the current one included.
     pub max_files: u32,
+    /// Noted with each line.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub attributes: BTreeMap<String, String>,
 }
 
 /// A container to make.

@@ -1,8 +1,10 @@
 //! `POST /build`: the classic builder's endpoint. A tar of the context goes in, JSON lines come out.
 
+mod limits;
+pub(crate) mod prune;
+
 use std::collections::BTreeMap;
 
-use axum::Json;
 use axum::body::Body;
 use axum::extract::State;
 use axum::response::Response;
@@ -27,22 +29,7 @@ const DOCKERFILE: &str = "Dockerfile";
 const QUIET_BYTES: usize = 64 << 10;
 
 /// Parameters of dockerd's that are refused when they are set to anything but nothing.
-const REFUSED: &[&str] = &[
-    "remote",
-    "memswap",
-    "cpushares",
-    "cpuperiod",
-    "cpuquota",
-    "cpusetcpus",
-    "cpusetmems",
-    "cgroupparent",
-    "shmsize",
-    "ulimits",
-    "squash",
-    "securityopt",
-    "outputs",
-    "session",
-];
+const REFUSED: &[&str] = &["remote", "cgroupparent", "outputs", "session"];
 
 /// Builds an image. When the client leaves, the build stops.
 pub(crate) async fn build(
@@ -72,6 +59,14 @@ fn build_request(params: &Params) -> Result<BuildRequest, ApiError> {
         return Err(ApiError::not_supported("BuildKit (version=2 of the builder)"));
     }
     check_platform(params.text("platform"))?;
+    if params.flag("squash") {
+        return Err(ApiError::invalid("squash is only supported with experimental mode"));
+    }
+    if params.text("securityopt").is_some_and(|options| options != "null") {
+        return Err(ApiError::invalid(
+            "The daemon on this platform does not support setting security options on build",
+        ));
+    }
     for name in REFUSED {
         if params.all(name).any(is_set) {
             return Err(ApiError::not_supported(format!("the build option {name}")));
@@ -88,7 +83,7 @@ fn build_request(params: &Params) -> Result<BuildRequest, ApiError> {
         no_cache: params.flag("nocache"),
         network: network(params.text("networkmode"))?,
         extra_hosts: params.text("extrahosts").map(extra_hosts).unwrap_or_default(),
-        memory: params.number("memory")?.filter(|memory: &i64| *memory != 0),
+        limits: limits::parse(params)?,
         ..BuildRequest::default()
     })
 }
@@ -200,16 +195,6 @@ fn stream(text: &str) -> Bytes {
     line_stream::line(&json!({ "stream": text }))
 }
 
-/// `POST /build/prune`: the cache is layers of the library, and an image prune gives them back.
-pub(crate) async fn prune(State(face): State<Face>, params: Params) -> Result<Json<Value>, ApiError> {
-    if params.text("filters").is_some_and(|filters| filters != "{}") {
-        return Err(ApiError::not_supported("filters of a build cache prune"));
-    }
-    face.engine.prune_build_caches().await?;
-    let (_, reclaimed) = face.engine.prune_images(false, |_| true).await?;
-    Ok(Json(json!({ "CachesDeleted": [], "SpaceReclaimed": reclaimed })))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -248,7 +233,8 @@ mod tests {
         assert_eq!(request.build_args["A"].as_deref(), Some("b"));
         assert_eq!(request.build_args["HTTP_PROXY"], None);
         assert_eq!(request.labels["tier"], "front");
-        assert_eq!((request.target, request.memory, request.network.as_str()), (None, None, "default"));
+        assert_eq!((request.target, request.network.as_str()), (None, "default"));
+        assert_eq!(request.limits, Default::default());
     }
 
     #[test]
@@ -256,9 +242,12 @@ mod tests {
         for (name, value, status) in [
             ("version", "2", 501),
             ("remote", "https://example.org/x.git", 501),
-            ("cpushares", "5", 501),
-            ("ulimits", r#"[{"Name":"nofile"}]"#, 501),
-            ("squash", "1", 501),
+            ("cgroupparent", "/x", 501),
+            ("squash", "1", 400),
+            ("securityopt", r#"["seccomp=unconfined"]"#, 400),
+            ("cpushares", "-5", 400),
+            ("ulimits", r#"[{"Name":"nofile","Soft":9,"Hard":5}]"#, 400),
+            ("shmsize", "-1", 400),
             ("networkmode", "front", 501),
             ("platform", "linux/s390x", 501),
             ("t", "UPPER", 400),

@@ -12,6 +12,7 @@ pub(crate) mod fields;
 pub(crate) mod inspect;
 pub(crate) mod lifecycle;
 pub(crate) mod list;
+pub(crate) mod log_config;
 pub(crate) mod logs;
 pub(crate) mod mounts;
 pub(crate) mod network;

@@ -3,6 +3,7 @@
 use axum::extract::State;
 use axum::response::Response;
 use cirro_engine::Event;
+use cirro_types::ImageReference;
 use futures_util::{Stream, StreamExt};
 use serde_json::{Value, json};
 use tokio::sync::broadcast;
@@ -15,28 +16,17 @@ use crate::line_stream;
 use crate::query::Params;
 use crate::time;
 
-const FILTERS: &[&str] = &[
-    "type",
-    "event",
-    "container",
-    "image",
-    "network",
-    "volume",
-    "label",
-    "daemon",
-    "scope",
-    "config",
-    "node",
-    "plugin",
-    "secret",
-    "service",
-];
+/// Kinds of objects whose id or name a filter of the kind's name may begin.
+const KINDS: [&str; 9] =
+    ["config", "container", "daemon", "network", "node", "plugin", "secret", "service", "volume"];
+/// Actions that go on after a colon (`exec_create: sh`): who asks for one of these means the beginning.
+const OPEN_ACTIONS: [&str; 3] = ["exec_create", "exec_start", "health_status"];
 
 /// Streams events from `since` (or from now on) until `until` (or the client leaves).
 pub(crate) async fn get(State(face): State<Face>, params: Params) -> Result<Response, ApiError> {
-    let filters = Filters::from_params(&params, FILTERS)?;
-    let since = time::moment("since", params.get("since"))?;
-    let until = time::moment("until", params.get("until"))?;
+    let filters = Filters::of_any_name(&params)?;
+    let since = moment(&params, "since")?;
+    let until = moment(&params, "until")?;
     // Subscribed before the past is read, so that nothing falls between; what is in both is left out below.
     let live = face.engine.events();
     let past = since.map(|since| face.engine.past_events(since)).unwrap_or_default();
@@ -50,6 +40,14 @@ pub(crate) async fn get(State(face): State<Face>, params: Params) -> Result<Resp
         .filter(move |event| std::future::ready(fits(event, &filters)));
     let lines = events.map(|event| line_stream::line(&message(&event)));
     Ok(line_stream::json_lines(&face, lines.take_until(reached(until))))
+}
+
+/// Reads a moment; unlike elsewhere 0 is one, the beginning of 1970.
+fn moment(params: &Params, name: &str) -> Result<Option<i64>, ApiError> {
+    match params.text(name).map(str::trim) {
+        Some("0") => Ok(Some(0)),
+        text => time::moment(name, text),
+    }
 }
 
 /// The newest of the events that were read from the past.
@@ -97,28 +95,31 @@ fn received(live: broadcast::Receiver<Event>) -> impl Stream<Item = Event> + Sen
     })
 }
 
+/// Whether an event passes the filters; those of names that nobody knows let everything pass.
+///
+/// Source: moby `daemon/events/filter.go`.
 fn fits(event: &Event, filters: &Filters) -> bool {
     let attribute = |name: &str| event.attributes.get(name).map_or("", String::as_str);
-    // An exec's action carries its command: `exec_create: sh`.
-    let action = event.action.split(':').next().unwrap_or_default();
-    let object = |kind: &str| {
-        filters.any(kind, |value| {
-            event.kind == kind
-                && (event.id == value || event.id.starts_with(value) || attribute("name") == value)
-                || event.kind == "network" && kind == "container" && attribute("container").starts_with(value)
-        })
+    let object = |kind: &&str| {
+        filters.any(kind, |value| event.id.starts_with(value) || attribute("name").starts_with(value))
     };
-    let image = filters.any("image", |value| {
-        let name = if event.kind == "image" { attribute("name") } else { attribute("image") };
-        event.kind == "image" && event.id == value || name == value || name.split(':').next() == Some(value)
-    });
+    let image = if event.kind == "image" { attribute("name") } else { attribute("image") };
+    let untagged = |name: &str| name.parse::<ImageReference>().ok().map(|name| name.familiar_name());
     filters.exact("type", &event.kind)
-        && filters.any("event", |value| value == action || value == event.action)
-        && ["container", "network", "volume"].into_iter().all(object)
-        && image
+        && is_action(&event.action, filters)
         && filters.exact("scope", "local")
+        && KINDS.iter().all(object)
+        && filters.any("image", |value| {
+            value == event.id || value == image || untagged(image).as_deref() == Some(value)
+        })
         && filters.labels(&event.attributes)
-        && ["config", "node", "plugin", "secret", "service"].iter().all(|kind| filters.values(kind).is_none())
+}
+
+fn is_action(action: &str, filters: &Filters) -> bool {
+    let open = filters
+        .values("event")
+        .is_some_and(|values| values.iter().any(|value| OPEN_ACTIONS.contains(&value.as_str())));
+    filters.any("event", |value| value == action || open && action.starts_with(value))
 }
 
 /// Writes an event as docker does, with the members that old clients read (`status`, `id`, `from`).
@@ -161,7 +162,13 @@ mod tests {
     }
 
     fn filters(text: &str) -> Filters {
-        Filters::from_params(&Params(vec![("filters".into(), text.into())]), FILTERS).unwrap()
+        Filters::of_any_name(&Params(vec![("filters".into(), text.into())])).unwrap()
+    }
+
+    #[test]
+    fn zero_is_a_moment() {
+        let params = Params(vec![("since".into(), "0".into()), ("until".into(), String::new())]);
+        assert_eq!((moment(&params, "since"), moment(&params, "until")), (Ok(Some(0)), Ok(None)));
     }
 
     #[test]
@@ -183,6 +190,13 @@ mod tests {
             (r#"{"event":["start","die"]}"#, true),
             (r#"{"container":["web"]}"#, true),
             (r#"{"container":["abc"]}"#, true),
+            (r#"{"container":["we"]}"#, true),
+            (r#"{"event":["exec_create","sta"]}"#, true),
+            (r#"{"event":["sta"]}"#, false),
+            (r#"{"daemon":["here"]}"#, false),
+            (r#"{"image":["busybox:latest"]}"#, true),
+            (r#"{"image":["box"]}"#, false),
+            (r#"{"colour":["red"]}"#, true),
             (r#"{"container":["other"]}"#, false),
             (r#"{"image":["busybox"]}"#, true),
             (r#"{"label":["tier=front"]}"#, true),

@@ -17,14 +17,16 @@ pub(crate) struct Filters(BTreeMap<String, BTreeSet<String>>);
 impl Filters {
     /// Reads the parameter and refuses names that are not `known`.
     pub(crate) fn from_params(params: &Params, known: &[&str]) -> Result<Self, ApiError> {
-        let filters = match params.text("filters") {
-            Some(text) => Self::parse(text)?,
-            None => Self::default(),
-        };
+        let filters = Self::of_any_name(params)?;
         match filters.0.keys().find(|name| !known.contains(&name.as_str())) {
             Some(name) => Err(ApiError::invalid(format!("invalid filter '{name}'"))),
             None => Ok(filters),
         }
+    }
+
+    /// Reads the parameter, whatever names are in it.
+    pub(crate) fn of_any_name(params: &Params) -> Result<Self, ApiError> {
+        params.text("filters").map_or_else(|| Ok(Self::default()), Self::parse)
     }
 
     fn parse(text: &str) -> Result<Self, ApiError> {

@@ -238,6 +238,7 @@ pub(crate) async fn prune(State(face): State<Face>, params: Params) -> Result<Js
             Err(error) => tracing::debug!(network = %network.name, %error, "not pruned"),
         }
     }
+    face.engine.tell_all("network", "prune", &[("reclaimed", "0")]);
     Ok(Json(json!({ "NetworksDeleted": removed })))
 }
 

@@ -83,7 +83,7 @@ fn image_routes() -> Router<Face> {
         )
         .route("/commit", post(commit::commit))
         .route("/build", post(build::build))
-        .route("/build/prune", post(build::prune))
+        .route("/build/prune", post(build::prune::prune))
 }
 
 fn network_routes() -> Router<Face> {

@@ -106,9 +106,10 @@ pub(crate) async fn create(State(face): State<Face>, request: Request<Body>) -> 
 }
 
 fn check(request: &CreateRequest) -> Result<(), ApiError> {
-    if !matches!(request.driver.as_str(), "" | "local") {
-        return Err(ApiError::not_supported(format!("the volume driver {}", request.driver)));
-    }
+    mounts::check_driver(&request.driver).map_err(|error| ApiError {
+        message: format!("create {}: {}", request.name, error.message),
+        ..error
+    })?;
     if !is_zero(&request.cluster_volume_spec) {
         return Err(ApiError::not_supported("a cluster volume"));
     }
@@ -148,6 +149,7 @@ pub(crate) async fn prune(State(face): State<Face>, params: Params) -> Result<Js
             Err(error) => tracing::debug!(volume = %volume.name, %error, "not pruned"),
         }
     }
+    face.engine.tell_all("volume", "prune", &[("reclaimed", &reclaimed.to_string())]);
     Ok(Json(json!({ "VolumesDeleted": removed, "SpaceReclaimed": reclaimed })))
 }
 
@@ -174,7 +176,7 @@ mod tests {
     #[test]
     fn drivers_and_names_are_checked() {
         for (request, status) in
-            [(json!({"Name": "x1", "Driver": "nfs"}), 501), (json!({"Name": "../x"}), 400)]
+            [(json!({"Name": "x1", "Driver": "nfs"}), 404), (json!({"Name": "../x"}), 400)]
         {
             assert_eq!(check(&body::decode(request).unwrap()).unwrap_err().status, status);
         }

@@ -8,14 +8,18 @@ mod targets;
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use bytes::Bytes;
 use cirro_build::{BuildEvent, BuildRequest};
+use cirro_image::CachedLayer;
+use cirro_types::Digest;
 use tokio::sync::mpsc;
 
 use crate::containers::create::remove_dir;
 use crate::error::{EngineError, blocking, chain, io};
 use crate::images::ChannelReader;
+use crate::spec::limits::{self, Moment};
 use crate::{Engine, names};
 use library::EngineLibrary;
 use step::EngineSteps;
@@ -47,6 +51,8 @@ impl Engine {
         context: mpsc::Receiver<Result<Bytes, String>>,
         mut request: BuildRequest,
     ) -> Result<mpsc::Receiver<Result<BuildEvent, String>>, EngineError> {
+        // What the kernel cannot set is left out: a build has no place for warnings.
+        limits::check(&mut request.limits.resources, &self.shared.host, Moment::Create)?;
         let dir = self.shared.options.scratch_dir().join(format!("build-{}", names::new_id()?));
         let unpacked = Context(dir.clone());
         request.context.clone_from(&dir);
@@ -70,10 +76,20 @@ impl Engine {
         Ok(receiver)
     }
 
-    /// Removes the directories of cache mounts that no build uses.
-    pub async fn prune_build_caches(&self) -> Result<(), EngineError> {
-        let caches = self.shared.build_caches.clone();
-        blocking(move || caches.prune()).await
+    /// Removes the directories of cache mounts that no build uses and that were last changed when `wanted_space` says, and the
+    /// layers of the build cache that no image has and `wanted_layer` takes; returns the layers and the bytes given back.
+    pub async fn prune_build_cache(
+        &self,
+        wanted_space: impl Fn(SystemTime) -> bool + Send + 'static,
+        wanted_layer: impl Fn(&CachedLayer) -> bool + Send + 'static,
+    ) -> Result<(Vec<Digest>, u64), EngineError> {
+        let (caches, library) = (self.shared.build_caches.clone(), self.shared.library.clone());
+        blocking(move || {
+            let spaces = caches.prune(&wanted_space)?;
+            let (layers, bytes) = library.prune_cache(&wanted_layer)?;
+            Ok((layers, bytes + spaces))
+        })
+        .await
     }
 
     async fn run_build(&self, request: BuildRequest, out: &mpsc::Sender<Result<BuildEvent, String>>) {

@@ -180,7 +180,12 @@ impl Engine {
         let (fd_numbers, fds): (Vec<i32>, Vec<OwnedFd>) = process.fds.into_iter().unzip();
         // A machine that ended and was not acknowledged would be in the way.
         self.acknowledge(&id).await;
-        let log = LogFile { path: self.instance_log(&uid)?, max_size: LOG_SIZE, max_files: 1 };
+        let log = LogFile {
+            path: self.instance_log(&uid)?,
+            max_size: LOG_SIZE,
+            max_files: 1,
+            ..LogFile::default()
+        };
         let process = CreateProcess {
             id,
             args: process.args,

@@ -9,6 +9,7 @@ pub(crate) mod health;
 pub(crate) mod host;
 pub(crate) mod limits;
 pub(crate) mod links;
+pub(crate) mod log;
 pub(crate) mod merge;
 pub(crate) mod mounts;
 pub(crate) mod namespaces;

@@ -13,6 +13,7 @@ use crate::error::{Context as _, ImageError};
 use crate::images::{Image, find_id, image, tags_of};
 use crate::library::{Inner, Library, State};
 use crate::records::Batch;
+use crate::roots::CachedLayer;
 
 /// How long a layer that a build made or found is kept for the build's next step.
 const FRESH: Duration = Duration::from_secs(600);
@@ -37,10 +38,25 @@ struct Plan {
 }
 
 /// Whether the build cache holds its layers.
-#[derive(Clone, Copy, PartialEq, Eq)]
 enum Cache {
     Keep,
     Drop,
+    /// All but these, which it knows no more.
+    Forget(HashSet<Digest>),
+}
+
+impl Cache {
+    fn keeps(&self, diff_id: &Digest) -> bool {
+        match self {
+            Self::Keep => true,
+            Self::Drop => false,
+            Self::Forget(forgotten) => !forgotten.contains(diff_id),
+        }
+    }
+
+    fn forgets(&self, diff_id: &Digest) -> bool {
+        matches!(self, Self::Forget(forgotten) if forgotten.contains(diff_id))
+    }
 }
 
 impl Library {
@@ -81,6 +97,23 @@ impl Library {
         self.inner.apply(&mut state, plan, Cache::Drop)
     }
 
+    /// Makes the build cache forget the layers that `wanted` takes; those that nothing else needs go. Returns these and the
+    /// bytes given back. No image is touched.
+    pub fn prune_cache(
+        &self,
+        wanted: &dyn Fn(&CachedLayer) -> bool,
+    ) -> Result<(Vec<Digest>, u64), ImageError> {
+        let mut state = self.inner.state();
+        let cached = self.inner.cached_layers(&state)?;
+        let forgotten = cached.iter().filter(|layer| wanted(layer)).map(|layer| layer.diff_id).collect();
+        let (removed, bytes) = self.inner.apply(&mut state, Plan::default(), Cache::Forget(forgotten))?;
+        let layers = removed.into_iter().filter_map(|removed| match removed {
+            Removed::Deleted(diff_id) => Some(diff_id),
+            Removed::Untagged(_) => None,
+        });
+        Ok((layers.collect(), bytes))
+    }
+
     /// Removes layers that nothing needs, such as those of builds that failed; returns the bytes given back.
     pub fn collect(&self) -> Result<u64, ImageError> {
         let mut state = self.inner.state();
@@ -91,7 +124,7 @@ impl Library {
 impl Inner {
     /// Carries a plan out: records first, then memory and directories.
     fn apply(&self, state: &mut State, plan: Plan, cache: Cache) -> Result<(Vec<Removed>, u64), ImageError> {
-        let layers = self.unneeded(state, &plan.delete, cache)?;
+        let layers = self.unneeded(state, &plan.delete, &cache)?;
         let mut batch = Batch::default();
         plan.untag.iter().for_each(|tag| batch.delete_tag(tag));
         plan.delete.iter().for_each(|id| batch.delete_image(id));
@@ -100,7 +133,7 @@ impl Inner {
         let blobs = state.blobs.iter().filter(|(_, known)| gone.contains(&known.blob.diff_id));
         blobs.for_each(|(digest, _)| batch.delete_blob(digest));
         for (key, diff_id) in self.records.cache()? {
-            if gone.contains(&diff_id) || !state.layers.contains_key(&diff_id) {
+            if gone.contains(&diff_id) || cache.forgets(&diff_id) || !state.layers.contains_key(&diff_id) {
                 batch.delete_cached(&key);
             }
         }
@@ -134,7 +167,7 @@ impl Inner {
         &self,
         state: &mut State,
         images: &[Digest],
-        cache: Cache,
+        cache: &Cache,
     ) -> Result<Vec<Digest>, ImageError> {
         let mut needed: HashSet<Digest> = state.pins.keys().copied().collect();
         for (id, known) in &state.images {
@@ -148,9 +181,8 @@ impl Inner {
         let building = !state.scratch.is_empty();
         state.fresh.retain(|_, since| building || since.elapsed() < FRESH);
         needed.extend(state.fresh.keys());
-        if cache == Cache::Keep {
-            needed.extend(self.records.cache()?.into_iter().map(|(_, diff_id)| diff_id));
-        }
+        let cached = self.records.cache()?.into_iter().map(|(_, diff_id)| diff_id);
+        needed.extend(cached.filter(|diff_id| cache.keeps(diff_id)));
         let mut unneeded: Vec<_> =
             state.layers.keys().filter(|diff_id| !needed.contains(diff_id)).copied().collect();
         unneeded.sort();

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::time::Instant;
+use std::time::{Instant, SystemTime};
 
 use cirro_types::Digest;
 use rustix::fs::{CWD, Mode, OFlags};
@@ -13,7 +13,7 @@ use crate::canonical;
 use crate::confine::Tree;
 use crate::error::{Context, ImageError, invalid};
 use crate::layers::known;
-use crate::library::{Inner, KnownImage, Library};
+use crate::library::{Inner, KnownImage, Library, State};
 use crate::records::{Batch, RootRecord};
 
 /// A container's writable root.
@@ -36,6 +36,8 @@ pub struct CachedLayer {
     pub size: u64,
     /// Whether an image has it too.
     pub shared: bool,
+    /// When it was made, where the file system keeps such times.
+    pub made: Option<SystemTime>,
 }
 
 impl Library {
@@ -160,15 +162,7 @@ impl Library {
 
     /// Lists the layers in the build cache, in the order of their digests.
     pub fn cached_layers(&self) -> Result<Vec<CachedLayer>, ImageError> {
-        let state = self.inner.state();
-        let cached: BTreeSet<Digest> =
-            self.inner.records.cache()?.into_iter().map(|(_, diff_id)| diff_id).collect();
-        let layer = |diff_id: Digest| {
-            let size = state.layers.get(&diff_id)?.record.size;
-            let has = |known: &KnownImage| known.config.rootfs.diff_ids.contains(&diff_id);
-            Some(CachedLayer { diff_id, size, shared: state.images.values().any(has) })
-        };
-        Ok(cached.into_iter().filter_map(layer).collect())
+        self.inner.cached_layers(&self.inner.state())
     }
 
     /// Notes a layer in the build cache.
@@ -197,6 +191,19 @@ impl Library {
 }
 
 impl Inner {
+    /// Lists the layers in the build cache, in the order of their digests.
+    pub(crate) fn cached_layers(&self, state: &State) -> Result<Vec<CachedLayer>, ImageError> {
+        let cached: BTreeSet<Digest> =
+            self.records.cache()?.into_iter().map(|(_, diff_id)| diff_id).collect();
+        let layer = |diff_id: Digest| {
+            let size = state.layers.get(&diff_id)?.record.size;
+            let has = |known: &KnownImage| known.config.rootfs.diff_ids.contains(&diff_id);
+            let made = self.layer_dir(&diff_id).metadata().and_then(|metadata| metadata.created()).ok();
+            Some(CachedLayer { diff_id, size, shared: state.images.values().any(has), made })
+        };
+        Ok(cached.into_iter().filter_map(layer).collect())
+    }
+
     /// Makes `upper` and `work` below `dir`, whole or not at all. The new root looks like the one below it.
     fn make_writable(&self, lower: &Path, dir: &Path) -> Result<(), ImageError> {
         let at = || format!("make `{}`", dir.display());

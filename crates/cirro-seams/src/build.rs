@@ -8,6 +8,7 @@ use std::sync::Arc;
 use cirro_types::{Digest, ImageConfig, ImageReference};
 
 use crate::Pending;
+use crate::container::Resources;
 use crate::node::Output;
 
 /// Why a library or a step failed; shown to the person who builds.
@@ -105,10 +106,21 @@ pub struct Step {
     pub network: String,
     /// `name:address` lines for /etc/hosts.
     pub extra_hosts: Vec<String>,
-    /// Bytes of memory, if limited.
-    pub memory: Option<i64>,
+    /// What it is held to.
+    pub limits: StepLimits,
     /// What it sees beside its root.
     pub mounts: Vec<StepMount>,
+}
+
+/// What every step of a build is held to.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct StepLimits {
+    /// Memory, processors and so on.
+    pub resources: Resources,
+    /// Bytes of /dev/shm; 64 MiB when absent.
+    pub shm_size: Option<u64>,
+    /// `nofile` and such: name, soft, hard.
+    pub ulimits: Vec<(String, u64, u64)>,
 }
 
 /// Something mounted for one step; nothing of it is in the layer.

@@ -5,6 +5,7 @@
 mod block_io;
 mod health;
 mod isolation;
+mod log;
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -18,6 +19,7 @@ use crate::network::{PortPublish, Protocol};
 pub use block_io::{BlockIo, DeviceLimit};
 pub use health::{Health, HealthCheck, HealthResult, HealthStatus, HealthTest};
 pub use isolation::{CgroupNamespace, DevicePath, DeviceRule, Devices, IpcMode, Namespaces, SystemPaths};
+pub use log::{LogAttributes, LogConfig};
 
 /// Everything a container is created from.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -212,6 +214,10 @@ pub struct MountOptions {
     pub propagation: Propagation,
     /// Whether what is mounted below a bind's source is left out.
     pub non_recursive: bool,
+    /// Whether what is mounted below the source stays writable when the mount is read-only.
+    pub read_only_non_recursive: bool,
+    /// A place in the volume that is mounted instead of all of it; it must be there when the container starts.
+    pub subpath: Option<String>,
     /// Whether a new volume stays empty instead of getting what the image has at its target.
     pub no_copy: bool,
     /// Options of the driver of a volume that is made.
@@ -338,23 +344,6 @@ pub enum RestartPolicy {
     UnlessStopped,
     /// It is started again after a failure, at most so often (0: without end).
     OnFailure(u32),
-}
-
-/// Where a container's output goes.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct LogConfig {
-    /// Whether it is kept in a file (`json-file`) or nowhere (`none`).
-    pub keep: bool,
-    /// Bytes of one file before it is rotated.
-    pub max_size: u64,
-    /// Number of files kept, the current one included.
-    pub max_files: u32,
-}
-
-impl Default for LogConfig {
-    fn default() -> Self {
-        Self { keep: true, max_size: 16 << 20, max_files: 3 }
-    }
 }
 
 /// Who made a container.

@@ -109,6 +109,15 @@ pub struct Change<'a> {
     pub recursive: bool,
 }
 
+/// Whether the kernel can change mounts by descriptor, with those below them (`mount_setattr`, since 5.12).
+pub fn can_change() -> bool {
+    let root = rustix::fs::open("/", rustix::fs::OFlags::PATH, rustix::fs::Mode::empty());
+    // Nothing is changed; a kernel without the call says so.
+    !root.is_ok_and(|root| {
+        change(root, Change::default()).is_err_and(|error| error.kind() == io::ErrorKind::Unsupported)
+    })
+}
+
 /// Changes a mount, attached or detached, that a descriptor of its root stands for.
 ///
 /// # Errors

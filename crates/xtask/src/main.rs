@@ -38,8 +38,11 @@ enum Task {
     },
     /// Run a published client's own tests against a fresh cloud
     Suite {
-        /// Which: bollard
+        /// Which suite
         which: suite::Which,
+        /// Try this executable instead of a release build of the tree
+        #[arg(long, value_name = "FILE")]
+        binary: Option<std::path::PathBuf>,
     },
 }
 
@@ -61,6 +64,6 @@ fn main() -> anyhow::Result<()> {
     match Cli::parse().task {
         Task::Check { end_to_end } => check::run(end_to_end),
         Task::Bench { which, rounds, binary } => bench::run(which, rounds, binary),
-        Task::Suite { which } => suite::run(which),
+        Task::Suite { which, binary } => suite::run(which, binary),
     }
 }

@@ -2,6 +2,10 @@
 
 mod bollard;
 
+use std::path::PathBuf;
+
+use crate::bench::release_binary;
+
 /// Which suite.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum Which {
@@ -10,8 +14,9 @@ pub(crate) enum Which {
 }
 
 /// Runs a suite; fails when something does not pass that is to pass.
-pub(crate) fn run(which: Which) -> anyhow::Result<()> {
+pub(crate) fn run(which: Which, binary: Option<PathBuf>) -> anyhow::Result<()> {
+    let binary = binary.map_or_else(release_binary, |binary| Ok(std::path::absolute(binary)?))?;
     match which {
-        Which::Bollard => bollard::run(),
+        Which::Bollard => bollard::run(&binary),
     }
 }

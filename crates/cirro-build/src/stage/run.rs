@@ -74,7 +74,7 @@ impl Work {
             user: self.state.config.config.user.clone(),
             network,
             extra_hosts: request.extra_hosts.clone(),
-            memory: request.memory,
+            limits: request.limits.clone(),
             mounts: mounted.mounts.clone(),
         };
         let name = Digest::of(scratch.layer().key.as_bytes()).short();

@@ -157,7 +157,7 @@ async fn a_run_gets_user_directory_network_and_hosts() {
         .build_with(text, |request| {
             request.network = "host".into();
             request.extra_hosts = vec!["db:10.0.0.1".into()];
-            request.memory = Some(1 << 20);
+            request.limits.resources.memory = Some(1 << 20);
         })
         .await;
     outcome.id();
@@ -165,7 +165,7 @@ async fn a_run_gets_user_directory_network_and_hosts() {
     assert_eq!((steps[0].user.as_str(), steps[0].working_dir.as_str()), ("node", "/srv/app"));
     assert_eq!(steps[0].network, "host");
     assert_eq!(steps[0].extra_hosts, ["db:10.0.0.1"]);
-    assert_eq!(steps[0].memory, Some(1 << 20));
+    assert_eq!(steps[0].limits.resources.memory, Some(1 << 20));
     assert_eq!(steps[1].network, "none");
     assert_eq!(steps[1].args, ["say", "say b"]);
 }

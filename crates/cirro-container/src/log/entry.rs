@@ -1,5 +1,7 @@
 //! One line of a json-file log, written and read.
 
+use std::collections::BTreeMap;
+
 use bytes::Bytes;
 use serde::Deserialize;
 
@@ -14,17 +16,20 @@ pub struct LogEntry {
     pub stderr: bool,
     /// The bytes, line end included when there was one.
     pub line: Bytes,
+    /// What was noted with it.
+    pub attributes: BTreeMap<String, String>,
 }
 
-/// Appends one entry in docker's form, escaped as Go's encoder does it.
-pub(super) fn write_entry(text: &mut Vec<u8>, line: &[u8], stderr: bool) {
+/// Appends one entry in docker's form, escaped as Go's encoder does it. `attributes` is a JSON object, or nothing.
+pub(super) fn write_entry(text: &mut Vec<u8>, line: &[u8], stderr: bool, attributes: &str) {
     text.extend_from_slice(b"{\"log\":\"");
     escape(text, line);
-    text.extend_from_slice(if stderr {
-        b"\",\"stream\":\"stderr\",\"time\":\""
-    } else {
-        b"\",\"stream\":\"stdout\",\"time\":\""
-    });
+    text.extend_from_slice(if stderr { b"\",\"stream\":\"stderr\"" } else { b"\",\"stream\":\"stdout\"" });
+    if !attributes.is_empty() {
+        text.extend_from_slice(b",\"attrs\":");
+        text.extend_from_slice(attributes.as_bytes());
+    }
+    text.extend_from_slice(b",\"time\":\"");
     write_now(text, true);
     text.extend_from_slice(b"\"}\n");
 }
@@ -62,6 +67,8 @@ struct Stored<'a> {
     stream: std::borrow::Cow<'a, str>,
     #[serde(borrow)]
     time: std::borrow::Cow<'a, str>,
+    #[serde(default)]
+    attrs: BTreeMap<String, String>,
 }
 
 /// Reads one line of the file; `None` for one that is torn or foreign.
@@ -71,6 +78,7 @@ pub(super) fn read_entry(line: &[u8]) -> Option<LogEntry> {
         time: nine_digits(&stored.time),
         stderr: stored.stream == "stderr",
         line: Bytes::from(stored.log.into_owned()),
+        attributes: stored.attrs,
     })
 }
 
@@ -88,7 +96,7 @@ mod tests {
     #[test]
     fn an_entry_has_dockers_form_and_reads_back() {
         let mut text = Vec::new();
-        write_entry(&mut text, b"a \"b\" <c>\t\x01\xff\n", true);
+        write_entry(&mut text, b"a \"b\" <c>\t\x01\xff\n", true, "");
         let text = String::from_utf8(text).expect("text");
         let head =
             "{\"log\":\"a \\\"b\\\" \\u003cc\\u003e\\t\\u0001\\ufffd\\n\",\"stream\":\"stderr\",\"time\":\"2";
@@ -98,6 +106,16 @@ mod tests {
         assert_eq!(entry.line, "a \"b\" <c>\t\u{1}\u{fffd}\n".as_bytes());
         assert!(entry.stderr);
         assert_eq!(entry.time.len(), 30);
+    }
+
+    #[test]
+    fn attributes_stand_before_the_time_and_read_back() {
+        let mut text = Vec::new();
+        write_entry(&mut text, b"x\n", false, r#"{"tag":"t"}"#);
+        let head = b"{\"log\":\"x\\n\",\"stream\":\"stdout\",\"attrs\":{\"tag\":\"t\"},\"time\":\"";
+        assert!(text.starts_with(head));
+        let entry = read_entry(text.trim_ascii_end()).expect("entry");
+        assert_eq!(entry.attributes, BTreeMap::from([("tag".to_owned(), "t".to_owned())]));
     }
 
     #[test]

@@ -351,7 +351,8 @@ mod tests {
     use crate::request::LogFile;
 
     fn writer(path: &Path, max_size: u64) -> LogWriter {
-        LogWriter::open(LogFile { path: path.to_owned(), max_size, max_files: 50 }).expect("open")
+        LogWriter::open(LogFile { path: path.to_owned(), max_size, max_files: 50, ..LogFile::default() })
+            .expect("open")
     }
 
     fn write(log: &mut LogWriter, numbers: std::ops::Range<u32>) {
@@ -417,8 +418,13 @@ mod tests {
         let mut readers = vec![tokio::spawn(collect(read_log(&path, query(), ended.clone())))];
         for turn in 0..8 {
             // A thread of its own: it rotates while the readers look, every second or third line.
-            let mut log = LogWriter::open(LogFile { path: path.clone(), max_size: 200, max_files: 9999 })
-                .expect("open");
+            let mut log = LogWriter::open(LogFile {
+                path: path.clone(),
+                max_size: 200,
+                max_files: 9999,
+                ..LogFile::default()
+            })
+            .expect("open");
             let writing = tokio::task::spawn_blocking(move || write(&mut log, turn * 50..turn * 50 + 50));
             readers.push(tokio::spawn(collect(read_log(&path, query(), ended.clone()))));
             writing.await.expect("writer");

@@ -15,6 +15,8 @@ pub(crate) struct LogWriter {
     file: File,
     size: u64,
     buffer: Vec<u8>,
+    /// JSON, or nothing.
+    attributes: String,
 }
 
 impl LogWriter {
@@ -25,12 +27,16 @@ impl LogWriter {
         }
         let mut file = open(&settings.path)?;
         let size = cut_torn_line(&mut file)?;
-        Ok(Self { settings, file, size, buffer: Vec::new() })
+        let attributes = match &settings.attributes {
+            none if none.is_empty() => String::new(),
+            some => serde_json::to_string(some)?,
+        };
+        Ok(Self { settings, file, size, buffer: Vec::new(), attributes })
     }
 
     /// Adds a line, or a piece of one, to what [`flush`](Self::flush) writes.
     pub(crate) fn add(&mut self, line: &[u8], stderr: bool) {
-        write_entry(&mut self.buffer, line, stderr);
+        write_entry(&mut self.buffer, line, stderr, &self.attributes);
         // One turn may bring more than a small file holds; files are cut between lines.
         if self.settings.max_size > 0 && self.size + self.buffer.len() as u64 >= self.settings.max_size {
             self.flush();
@@ -115,8 +121,13 @@ mod tests {
     fn files_rotate_between_lines_and_the_oldest_goes() {
         let directory = tempfile::tempdir().expect("directory");
         let path = directory.path().join("log");
-        let mut log =
-            LogWriter::open(LogFile { path: path.clone(), max_size: 300, max_files: 3 }).expect("open");
+        let mut log = LogWriter::open(LogFile {
+            path: path.clone(),
+            max_size: 300,
+            max_files: 3,
+            ..LogFile::default()
+        })
+        .expect("open");
         for number in 0..40 {
             log.add(format!("line {number}\n").as_bytes(), false);
             log.flush();
@@ -133,7 +144,7 @@ mod tests {
         let directory = tempfile::tempdir().expect("directory");
         let path = directory.path().join("log");
         std::fs::write(&path, "{\"log\":\"whole\"}\n{\"log\":\"to").expect("write");
-        let settings = LogFile { path: path.clone(), max_size: 0, max_files: 1 };
+        let settings = LogFile { path: path.clone(), max_size: 0, max_files: 1, ..LogFile::default() };
         let mut log = LogWriter::open(settings).expect("open");
         log.add(b"next\n", true);
         log.flush();

@@ -45,6 +45,7 @@ use super::{
     root,
 };
 use crate::error::ContainerError;
+use crate::request::SUBPATH;
 
 /// Makes a container by libcontainer when it is `libcontainer`, for comparison.
 const ANNOTATION: &str = "cirro.runtime";
@@ -75,7 +76,13 @@ impl Runtime for Native {
     fn create(&self, container: NewContainer<'_>) -> Result<Made, ContainerError> {
         let mut spec: Spec = serde_json::from_str(container.spec)
             .map_err(|error| ContainerError::runtime("read spec", &error))?;
-        if self.declined(&spec, &container).is_some() {
+        if let Some(why) = self.declined(&spec, &container) {
+            // Libcontainer would show the whole source.
+            if container.spec.contains(SUBPATH) {
+                return Err(ContainerError::State(format!(
+                    "a place in a volume cannot be mounted here: {why}"
+                )));
+            }
             return Libcontainer.create(container);
         }
         let rootfs = match container.root {
@@ -107,15 +114,6 @@ impl Native {
             mount.options().iter().flatten().any(|option| option == "remount")
         };
         let process = spec.process().as_ref();
-        let old_kernel = || {
-            let nothing = cirro_sys::mounts::Change::default();
-            // Nothing is changed; a kernel without the call says so.
-            let root = rustix::fs::open("/", rustix::fs::OFlags::PATH, rustix::fs::Mode::empty());
-            root.is_ok_and(|root| {
-                cirro_sys::mounts::change(root, nothing)
-                    .is_err_and(|error| error.kind() == io::ErrorKind::Unsupported)
-            })
-        };
         let reasons: [(bool, &'static str); 9] = [
             (asked.is_some_and(|which| which == "libcontainer"), "asked for"),
             (!all().any(|one| one.typ() == Type::Mount) || by_path(Type::Mount), "no mounts of its own"),
@@ -128,7 +126,7 @@ impl Native {
             (container.root_change == RootChange::Move && self.seed.is_none(), "no root to pivot from"),
         ];
         let found = reasons.into_iter().find(|(declined, _)| *declined).map(|(_, why)| why);
-        found.or_else(|| old_kernel().then_some("an old kernel"))
+        found.or_else(|| (!cirro_sys::mounts::can_change()).then_some("an old kernel"))
     }
 
     /// `rootfs` is where on the host the root may be attached.

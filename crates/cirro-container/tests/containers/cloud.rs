@@ -60,7 +60,7 @@ impl Cloud {
             spec: spec(args),
             rootfs: Rootfs { lower: vec![self.path("layer")], upper, work },
             stdio: Stdio::default(),
-            log: Some(LogFile { path: self.log(id), max_size: 0, max_files: 1 }),
+            log: Some(LogFile { path: self.log(id), max_size: 0, max_files: 1, ..LogFile::default() }),
         }
     }
 

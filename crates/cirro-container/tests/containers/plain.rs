@@ -13,7 +13,7 @@ fn process(cloud: &Cloud, id: &str, script: &str) -> CreateProcess {
         env: vec!["GREETING=hello".to_owned()],
         fd_numbers: Vec::new(),
         netns: None,
-        log: Some(LogFile { path: cloud.log(id), max_size: 0, max_files: 1 }),
+        log: Some(LogFile { path: cloud.log(id), max_size: 0, max_files: 1, ..LogFile::default() }),
     }
 }
 

@@ -24,7 +24,8 @@ async fn ten_thousand_lines_are_all_in_the_log() {
 async fn a_follower_sees_a_rotated_log_to_its_end() {
     let mut cloud = Cloud::start().await;
     let mut request = cloud.container("rotate", &["sh", "-c", "sleep 0.2; seq 1 3000"]);
-    request.log = Some(LogFile { path: cloud.log("rotate"), max_size: 40_000, max_files: 20 });
+    request.log =
+        Some(LogFile { path: cloud.log("rotate"), max_size: 40_000, max_files: 20, ..LogFile::default() });
     let (ended, is_ended) = tokio::sync::watch::channel(false);
     std::fs::create_dir_all(cloud.log("rotate").parent().expect("parent")).expect("directory");
     let mut follower =
@@ -152,7 +153,8 @@ async fn a_terminal_has_a_size_and_echoes() {
 async fn a_flood_and_an_attacher_that_sleeps_stall_nobody_else() {
     let mut cloud = Cloud::start().await;
     let mut request = cloud.container("flood", &["yes"]);
-    request.log = Some(LogFile { path: cloud.log("flood"), max_size: 100_000, max_files: 2 });
+    request.log =
+        Some(LogFile { path: cloud.log("flood"), max_size: 100_000, max_files: 2, ..LogFile::default() });
     within(cloud.supervisor.create(request)).await.expect("create");
     let sleeper = within(cloud.supervisor.attach("flood", false)).await.expect("attach");
     within(cloud.supervisor.start("flood")).await.expect("start");

@@ -6,12 +6,12 @@ use axum::Json;
 use axum::body::Body;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
-use cirro_seams::container::{ContainerSpec, LogConfig, NetworkMode, Owner, PidMode, RestartPolicy};
+use cirro_seams::container::{ContainerSpec, NetworkMode, Owner, PidMode, RestartPolicy};
 use http::{Request, StatusCode};
 use serde_json::{Map, Value, json};
 
 use super::request::{Config, HostConfig, NetworkingConfig, Words};
-use super::{fields, mounts, network, options, ports, request, resources};
+use super::{fields, log_config, mounts, network, options, ports, request, resources};
 use crate::Face;
 use crate::body;
 use crate::error::ApiError;
@@ -191,7 +191,7 @@ fn merge(
         pid_mode: pid_mode(&host.pid_mode)?,
         oom_score_adj: oom_score_adj(host.oom_score_adj)?,
         ulimits: host.ulimits.into_iter().map(ulimit).collect::<Result<_, _>>()?,
-        log: log_config(&host.log_config)?,
+        log: log_config::parse(&host.log_config)?,
         health: config.healthcheck.as_ref().map(cirro_engine::parse_health_check).transpose()?,
         owner: Owner::Docker,
         ..ContainerSpec::default()
@@ -249,7 +249,8 @@ fn extra_host(text: &str, gateway: &impl Fn() -> Option<IpAddr>) -> Result<(Stri
     Ok((name.to_owned(), address))
 }
 
-fn shm_size(size: i64) -> Result<Option<u64>, ApiError> {
+/// Reads a size of shared memory; 0 is the default.
+pub(crate) fn shm_size(size: i64) -> Result<Option<u64>, ApiError> {
     let size = u64::try_from(size).map_err(|_| ApiError::invalid("SHM size can not be less than 0"))?;
     Ok((size != 0).then_some(size))
 }
@@ -275,7 +276,8 @@ fn oom_score_adj(score: i32) -> Result<Option<i32>, ApiError> {
     }
 }
 
-fn ulimit(limit: request::Ulimit) -> Result<(String, u64, u64), ApiError> {
+/// Translates a limit of a process: name, soft, hard.
+pub(crate) fn ulimit(limit: request::Ulimit) -> Result<(String, u64, u64), ApiError> {
     // -1 is "unlimited".
     let bound = |value: i64| u64::try_from(value).unwrap_or(u64::MAX);
     let (soft, hard) = (bound(limit.soft), bound(limit.hard));
@@ -286,56 +288,6 @@ fn ulimit(limit: request::Ulimit) -> Result<(String, u64, u64), ApiError> {
             limit.soft, limit.hard
         ))),
     }
-}
-
-fn log_config(wanted: &request::LogConfig) -> Result<LogConfig, ApiError> {
-    let mut log = LogConfig::default();
-    match wanted.kind.as_str() {
-        "" | "json-file" => (),
-        // The same files as json-file's, with dockerd's limits for this driver.
-        "local" => (log.max_size, log.max_files) = (20 << 20, 5),
-        "none" => log.keep = false,
-        other => return Err(ApiError::not_supported(format!("the log driver {other}"))),
-    }
-    for (name, value) in &wanted.config {
-        let invalid = || ApiError::invalid(format!("invalid value for log option {name}: {value}"));
-        match (name.as_str(), value.as_str()) {
-            ("max-size", "-1") => log.max_size = 0,
-            ("max-size", _) => log.max_size = byte_size(value).ok_or_else(invalid)?,
-            ("max-file", _) => {
-                log.max_files = value.parse().ok().filter(|files| *files > 0).ok_or_else(invalid)?
-            }
-            // How `local` stores what it has is its own affair.
-            ("compress", "true") if wanted.kind == "local" => (),
-            ("compress", "false" | "") | ("mode", "blocking" | "") => (),
-            ("compress", "true") | ("mode", "non-blocking") => {
-                return Err(ApiError::not_supported(format!("the log option {name}={value}")));
-            }
-            ("compress" | "mode", _) => return Err(invalid()),
-            ("labels" | "labels-regex" | "env" | "env-regex" | "tag" | "max-buffer-size", _) => {
-                return Err(ApiError::not_supported(format!("the log option {name}")));
-            }
-            _ => {
-                let driver = if wanted.kind.is_empty() { "json-file" } else { &wanted.kind };
-                return Err(ApiError::invalid(format!("unknown log opt '{name}' for {driver} log driver")));
-            }
-        }
-    }
-    Ok(log)
-}
-
-/// Parses `10m`, `10mb`, `10MiB`, `1024`; powers of 1024 throughout (docker/go-units `RAMInBytes`).
-fn byte_size(text: &str) -> Option<u64> {
-    let lower = text.trim().to_ascii_lowercase();
-    let lower = lower.strip_suffix("ib").or_else(|| lower.strip_suffix('b')).unwrap_or(&lower);
-    let (digits, shift) = match lower.as_bytes().last()? {
-        b'k' => (&lower[..lower.len() - 1], 10),
-        b'm' => (&lower[..lower.len() - 1], 20),
-        b'g' => (&lower[..lower.len() - 1], 30),
-        b't' => (&lower[..lower.len() - 1], 40),
-        _ => (lower, 0),
-    };
-    digits.trim().parse::<u64>().ok()?.checked_mul(1 << shift).filter(|bytes| *bytes > 0)
 }
 
 /// Takes published ports off a container on the host's network, as dockerd does.

@@ -59,7 +59,7 @@ pub(crate) const HOST_CONFIG: &[(&str, Support)] = &[
     ("PortBindings", Works),
     ("RestartPolicy", Works),
     ("AutoRemove", Works),
-    ("VolumeDriver", Refused(&[r#""local""#])),
+    ("VolumeDriver", Works),
     ("VolumesFrom", Works),
     ("ConsoleSize", Works),
     ("Annotations", Works),
@@ -181,7 +181,7 @@ mod tests {
     #[test]
     fn defaults_pass_and_settings_are_refused_by_name() {
         let defaults = json!({"StorageOpt": null, "VolumesFrom": [], "Cgroup": "", "Unknown": 5,
-            "Binds": ["/a:/b"], "VolumeDriver": "local"});
+            "Binds": ["/a:/b"]});
         assert_eq!(check(HOST_CONFIG, "HostConfig.", &defaults), Ok(()));
         for (name, value) in [("StorageOpt", json!({"size": "1G"})), ("Cgroup", json!("x"))] {
             let error = check(HOST_CONFIG, "HostConfig.", &json!({ name: value })).unwrap_err();

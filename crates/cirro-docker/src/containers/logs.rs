@@ -1,5 +1,7 @@
 //! `GET /containers/{name}/logs`.
 
+use std::collections::BTreeMap;
+
 use axum::extract::{Path, State};
 use axum::response::Response;
 use bytes::{Bytes, BytesMut};
@@ -65,12 +67,33 @@ impl Style {
             line.extend_from_slice(b" ");
         }
         if self.details {
-            // Attributes would stand here; without any dockerd writes the blank alone.
+            line.extend_from_slice(details(&entry.attributes).as_bytes());
             line.extend_from_slice(b" ");
         }
         line.extend_from_slice(&entry.line);
         line.freeze()
     }
+}
+
+/// Writes what was noted with a line, as Go writes a query's parts.
+fn details(attributes: &BTreeMap<String, String>) -> String {
+    let pairs = attributes.iter().map(|(name, value)| format!("{}={}", escaped(name), escaped(value)));
+    pairs.collect::<Vec<_>>().join(",")
+}
+
+/// Source: Go `net/url`, `QueryEscape`.
+fn escaped(text: &str) -> String {
+    let mut escaped = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'~' => {
+                escaped.push(char::from(byte))
+            }
+            b' ' => escaped.push('+'),
+            other => escaped.push_str(&format!("%{other:02X}")),
+        }
+    }
+    escaped
 }
 
 #[cfg(test)]
@@ -79,11 +102,20 @@ mod tests {
 
     #[test]
     fn times_and_details_stand_before_the_line() {
-        let entry = LogEntry { time: "2024-05-01T10:00:00.5Z".into(), stderr: false, line: "hello\n".into() };
+        let mut entry = LogEntry {
+            time: "2024-05-01T10:00:00.5Z".into(),
+            stderr: false,
+            line: "hello\n".into(),
+            attributes: BTreeMap::new(),
+        };
         let styled = |timestamps, details| Style { timestamps, details }.apply(entry.clone());
         assert_eq!(styled(false, false), "hello\n");
         assert_eq!(styled(true, false), "2024-05-01T10:00:00.500000000Z hello\n");
         assert_eq!(styled(true, true), "2024-05-01T10:00:00.500000000Z  hello\n");
+        entry.attributes =
+            [("tag", "a b"), ("os", "x/é")].map(|(name, value)| (name.into(), value.into())).into();
+        let style = Style { timestamps: false, details: true };
+        assert_eq!(style.apply(entry), "os=x%2F%C3%A9,tag=a+b hello\n");
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Binds, volumes and tmpfs: docker's three ways to write them.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Component, Path, PathBuf};
 
 use cirro_seams::container::{Mount, MountOptions, MountSource, Propagation};
 use serde::Deserialize;
@@ -15,6 +15,7 @@ use crate::error::ApiError;
 /// Returns the mounts of a create request; two on one target are refused.
 pub(crate) fn parse(config: &Config, host: &HostConfig) -> Result<Vec<Mount>, ApiError> {
     let mut mounts = Vec::new();
+    check_driver(&host.volume_driver)?;
     for text in &host.binds {
         mounts.push(parse_bind(text)?);
     }
@@ -219,37 +220,57 @@ fn bind_source(point: &MountPoint) -> Result<(MountSource, MountOptions), ApiErr
     if asked.read_only_non_recursive && asked.read_only_force_recursive {
         return refuse("\"ReadOnlyForceRecursive\" and \"ReadOnlyNonRecursive\" are exclusive".into());
     }
-    if asked.read_only_force_recursive {
-        return Err(ApiError::not_supported("Mounts.BindOptions.ReadOnlyForceRecursive"));
+    // A read-only mount is recursively so in any case; who insists may not have mounts come in later.
+    if asked.read_only_force_recursive && propagation != Propagation::RPrivate {
+        return refuse("\"ReadOnlyForceRecursive\" requires the propagation \"rprivate\"".into());
     }
-    let options = MountOptions { propagation, non_recursive: asked.non_recursive, ..MountOptions::default() };
+    let options = MountOptions {
+        propagation,
+        non_recursive: asked.non_recursive,
+        read_only_non_recursive: asked.read_only_non_recursive,
+        ..MountOptions::default()
+    };
     let source = MountSource::Bind { path: PathBuf::from(&point.source), create: asked.create_mountpoint };
     Ok((source, options))
 }
 
 fn volume_source(point: &MountPoint) -> Result<(MountSource, MountOptions), ApiError> {
     let asked: VolumeOptions = options_of(&point.volume_options)?;
-    if !matches!(asked.driver_config.name.as_str(), "" | "local") {
-        return Err(ApiError::not_supported(format!("the volume driver {}", asked.driver_config.name)));
-    }
+    check_driver(&asked.driver_config.name)?;
     if !asked.subpath.is_empty() {
         if point.source.is_empty() {
             return Err(invalid("volume", "must not set Subpath when using anonymous volumes"));
         }
-        // A path in a volume is other containers' to change; it would have to be mounted by descriptor.
-        return Err(ApiError::not_supported("Mounts.VolumeOptions.Subpath"));
+        let local = Path::new(&asked.subpath)
+            .components()
+            .all(|part| matches!(part, Component::Normal(_) | Component::CurDir));
+        if !local || asked.subpath.contains('\0') {
+            return Err(invalid("volume", "subpath must be a relative path within the volume"));
+        }
     }
     let name = match point.source.as_str() {
         "" => None,
         name => Some(volume_name(name)?),
     };
     let options = MountOptions {
-        no_copy: asked.no_copy,
+        // What is below a place in the volume is not what the image has at the target.
+        no_copy: asked.no_copy || !asked.subpath.is_empty(),
+        subpath: (!asked.subpath.is_empty()).then_some(asked.subpath),
         labels: asked.labels,
         driver_options: asked.driver_config.options,
         ..MountOptions::default()
     };
     Ok((MountSource::Volume { name }, options))
+}
+
+/// Refuses every volume driver but ours, as dockerd does without plugins.
+pub(crate) fn check_driver(name: &str) -> Result<(), ApiError> {
+    match name {
+        "" | "local" => Ok(()),
+        other => Err(ApiError::not_found(format!(
+            "error looking up volume plugin {other}: plugin \"{other}\" not found"
+        ))),
+    }
 }
 
 fn tmpfs_source(point: &MountPoint) -> Result<(MountSource, MountOptions), ApiError> {
@@ -399,17 +420,38 @@ mod tests {
             ),
             (json!({"Type": "volume", "Target": "/b", "VolumeOptions": {"Subpath": "x"}}), 400),
             (
-                json!({"Type": "volume", "Source": "v1", "Target": "/b", "VolumeOptions": {"Subpath": "x"}}),
-                501,
+                json!({"Type": "volume", "Source": "v1", "Target": "/b", "VolumeOptions": {"Subpath": "../x"}}),
+                400,
             ),
             (
                 json!({"Type": "volume", "Target": "/b", "VolumeOptions": {"DriverConfig": {"Name": "nfs"}}}),
-                501,
+                404,
             ),
             (json!({"Type": "image", "Source": "x", "Target": "/b"}), 501),
         ] {
             assert_eq!(mount(value.clone()).unwrap_err().status, status, "{value}");
         }
+    }
+
+    #[test]
+    fn a_bind_says_how_far_it_is_read_only() {
+        let bind = |options: Value| {
+            parse_mount(
+                &json!({"Type": "bind", "Source": "/a", "Target": "/b", "ReadOnly": true, "BindOptions": options}),
+            )
+        };
+        assert!(bind(json!({"ReadOnlyNonRecursive": true})).unwrap().options.read_only_non_recursive);
+        assert!(!bind(json!({"ReadOnlyForceRecursive": true})).unwrap().options.read_only_non_recursive);
+        for options in [
+            json!({"ReadOnlyForceRecursive": true, "Propagation": "rslave"}),
+            json!({"ReadOnlyForceRecursive": true, "ReadOnlyNonRecursive": true}),
+        ] {
+            assert_eq!(bind(options).unwrap_err().status, 400);
+        }
+        let volume =
+            json!({"Type": "volume", "Source": "v1", "Target": "/b", "VolumeOptions": {"Subpath": "a/./b"}});
+        let options = parse_mount(&volume).unwrap().options;
+        assert_eq!((options.subpath.as_deref(), options.no_copy), (Some("a/./b"), true));
     }
 
     #[test]

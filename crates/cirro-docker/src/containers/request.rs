@@ -56,6 +56,7 @@ impl Words {
 #[serde(default, rename_all = "PascalCase")]
 pub(crate) struct HostConfig {
     pub(crate) binds: Vec<String>,
+    pub(crate) volume_driver: String,
     pub(crate) log_config: LogConfig,
     pub(crate) network_mode: String,
     pub(crate) port_bindings: BTreeMap<String, Option<Vec<PortBinding>>>,

@@ -24,5 +24,6 @@ pub(crate) async fn prune(State(face): State<Face>, params: Params) -> Result<Js
             && until.is_none_or(|until| created_seconds(image) <= until)
     };
     let (removed, reclaimed) = face.engine.prune_images(all, wanted).await?;
+    face.engine.tell_all("image", "prune", &[("reclaimed", &reclaimed.to_string())]);
     Ok(Json(json!({ "ImagesDeleted": rows(&removed), "SpaceReclaimed": reclaimed })))
 }

@@ -2,16 +2,14 @@
 
 use axum::Json;
 use axum::extract::State;
-use cirro_image::CachedLayer;
 use serde_json::{Map, Value, json};
 
 use crate::containers::changes::add_size;
 use crate::containers::{list, listed};
 use crate::error::ApiError;
 use crate::query::Params;
-use crate::time::ZERO_TIME;
 use crate::version::ApiVersion;
-use crate::{Face, images, volumes};
+use crate::{Face, build, images, volumes};
 
 const KINDS: &[&str] = &["container", "image", "volume", "build-cache"];
 
@@ -60,23 +58,8 @@ pub(crate) async fn get(
     if wants("build-cache") {
         let cached = face.engine.build_cache().await?;
         let total: u64 = cached.iter().filter(|layer| !layer.shared).map(|layer| layer.size).sum();
-        usage.insert("BuildCache".into(), cached.iter().map(cache_row).collect());
+        usage.insert("BuildCache".into(), cached.iter().map(build::prune::cache_row).collect());
         usage.insert("BuilderSize".into(), json!(total));
     }
     Ok(Json(Value::Object(usage)))
-}
-
-/// Writes a row of the build cache, which is layers of the library.
-fn cache_row(layer: &CachedLayer) -> Value {
-    json!({
-        "ID": layer.diff_id.hex(),
-        "Type": "regular",
-        "Description": "layer of a build",
-        "InUse": false,
-        "Shared": layer.shared,
-        "Size": layer.size,
-        "CreatedAt": ZERO_TIME,
-        "LastUsedAt": null,
-        "UsageCount": 0,
-    })
 }

@@ -6,11 +6,13 @@
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::SystemTime;
 
 use cirro_seams::build::{CacheSpace, Sharing};
 use cirro_types::Digest;
 use tokio::sync::{OwnedRwLockReadGuard, OwnedRwLockWriteGuard, RwLock};
 
+use crate::containers::changes::size_of;
 use crate::containers::create::remove_dir;
 use crate::error::{EngineError, io};
 
@@ -77,21 +79,27 @@ impl BuildCaches {
         Ok(Box::new(Lease { path, is_new, _held: held }))
     }
 
-    /// Removes every cache that no step uses.
-    pub(crate) fn prune(&self) -> Result<(), EngineError> {
+    /// Removes the caches that no step uses and whose last change `wanted` takes; returns the bytes given back.
+    pub(crate) fn prune(&self, wanted: &dyn Fn(SystemTime) -> bool) -> Result<u64, EngineError> {
+        let mut bytes = 0;
         let entries = match std::fs::read_dir(&self.root) {
             Ok(entries) => entries,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(0),
             Err(error) => return Err(io(format!("read {}", self.root.display()))(error)),
         };
         for entry in entries {
             let entry = entry.map_err(io(format!("read {}", self.root.display())))?;
             let name = entry.file_name().to_string_lossy().into_owned();
-            if let Ok(_alone) = self.lock(&name).try_write_owned() {
+            let changed = entry.metadata().and_then(|metadata| metadata.modified());
+            let changed = changed.map_err(io(format!("look at {}", entry.path().display())))?;
+            if wanted(changed)
+                && let Ok(_alone) = self.lock(&name).try_write_owned()
+            {
+                bytes += size_of(&entry.path());
                 remove_dir(&entry.path())?;
             }
         }
-        Ok(())
+        Ok(bytes)
     }
 
     fn first_free(&self, name: &str) -> Result<(String, Held), EngineError> {
@@ -156,7 +164,8 @@ mod tests {
         let caches = BuildCaches::new(dir.path().to_owned());
         let used = caches.open("used", Sharing::Shared).await.unwrap();
         let idle = path(&*caches.open("idle", Sharing::Shared).await.unwrap());
-        caches.prune().unwrap();
+        assert_eq!(caches.prune(&|_| false).unwrap(), 0);
+        caches.prune(&|_| true).unwrap();
         assert!(used.path().exists() && !idle.exists());
     }
 }

@@ -3,7 +3,7 @@
 use cirro_container::{CreateContainer, Rootfs, Stdio};
 use cirro_seams::Pending;
 use cirro_seams::build::{BuildFault, Step, StepRunner};
-use cirro_seams::container::{Container, ContainerSpec, LogConfig, NetworkMode, Owner, Phase, Resources};
+use cirro_seams::container::{Container, ContainerSpec, LogConfig, NetworkMode, Owner, Phase};
 use cirro_seams::node::{Output, Session};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -127,7 +127,9 @@ fn record_of(step: Step) -> Result<Record, EngineError> {
     let spec = ContainerSpec {
         network: network(&step.network),
         extra_hosts,
-        resources: Resources { memory: step.memory.filter(|memory| *memory > 0), ..Resources::default() },
+        resources: step.limits.resources,
+        shm_size: step.limits.shm_size,
+        ulimits: step.limits.ulimits,
         log: LogConfig { keep: false, ..LogConfig::default() },
         owner: Owner::Build,
         ..ContainerSpec::default()

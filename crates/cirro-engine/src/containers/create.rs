@@ -10,7 +10,7 @@ use crate::journal::CONTAINERS;
 use crate::layers::Layers;
 use crate::spec::limits::{self, Moment};
 use crate::spec::merge::{Merged, merge};
-use crate::spec::{capabilities, document, resources, seccomp, security};
+use crate::spec::{capabilities, document, log, resources, seccomp, security};
 use crate::{Engine, clock, fail, names, signals};
 
 const MAX_ARGUMENTS: usize = 2 << 20;
@@ -51,6 +51,7 @@ fn check(spec: &ContainerSpec, merged: &Merged) -> Result<i32, EngineError> {
     if let security::SeccompChoice::Profile(text) = security::parse(&spec.security_opt)?.seccomp {
         seccomp::parse_profile(&text, &granted)?;
     }
+    log::check(&spec.log.attributes)?;
     resources::rlimits(spec, &Default::default())?;
     signals::parse(merged.stop_signal.as_deref().filter(|signal| !signal.is_empty()).unwrap_or("TERM"))
 }

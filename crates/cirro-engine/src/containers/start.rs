@@ -10,6 +10,7 @@ use crate::error::{EngineError, blocking, io};
 use crate::spec::cdi::{self, Injection, Registry};
 use crate::spec::devices::{self, HostDevices};
 use crate::spec::document::{DocumentInput, document};
+use crate::spec::log;
 use crate::spec::users::{self, User};
 use crate::{Engine, clock, fail};
 
@@ -183,6 +184,7 @@ impl Engine {
         blocking(move || files::write_files(&dir, &own, &hostname, &ports)).await?;
         let size = self.table().get(&container.id).and_then(|entry| entry.size);
         let asked = &container.spec;
+        let log_attributes = log::attributes(container)?;
         Ok(CreateContainer {
             id: container.id.clone(),
             spec,
@@ -192,6 +194,7 @@ impl Engine {
                 path: container.log_path.clone(),
                 max_size: asked.log.max_size,
                 max_files: asked.log.max_files,
+                attributes: log_attributes,
             }),
         })
     }

@@ -110,7 +110,12 @@ mod tests {
 
     #[test]
     fn a_line_has_its_time_only_when_asked_for() {
-        let entry = LogEntry { time: "2024-01-01T00:00:00Z".into(), stderr: false, line: Bytes::from("x\n") };
+        let entry = LogEntry {
+            time: "2024-01-01T00:00:00Z".into(),
+            stderr: false,
+            line: Bytes::from("x\n"),
+            attributes: Default::default(),
+        };
         assert_eq!(plain_line(&entry, false), "x\n");
         assert_eq!(plain_line(&entry, true), "2024-01-01T00:00:00Z x\n");
     }

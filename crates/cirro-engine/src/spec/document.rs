@@ -254,4 +254,4 @@ pub(crate) fn check_sysctls(spec: &ContainerSpec) -> Result<(), EngineError> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -11,6 +11,8 @@ use super::support::LimitSupport;
 pub(crate) struct HostFacts {
     /// Whether cgroups are version 2 throughout; on version 1 no cgroup mount is given.
     pub cgroup_v2: bool,
+    /// Whether a bind can be read-only with all that is mounted below it.
+    pub recursive_read_only: bool,
     /// Which other limits can be set.
     pub limits: LimitSupport,
     /// Whether swap can be limited.
@@ -35,6 +37,7 @@ impl HostFacts {
         let cgroup_v2 = Path::new("/sys/fs/cgroup/cgroup.controllers").exists();
         Self {
             cgroup_v2,
+            recursive_read_only: cirro_sys::mounts::can_change(),
             limits: LimitSupport::look(cgroup_v2),
             swap_limit: Path::new("/sys/fs/cgroup/memory/memory.memsw.limit_in_bytes").exists() || cgroup_v2,
             lowest_oom_score: if unlimited { -1000 } else { score.trim().parse().unwrap_or(0) },

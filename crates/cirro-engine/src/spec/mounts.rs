@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use cirro_container::SUBPATH;
 use cirro_seams::container::{ContainerSpec, IpcMode, Mount, MountSource, Propagation, ResolvedMount};
 use serde_json::{Value, json};
 
@@ -80,7 +81,7 @@ pub(crate) fn mounts(
     own.sort_by_key(|mount| mount.target.matches('/').count());
     for resolved in own {
         all.retain(|present| present["destination"] != resolved.target.as_str());
-        all.push(own_mount(spec, resolved));
+        all.push(own_mount(spec, resolved, host));
     }
     all
 }
@@ -118,12 +119,17 @@ pub(crate) fn want_slave(own: &[ResolvedMount]) -> bool {
     own.iter().any(|mount| matches!(mount.options.propagation, Propagation::Slave | Propagation::RSlave))
 }
 
-fn own_mount(spec: &ContainerSpec, resolved: &ResolvedMount) -> Value {
+fn own_mount(spec: &ContainerSpec, resolved: &ResolvedMount, host: &HostFacts) -> Value {
     let asked = &resolved.options;
     let access = if resolved.read_only { "ro" } else { "rw" };
     if resolved.kind != "tmpfs" {
         let bind = if asked.non_recursive { "bind" } else { "rbind" };
-        let options = [bind, asked.propagation.as_str(), access];
+        // What is mounted below the source would else be a way to write.
+        let recursive = host.recursive_read_only && !asked.read_only_non_recursive;
+        let access = if resolved.read_only && recursive { "rro" } else { access };
+        let subpath = asked.subpath.as_ref().map(|subpath| format!("{SUBPATH}{subpath}"));
+        let mut options = vec![bind, asked.propagation.as_str(), access];
+        options.extend(subpath.as_deref());
         return mount(&resolved.target, "bind", &resolved.source.to_string_lossy(), &options);
     }
     let mut options = vec!["noexec".to_owned(), "nosuid".into(), "nodev".into(), access.into()];
@@ -204,6 +210,30 @@ mod tests {
         assert_eq!(system_paths(&spec), (Vec::new(), vec!["/proc/x".to_owned()]));
         spec = ContainerSpec { privileged: true, ..ContainerSpec::default() };
         assert_eq!(system_paths(&spec), (Vec::new(), Vec::new()));
+    }
+
+    #[test]
+    fn a_read_only_bind_is_so_with_what_is_below_it_where_the_kernel_can() {
+        let options = |flat: bool, host: &HostFacts| {
+            let resolved = ResolvedMount {
+                kind: "volume".into(),
+                name: None,
+                source: "/v".into(),
+                target: "/a".into(),
+                read_only: true,
+                options: cirro_seams::container::MountOptions {
+                    read_only_non_recursive: flat,
+                    subpath: Some("in/it".into()),
+                    ..Default::default()
+                },
+            };
+            own_mount(&ContainerSpec::default(), &resolved, host)["options"].clone()
+        };
+        let host = HostFacts { recursive_read_only: true, ..HostFacts::default() };
+        let subpath = format!("{SUBPATH}in/it");
+        assert_eq!(options(false, &host), json!(["rbind", "rprivate", "rro", subpath]));
+        assert_eq!(options(true, &host)[2], "ro");
+        assert_eq!(options(false, &HostFacts::default())[2], "ro");
     }
 
     #[test]

@@ -113,3 +113,28 @@ fn an_image_needs_its_layers() {
     assert!(fixture.library.open_layer(&[Digest::of(b"absent")]).is_err());
     fixture.layer(&Tar::new().end()).unwrap();
 }
+
+#[test]
+fn a_cache_prune_takes_what_it_is_told_and_no_image() {
+    let fixture = Fixture::new();
+    let (kept, gone) = (Digest::of(b"kept"), Digest::of(b"gone"));
+    let layers = [build(&fixture, &[], "a", "x"), build(&fixture, &[], "b", "y")];
+    fixture.library.remember_layer(&kept, &layers[0]).unwrap();
+    fixture.library.remember_layer(&gone, &layers[1]).unwrap();
+    let mut config = ImageConfig::default();
+    config.rootfs.diff_ids = vec![layers[0]];
+    let dangling = fixture.library.put_image(&config, &[]).unwrap();
+    // A layer that was in an image is no longer one that a build may be waiting for.
+    config.rootfs.diff_ids = vec![layers[1]];
+    fixture.library.put_image(&config, &["once".parse().unwrap()]).unwrap();
+    fixture.library.remove("once", false, &nobody).unwrap();
+    let (removed, bytes) = fixture.library.prune_cache(&|layer| !layer.shared).unwrap();
+    assert_eq!(removed, [layers[1]]);
+    assert!(bytes > 0);
+    assert_eq!(fixture.library.cached_layer(&kept).unwrap(), Some(layers[0]));
+    assert_eq!(fixture.library.cached_layer(&gone).unwrap(), None);
+    let (removed, _) = fixture.library.prune_cache(&|_| true).unwrap();
+    assert!(removed.is_empty());
+    assert_eq!(fixture.library.cached_layer(&kept).unwrap(), None);
+    assert_eq!(fixture.library.find(&dangling.to_string()).unwrap().id, dangling);
+}

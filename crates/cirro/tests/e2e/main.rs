@@ -10,6 +10,7 @@ mod faults;
 mod files;
 mod identity;
 mod lifecycle;
+mod options;
 mod registry_clients;
 mod robust;
 mod survival;

@@ -1,7 +1,7 @@
 //! The tests in the published crate `bollard`, against a fresh cloud.
 //!
-//! The crate comes through cargo into a scratch directory. Its tests pull images of Docker Hub, or without a registry take
-//! those that are there: they are built here from our own base image, with what the tests look for in them.
+//! The crate comes through cargo into a scratch directory. Its tests pull images of Docker Hub from a registry of the caller's:
+//! the cloud's own, with images that are built here from our own base image and have in them what the tests look for.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -10,14 +10,16 @@ use std::process::Command;
 use anyhow::{Context, bail, ensure};
 
 use crate::bench::cloud::Cloud;
-use crate::bench::{release_binary, said};
+use crate::bench::said;
 use crate::cargo;
 
 const VERSION: &str = "0.19.4";
 /// Those that need neither a swarm nor BuildKit nor credentials.
-const TESTS: [&str; 8] = [
+const TESTS: [&str; 10] = [
     "container_test",
+    "distribution",
     "exec_test",
+    "export_test",
     "image_test",
     "network_test",
     "race_test",
@@ -33,14 +35,14 @@ const ALPINE: &str = "FROM busybox\nCMD [\"/bin/sh\"]\n";
 const UHTTPD: &str = "FROM busybox\nRUN mkdir -p /www /etc/config /usr/sbin && echo page > /www/index.html && printf '\\nconfig uhttpd main\\n' > /etc/config/uhttpd && printf '#!/bin/sh\\nexec httpd \"$@\"\\n' > /usr/sbin/run_uhttpd && chmod 755 /usr/sbin/run_uhttpd\nCMD [\"/usr/sbin/run_uhttpd\", \"-f\", \"-p\", \"80\", \"-h\", \"/www\"]\n";
 
 /// Runs the tests and compares.
-pub(crate) fn run() -> anyhow::Result<()> {
-    let binary = release_binary()?;
+pub(crate) fn run(binary: &Path) -> anyhow::Result<()> {
     let source = fetch()?;
     let programs = build(&source)?;
     ensure!(!programs.is_empty(), "no test programs were built");
-    let cloud = Cloud::new(&binary)?;
+    let cloud = Cloud::new(binary)?;
     cloud.start()?;
-    images(&cloud)?;
+    let registry = cloud.registry()?.trim().to_owned();
+    images(&cloud, &registry)?;
     let mut passed = BTreeSet::new();
     let mut failed = BTreeSet::new();
     for program in &programs {
@@ -48,7 +50,7 @@ pub(crate) fn run() -> anyhow::Result<()> {
             .args(["--test-threads", "1"])
             .current_dir(&source)
             .env("DOCKER_HOST", cloud.docker_host())
-            .env("DISABLE_REGISTRY", "1")
+            .env("REGISTRY_HTTP_ADDR", &registry)
             .output()
             .with_context(|| format!("run {}", program.display()))?;
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
@@ -115,8 +117,8 @@ fn build(source: &Path) -> anyhow::Result<Vec<PathBuf>> {
     Ok(programs)
 }
 
-/// Makes the images that the tests use.
-fn images(cloud: &Cloud) -> anyhow::Result<()> {
+/// Makes the images that the tests use; they are in the registry only.
+fn images(cloud: &Cloud, registry: &str) -> anyhow::Result<()> {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../images/busybox.sh");
     let archive = said(Command::new("bash").arg(script))?;
     let docker = |arguments: &[&str]| {
@@ -129,7 +131,10 @@ fn images(cloud: &Cloud) -> anyhow::Result<()> {
     for (name, text) in [("hello-world:linux", HELLO), ("alpine", ALPINE), ("fussybeaver/uhttpd", UHTTPD)] {
         std::fs::write(directory.path().join("Dockerfile"), text)?;
         let path = directory.path().to_string_lossy().into_owned();
-        said(&mut docker(&["build", "--quiet", "--tag", name, &path]))?;
+        let name = format!("{registry}/{name}");
+        said(&mut docker(&["build", "--quiet", "--tag", &name, &path]))?;
+        said(&mut docker(&["push", "--quiet", &name]))?;
+        said(&mut docker(&["rmi", "--force", &name]))?;
     }
     Ok(())
 }

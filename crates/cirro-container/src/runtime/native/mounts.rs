@@ -8,7 +8,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::{LinuxIdMapping, Mount};
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{Mode, OFlags, ResolveFlags};
 
 use super::copy_up;
 use super::inside::{Links, Sort, find_or_make, sort_of};
@@ -82,7 +82,10 @@ pub(super) fn prepare(mount: &Mount, common: &Common<'_>) -> Result<Prepared, Co
 fn bind(mount: &Mount, binding: Binding, options: &Options, common: &Common<'_>) -> io::Result<(Sort, Body)> {
     let source = mount.source().as_ref().filter(|source| source.is_absolute());
     let source = source.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "no absolute source"))?;
-    let tree = tree::copy_of(source, binding)?;
+    let tree = match &options.subpath {
+        None => tree::copy_of(source, binding)?,
+        Some(subpath) => tree::copy_at(below(source, subpath)?, binding)?,
+    };
     if let Some(recursive) = options.id_map {
         let own = |own: &Option<Vec<LinuxIdMapping>>| own.clone().filter(|maps| !maps.is_empty());
         let (users, groups) = (own(mount.uid_mappings()), own(mount.gid_mappings()));
@@ -93,6 +96,14 @@ fn bind(mount: &Mount, binding: Binding, options: &Options, common: &Common<'_>)
         tree::set_id_map(&tree, maps.namespace()?.as_fd(), false)?;
     }
     Ok((sort_of(&tree)?, Body::Tree(finish(tree, options, common)?)))
+}
+
+/// Opens a place below a source that others may be changing: no link leads out of it.
+fn below(source: &Path, subpath: &Path) -> io::Result<OwnedFd> {
+    let path = OFlags::PATH | OFlags::CLOEXEC;
+    let source = rustix::fs::open(source, path | OFlags::DIRECTORY, Mode::empty())?;
+    let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
+    Ok(rustix::fs::openat2(source, subpath, path, Mode::empty(), resolve)?)
 }
 
 /// Attributes and propagation, in this order: a mount that is shared already would pass them on.

@@ -2,7 +2,10 @@
 //!
 //! Source: runtime-spec 1.2, `config.md`, "Linux mount options"; words that are none of ours are the filesystem's.
 
+use std::path::PathBuf;
+
 use crate::error::ContainerError;
+use crate::request::SUBPATH;
 
 pub(super) const READ_ONLY: u64 = libc_attr::RDONLY;
 
@@ -72,6 +75,8 @@ pub(super) struct Options {
     /// Owners are mapped, and whether those below are.
     pub(super) id_map: Option<bool>,
     pub(super) remount: bool,
+    /// A place below a bind's source that is mounted in its stead.
+    pub(super) subpath: Option<PathBuf>,
     /// For the filesystem: `size=64k` or a word alone.
     pub(super) data: Vec<(String, Option<String>)>,
 }
@@ -97,6 +102,7 @@ impl Options {
             "ridmap" => self.id_map = Some(true),
             "remount" => self.remount = true,
             "defaults" | "silent" | "loud" | "nolazytime" | "noiversion" | "async" | "nomand" | "" => {}
+            _ if word.starts_with(SUBPATH) => self.subpath = Some(PathBuf::from(&word[SUBPATH.len()..])),
             // Words of fstab that say nothing to the kernel.
             _ if word.starts_with("x-") || word.starts_with("comment=") => {}
             _ => return false,

@@ -4,7 +4,8 @@ use cirro_seams::node::ExecRequest;
 use super::*;
 use crate::spec::capabilities::of_bits;
 
-fn container(spec: ContainerSpec) -> Container {
+/// A container that nobody started.
+pub(crate) fn container(spec: ContainerSpec) -> Container {
     Container {
         id: "0123456789abcdef".into(),
         name: "web".into(),
