@@ -23,8 +23,6 @@ const MAX_BYTES: u64 = 64 << 30;
 /// those into memory, whatever their size.
 const MAX_HEADER_BYTES: u64 = 1 << 20;
 const MAX_PATH_BYTES: usize = 4096;
-/// Bytes of window that a zstd stream may ask for, as a power of two: the format's recommended limit.
-const ZSTD_WINDOW_LOG: u32 = 27;
 const BLOCK: usize = 512;
 
 /// Whose the unpacked files are.
@@ -46,33 +44,6 @@ pub(crate) struct Unpacker<'a> {
     pub(crate) cancel: &'a Cancel,
 }
 
-/// What a stream starts as.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Form {
-    Gzip,
-    Zstd,
-    Bzip2,
-    Xz,
-    Plain,
-}
-
-/// Why a stream cannot be looked into.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum OpenError {
-    /// Its compression is not one of ours.
-    #[error("{0} archives are not supported")]
-    Unsupported(&'static str),
-    /// It cannot be read or decompressed.
-    #[error("read the archive: {0}")]
-    Unreadable(#[from] io::Error),
-}
-
-impl From<OpenError> for Refusal {
-    fn from(error: OpenError) -> Self {
-        Self::new(error.to_string())
-    }
-}
-
 /// A stream, decompressed, and the first block of what is in it.
 pub(crate) struct Opened<'r> {
     pub(crate) head: Vec<u8>,
@@ -82,22 +53,12 @@ pub(crate) struct Opened<'r> {
 impl<'r> Opened<'r> {
     /// Decompresses `reader` and reads its first block.
     ///
-    pub(crate) fn new(mut reader: impl Read + 'r) -> Result<Self, OpenError> {
-        let magic = head(&mut reader)?;
-        let form = Form::of(&magic);
-        let raw = io::Cursor::new(magic).chain(reader);
-        let mut rest: Box<dyn Read + 'r> = match form {
-            Form::Plain => Box::new(raw),
-            Form::Gzip => Box::new(flate2::read::MultiGzDecoder::new(raw)),
-            Form::Zstd => {
-                let mut decoder = zstd::stream::read::Decoder::new(raw)?;
-                decoder.window_log_max(ZSTD_WINDOW_LOG)?;
-                Box::new(decoder)
-            }
-            Form::Bzip2 => return Err(OpenError::Unsupported("bzip2")),
-            Form::Xz => return Err(OpenError::Unsupported("xz")),
-        };
-        let head = head(&mut rest)?;
+    /// # Errors
+    /// When it cannot be read, or is damaged.
+    pub(crate) fn new(reader: impl Read + 'r) -> Result<Self, Refusal> {
+        let unreadable = |error: io::Error| Refusal::new(format!("read the archive: {error}"));
+        let (mut rest, _) = cirro_compression::decompress(reader).map_err(unreadable)?;
+        let head = head(&mut rest).map_err(unreadable)?;
         Ok(Self { head, rest })
     }
 
@@ -116,18 +77,6 @@ impl<'r> Opened<'r> {
     /// Returns the whole stream.
     pub(crate) fn into_reader(self) -> impl Read + 'r {
         io::Cursor::new(self.head).chain(self.rest)
-    }
-}
-
-impl Form {
-    fn of(magic: &[u8]) -> Self {
-        match magic {
-            [0x1f, 0x8b, ..] => Self::Gzip,
-            [0x28, 0xb5, 0x2f, 0xfd, ..] => Self::Zstd,
-            [b'B', b'Z', b'h', ..] => Self::Bzip2,
-            [0xfd, b'7', b'z', b'X', b'Z', 0, ..] => Self::Xz,
-            _ => Self::Plain,
-        }
     }
 }
 

@@ -16,7 +16,7 @@ const MAX_IGNORE_BYTES: u64 = 1 << 20;
 
 /// Unpacks a build context below `dir`, which is there and empty; blocks.
 ///
-/// `tar` is what the classic endpoint gets: a tar archive, plain or compressed with gzip or zstd, or else one
+/// `tar` is what the classic endpoint gets: a tar archive, plain or compressed with gzip, bzip2, xz or zstd, or else one
 /// Dockerfile by itself. Entries belong to root. On error what was unpacked so far is left to the caller, who
 /// owns `dir`.
 ///

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::FileType;
 
-use crate::archive::{OpenError, Opened, Ownership, Unpacker};
+use crate::archive::{Opened, Ownership, Unpacker};
 use crate::error::Refusal;
 use crate::ignore::Ignore;
 use crate::key::Key;
@@ -181,10 +181,7 @@ impl Transfer {
                 // What looks compressed and is not, is a file like any other.
                 let is_tar = match Opened::new(file) {
                     Ok(opened) => opened.is_tar() && opened.head.iter().any(|byte| *byte != 0),
-                    Err(error @ OpenError::Unsupported(_)) => {
-                        return Err(Refusal::new(format!("{path}: {error}")));
-                    }
-                    Err(OpenError::Unreadable(_)) => false,
+                    Err(_) => false,
                 };
                 Ok(Some(if is_tar { Found::Archive } else { Found::File }))
             }

@@ -16,7 +16,7 @@
 //! | `library`, `records`, `trash` | state, crash recovery, what is noted where, deletion |
 //! | `layers`, `blobs`, `images`, `removal`, `roots` | the nouns and what is done with them |
 //! | `document`, `media` | manifests and indexes |
-//! | `load`, `save`, `compression`, `tarball` | archives in and out |
+//! | `load`, `save`, `tarball` | archives in and out |
 //! | `unpack`, `confine`, `xattr` | from hostile tar to tree |
 //! | `canonical`, `recipe`, `compress` | from tree to tar, to blob |
 //! | `registry` | pull and push |
@@ -26,7 +26,6 @@
 mod blobs;
 mod canonical;
 mod compress;
-mod compression;
 mod confine;
 pub mod distribution;
 mod document;

@@ -21,13 +21,13 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use cirro_types::{Digest, HistoryEntry, ImageConfig, ImageReference};
 
-use crate::compression::decompress;
 use crate::error::{Context, ImageError, invalid, reading};
 use crate::hash::Hasher;
 use crate::images::{Moved, NewImage};
 use crate::layers::Pins;
 use crate::library::Library;
 use crate::unpack::{Unpacked, unpack};
+use cirro_compression::decompress;
 use spool::Spool;
 
 /// Layers that are unpacked at the same time.

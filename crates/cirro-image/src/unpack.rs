@@ -25,7 +25,6 @@ use cirro_types::Digest;
 use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags};
 use rustix::io::Errno;
 
-use crate::compression::Gauge;
 use crate::confine::{self, Directory, MAX_PATH, Missing, Tree};
 use crate::error::{Context, ImageError, invalid, reading, shown};
 use crate::hash::Hasher;
@@ -33,6 +32,7 @@ use crate::limits::Limits;
 use crate::recipe::RecipeWriter;
 use crate::tarball::{Chunks, Kind, Member, TarStream, Time, fill};
 use crate::xattr;
+use cirro_compression::Gauge;
 
 pub(crate) use replace::is_whiteout;
 

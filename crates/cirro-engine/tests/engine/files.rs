@@ -48,6 +48,20 @@ async fn put(engine: &Engine, id: &str, path: &str, entries: &[(&str, &str)]) ->
     within(engine.put_archive(id, path, tar(entries), options)).await
 }
 
+/// A tar compressed by a program of the host.
+async fn packed(program: &str, entries: &[(&str, &str)]) -> mpsc::Receiver<Result<Bytes, String>> {
+    use std::io::Write;
+    let mut pieces = tar(entries);
+    let tar = within(pieces.recv()).await.unwrap().unwrap();
+    let mut file = tempfile::NamedTempFile::new().unwrap();
+    file.write_all(&tar).unwrap();
+    let said = std::process::Command::new(program).arg("-c").arg(file.path()).output().unwrap();
+    assert!(said.status.success());
+    let (sender, receiver) = mpsc::channel(1);
+    sender.send(Ok(Bytes::from(said.stdout))).await.unwrap();
+    receiver
+}
+
 /// Packs a path; returns names and contents.
 async fn get(engine: &Engine, id: &str, path: &str) -> Result<BTreeMap<String, String>, EngineError> {
     let (_, pieces) = within(engine.get_archive(id, path)).await?;
@@ -211,6 +225,13 @@ fn libraries_of_a_container_stay_files_as_root() {
             let _ =
                 within(engine.put_archive(&id, "/tmp", receiver, PutArchive { keep_kinds: true, own: true }))
                     .await;
+        }
+        // CVE-2026-41567: nor does it undo an archive's compression, which is done all the same.
+        for program in ["xz", "bzip2"] {
+            let options = PutArchive { keep_kinds: true, own: false };
+            let archive = packed(program, &[("compressed", program)]).await;
+            within(engine.put_archive(&id, "/tmp", archive, options)).await.unwrap();
+            assert_eq!(get(engine, &id, "/tmp/compressed").await.unwrap()["compressed"], program);
         }
         assert!(get(engine, &id, "/lib").await.unwrap().contains_key("lib/libnss_files.so.2"));
         assert!(!marker.exists());

@@ -32,6 +32,23 @@ fn a_fork_bomb_stays_in_its_container_as_root() {
     });
 }
 
+/// CVE-2022-0492 and CVE-2022-0185: neither the agent that the kernel runs at a cgroup's end nor a namespace in which file systems
+/// could be mounted is within reach.
+#[test]
+fn no_way_leads_to_a_release_agent_or_a_user_namespace_as_root() {
+    with_engine(|lab| async move {
+        let tries = "for f in $(busybox find /sys/fs/cgroup -name release_agent -o -name notify_on_release); do \
+                         (echo 1 > $f) 2>/dev/null && echo written $f; done; \
+                     busybox mkdir -p /tmp/c; \
+                     for t in cgroup cgroup2 tmpfs; do busybox mount -t $t none /tmp/c 2>/dev/null && echo mounted $t; done; \
+                     for n in -U -Ur -m -n; do busybox unshare $n busybox true 2>/dev/null && echo unshared $n; done; \
+                     echo over";
+        let (out, err, code) = lab.output(ContainerSpec { auto_remove: true, ..script(tries) }).await;
+        assert_eq!((out.as_str(), code), ("over\n", Some(0)), "{err}");
+        lab
+    });
+}
+
 #[test]
 fn a_container_without_a_limit_of_processes_gets_the_hosts_default_as_root() {
     with_engine(|lab| async move {

@@ -13,12 +13,12 @@ use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat};
 use rustix::io::Errno;
 
 use super::{Asked, Files};
-use crate::compression::{Gauge, decompress};
 use crate::confine::{self, Directory, MAX_PATH, Missing, names};
 use crate::error::{Context, ImageError, invalid, shown};
 use crate::limits::Limits;
 use crate::tarball::{Kind, Member, Nowhere, ReaderChunks, TarStream, Time};
 use crate::unpack::metadata;
+use cirro_compression::{Gauge, decompress};
 
 const MAX_DEPTH: usize = MAX_PATH / 2;
 
@@ -43,7 +43,7 @@ pub enum ExtractError {
 }
 
 impl Files {
-    /// Unpacks a tar (plain, gzip or zstd) below the directory at `path`, which must be there.
+    /// Unpacks a tar (plain, gzip, bzip2, xz or zstd) below the directory at `path`, which must be there.
     ///
     /// # Errors
     /// See [`ExtractError`]; entries before the one that failed stay.

@@ -8,12 +8,12 @@ use std::path::PathBuf;
 use cirro_sys::fail_point::fail_point;
 use cirro_types::Digest;
 
-use crate::compression::{Gauge, decompress};
 use crate::confine::{clean, parent};
 use crate::error::{Context, ImageError, invalid, reading, shown};
 use crate::library::Temporary;
 use crate::limits::Limits;
 use crate::tarball::{Kind, Member, Nowhere, ReaderChunks, TarStream};
+use cirro_compression::{Gauge, decompress};
 
 /// Links from member to member in one name.
 const MAX_LINKS: usize = 8;

@@ -25,7 +25,6 @@ use super::growing::{Following, growing};
 use super::progress::{Meter, ProgressSink};
 use super::session::{Fetched, Session};
 use crate::blobs::Blob;
-use crate::compression::decompress;
 use crate::document::{Descriptor, Document, Manifest, Platform};
 use crate::error::{Context as _, ImageError, invalid, reading};
 use crate::images::NewImage;
@@ -35,6 +34,7 @@ use crate::load::check_config;
 use crate::media;
 use crate::records::ManifestRecord;
 use crate::unpack::{Unpacked, unpack};
+use cirro_compression::decompress;
 
 /// Layers that are fetched at the same time.
 const AT_ONCE: usize = 3;

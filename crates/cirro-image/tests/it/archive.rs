@@ -10,6 +10,24 @@ use cirro_store::{MemoryNodeDb, NodeDb};
 use cirro_types::Digest;
 use serde_json::json;
 
+/// What a program that compresses its input makes of these bytes.
+pub(crate) fn packed(program: &str, bytes: &[u8]) -> Vec<u8> {
+    use std::process::{Command, Stdio};
+    let mut command = Command::new(program);
+    let mut child = command
+        .arg("-c")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap_or_else(|error| panic!("{program}: {error}"));
+    let (mut input, bytes) = (child.stdin.take().unwrap(), bytes.to_vec());
+    let writer = std::thread::spawn(move || input.write_all(&bytes).unwrap());
+    let said = child.wait_with_output().unwrap();
+    writer.join().unwrap();
+    assert!(said.status.success());
+    said.stdout
+}
+
 /// A tar being made.
 #[derive(Default)]
 pub(crate) struct Tar {

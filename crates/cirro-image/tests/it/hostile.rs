@@ -11,7 +11,7 @@ use cirro_image::{ImageError, Limits};
 use cirro_types::Digest;
 use serde_json::json;
 
-use crate::archive::{Fixture, Tar, config, docker_archive, docker_archive_of, gzip, header, read};
+use crate::archive::{Fixture, Tar, config, docker_archive, docker_archive_of, gzip, header, packed, read};
 
 /// Up from wherever a layer may be, to the directory that holds the library and the victim.
 const UP: &str = "../../../../..";
@@ -401,7 +401,12 @@ fn bombs_go_off_outside() {
     let limits = || Limits { ratio_floor: 1 << 20, ratio: 100, ..Limits::default() };
     let zeros = Tar::new().file("zeros", &vec![0; 8 << 20]).end();
     let config = config(&[&zeros]);
-    for blob in [gzip(&zeros), zstd::encode_all(&zeros[..], 3).unwrap()] {
+    for blob in [
+        gzip(&zeros),
+        zstd::encode_all(&zeros[..], 3).unwrap(),
+        packed("bzip2", &zeros),
+        packed("xz", &zeros),
+    ] {
         let archive = docker_archive_of(&["bomb"], &config, &[&blob]);
         assert!(refused(limits(), &archive).contains("compressed byte"));
     }
@@ -419,6 +424,50 @@ fn bombs_go_off_outside() {
     assert!(refused(limits, &docker_archive(&[], &[&zeros])).contains("bytes"));
     let limits = Limits { archive_members: 2, ..Limits::default() };
     assert!(refused(limits, &docker_archive(&[], &[&many])).contains("members"));
+}
+
+#[test]
+fn a_window_that_takes_gigabytes_of_memory_is_refused() {
+    let layer = inside().end();
+    let mut encoder = zstd::stream::Encoder::new(Vec::new(), 1).unwrap();
+    encoder.window_log(28).unwrap();
+    std::io::Write::write_all(&mut encoder, &layer).unwrap();
+    let blob = encoder.finish().unwrap();
+    let archive = docker_archive_of(&["window"], &config(&[&layer]), &[&blob]);
+    assert!(refused(Limits::default(), &archive).to_lowercase().contains("memory"));
+}
+
+#[test]
+fn a_name_of_gigabytes_is_refused_before_it_is_read() {
+    let mut names = header(b"x", b'x', b"", 0o644, 4 << 30);
+    names[156] = b'x';
+    let layer = Tar::new().raw_entry(names, b"30 path=short\n").end();
+    let archive = docker_archive_of(&["names"], &config(&[&layer]), &[&layer]);
+    assert!(refused(Limits::default(), &archive).contains("too large"));
+}
+
+#[test]
+fn one_layer_twice_is_one_layer_and_one_digest_with_two_sizes_none() {
+    let layer = inside().end();
+    let config_twice = config(&[&layer, &layer]);
+    let entry = described("layer.v1.tar", &layer);
+    let mut other = entry.clone();
+    other["size"] = json!(layer.len() - 512);
+    for (second, sound) in [(entry.clone(), true), (other, false)] {
+        let manifest = json!({"schemaVersion": 2, "config": described("config.v1+json", &config_twice),
+            "layers": [entry, second]})
+        .to_string()
+        .into_bytes();
+        let index = json!({"schemaVersion": 2, "manifests": [described("manifest.v1+json", &manifest)]});
+        let archive = layout(index, &[&manifest, &config_twice, &layer]);
+        if sound {
+            let fixture = Fixture::new();
+            fixture.load(&archive).unwrap();
+            assert_eq!(fs::read_dir(fixture.path().join("layers")).unwrap().count(), 1);
+        } else {
+            assert!(refused(Limits::default(), &archive).contains("descriptor says"));
+        }
+    }
 }
 
 #[test]

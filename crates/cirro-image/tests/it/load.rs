@@ -3,7 +3,7 @@
 use cirro_types::{Digest, ImageConfig};
 use serde_json::json;
 
-use crate::archive::{Fixture, Tar, config, docker_archive, docker_archive_of, gzip, read};
+use crate::archive::{Fixture, Tar, config, docker_archive, docker_archive_of, gzip, packed, read};
 
 fn two_layers() -> [Vec<u8>; 2] {
     [
@@ -74,11 +74,26 @@ fn archives_and_layers_may_be_compressed() {
     let config = config(&[&one, &two]);
     let zstd = |bytes: &[u8]| zstd::encode_all(bytes, 3).unwrap();
     let archive = docker_archive_of(&["app"], &config, &[&gzip(&one), &zstd(&two)]);
-    for archive in [gzip(&archive), zstd(&archive), archive] {
+    let (bzip2, xz) = (packed("bzip2", &archive), packed("xz", &archive));
+    for archive in [gzip(&archive), zstd(&archive), bzip2, xz, archive] {
         let fixture = Fixture::new();
         assert_eq!(fixture.load(&archive).unwrap()[0].id, Digest::of(&config));
         assert_eq!(fixture.library.find("app").unwrap().size, 11);
     }
+}
+
+#[test]
+fn root_filesystems_may_be_compressed() {
+    let [one, _] = two_layers();
+    let ids: Vec<_> = [one.clone(), gzip(&one), packed("bzip2", &one), packed("xz", &one)]
+        .iter()
+        .map(|tar| {
+            let fixture = Fixture::new();
+            let id = fixture.library.import(&mut &tar[..], Default::default(), None).unwrap();
+            fixture.library.find(&id.hex()).unwrap().config.rootfs.diff_ids.clone()
+        })
+        .collect();
+    assert!(ids.iter().all(|diff_ids| *diff_ids == ids[0]), "{ids:?}");
 }
 
 #[test]
