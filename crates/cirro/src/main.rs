@@ -13,6 +13,7 @@ mod daemon;
 mod df;
 mod doctor;
 mod down;
+mod own_log;
 mod plane;
 mod registry;
 mod status;
