@@ -24,6 +24,7 @@ pub(crate) mod request;
 pub(crate) mod resources;
 pub(crate) mod stats;
 pub(crate) mod status;
+pub(crate) mod storage;
 pub(crate) mod top;
 pub(crate) mod update;
 pub(crate) mod wait;

@@ -112,7 +112,11 @@ impl Engine {
                 self.shared.events.emit("image", "build", &id.to_string(), &[("name", &id.to_string())]);
                 Ok(BuildEvent::Image(image.unwrap_or(id)))
             }
-            Err(error) => Err(chain(&error)),
+            Err(error) => {
+                // Its layers are kept for a while: the next try goes on from them.
+                self.collect_soon();
+                Err(chain(&error))
+            }
         };
         let _ = out.send(last).await;
     }

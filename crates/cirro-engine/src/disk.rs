@@ -29,13 +29,15 @@ pub enum DiskKind {
     Work,
     /// What is being deleted.
     Trash,
+    /// Kept for the daemon when the disk is full.
+    Reserve,
     /// Everything else: keys, small files, the directories themselves.
     Rest,
 }
 
 impl DiskKind {
     /// Every kind, in the order to show them.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Layers,
         Self::Blobs,
         Self::Containers,
@@ -45,6 +47,7 @@ impl DiskKind {
         Self::Store,
         Self::Work,
         Self::Trash,
+        Self::Reserve,
         Self::Rest,
     ];
 
@@ -60,6 +63,7 @@ impl DiskKind {
             Self::Store => "store",
             Self::Work => "work",
             Self::Trash => "trash",
+            Self::Reserve => "reserve",
             Self::Rest => "rest",
         }
     }
@@ -79,6 +83,7 @@ impl DiskKind {
             "machines" | "instances" | "disks" | "kernel" => Self::Machines,
             "scratch" | "temporary" | "tmp" | "uploads" | "spool" => Self::Work,
             "trash" => Self::Trash,
+            "reserve" => Self::Reserve,
             file if file.ends_with(".redb") || file == "store" => Self::Store,
             _ => Self::Rest,
         }

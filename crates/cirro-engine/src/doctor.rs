@@ -24,7 +24,7 @@ const LOOKS: usize = 20;
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Fault {
     /// What it is about: `process`, `cgroup`, `mount`, `namespace`, `link`, `rule`, `address`, `root`, `volume`, `log`, `record`,
-    /// `directory`, `socket`, `program`.
+    /// `directory`, `socket`, `program`, `disk`.
     pub kind: String,
     /// What is wrong with which one.
     pub text: String,
@@ -182,6 +182,13 @@ impl Engine {
 
     fn disk_faults(&self) -> Vec<Fault> {
         let mut found = Vec::new();
+        if let Some(mark) = self.shared.pressure.low() {
+            // Without the free bytes, which change from look to look.
+            let text =
+                format!("the disk is nearly full: less than the low-water mark of {mark} bytes is free");
+            let mend = "remove what is not needed: docker system prune, cirro df shows what takes space";
+            found.push(Fault { kind: "disk".into(), text, mend: mend.into() });
+        }
         for id in self.stray_files(false) {
             found.push(fault("root", format!("files of container {id}, which does not exist")));
         }

@@ -89,6 +89,7 @@ impl Engine {
         let (name, in_use) = (name.to_owned(), self.image_users());
         let removed = self.on_library(move |library| library.remove(&name, force, &in_use)).await?;
         self.emit_removed(&removed);
+        self.collect_soon();
         Ok(removed)
     }
 
@@ -101,6 +102,7 @@ impl Engine {
         let in_use = self.image_users();
         let (removed, bytes) = self.on_library(move |library| library.prune(all, &wanted, &in_use)).await?;
         self.emit_removed(&removed);
+        self.collect_soon();
         Ok((removed, bytes))
     }
 
@@ -125,7 +127,8 @@ impl Engine {
                 // Somebody who does not listen any more still gets the images.
                 library.load(&mut archive, &mut |line| drop(progress.blocking_send(line)))
             })
-            .await?;
+            .await
+            .inspect_err(|_| self.collect_soon())?;
         for image in &loaded {
             let name = image.tags.first().map(ImageReference::familiar);
             self.emit_image("load", &image.id.to_string(), &name.unwrap_or_else(|| image.id.to_string()));
@@ -142,7 +145,7 @@ impl Engine {
     ) -> Result<Digest, EngineError> {
         let work =
             move |library: &Library| library.import(&mut ChannelReader::new(tar), config, tag.as_ref());
-        let id = self.on_library(work).await?;
+        let id = self.on_library(work).await.inspect_err(|_| self.collect_soon())?;
         self.emit_image("import", &id.to_string(), &id.to_string());
         Ok(id)
     }

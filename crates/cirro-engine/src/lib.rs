@@ -16,6 +16,7 @@
 
 mod build;
 mod clock;
+mod collect;
 mod containers;
 mod disk;
 mod distribution;
@@ -32,6 +33,7 @@ mod names;
 mod networks;
 mod node;
 mod options;
+mod pressure;
 mod reconcile;
 mod signals;
 mod spec;
@@ -48,7 +50,7 @@ use cirro_image::{Library, Registry};
 use cirro_machine::Machines;
 use cirro_net::Network;
 use cirro_seams::node::NodeEvent;
-use tokio::sync::broadcast;
+use tokio::sync::{Notify, broadcast};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -63,6 +65,7 @@ pub use crate::error::EngineError;
 pub use crate::events::Event;
 pub use crate::exec::Exec;
 pub use crate::options::EngineOptions;
+pub use crate::pressure::DiskOptions;
 pub use crate::spec::cdi::{cdi_devices, cdi_directories};
 pub use crate::spec::health::{health_check_document, parse_health_check};
 pub use crate::spec::host::default_cgroup_namespace;
@@ -76,6 +79,7 @@ use crate::exec::Execs;
 use crate::instances::InstanceRecord;
 use crate::journal::Journal;
 use crate::node::sandboxes::SandboxRecord;
+use crate::pressure::Pressure;
 use crate::spec::host::HostFacts;
 
 /// The engine. Cheap to clone.
@@ -105,6 +109,10 @@ struct Shared {
     execs: Mutex<Execs>,
     /// One at a time per pod and per machine: their operations have no record to lock before they begin.
     keyed: containers::KeyedLocks,
+    /// What the watch of the disk shares with the rest.
+    pressure: Pressure,
+    /// Asks for a collection soon.
+    collection: Notify,
     events: EventLog,
     node_events: broadcast::Sender<NodeEvent>,
     tasks: TaskTracker,

@@ -22,7 +22,7 @@ const SURNAMES: &str = "abel archimedes banach bassi bell bernoulli bohr boole b
     thompson torvalds turing volta wiles wilson wing wozniak wright yalow";
 
 /// Returns random bytes of the kernel.
-fn random<const N: usize>() -> Result<[u8; N], EngineError> {
+pub(crate) fn random<const N: usize>() -> Result<[u8; N], EngineError> {
     let mut bytes = [0; N];
     File::open("/dev/urandom")
         .and_then(|mut file| file.read_exact(&mut bytes))

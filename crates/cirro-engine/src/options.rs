@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use cirro_image::RegistryOptions;
 use cirro_net::NetworkOptions;
 
+use crate::pressure::DiskOptions;
+
 /// Where an engine keeps things and what it may use.
 #[derive(Debug, Clone)]
 pub struct EngineOptions {
@@ -22,6 +24,8 @@ pub struct EngineOptions {
     pub registries: RegistryOptions,
     /// Directory with the guests' kernel; without it, `data_dir/kernel` or one that is installed on the host.
     pub guest_kernel: Option<PathBuf>,
+    /// What is kept free of the disk.
+    pub disk: DiskOptions,
 }
 
 impl EngineOptions {

@@ -13,6 +13,7 @@ pub(crate) mod log;
 pub(crate) mod merge;
 pub(crate) mod mounts;
 pub(crate) mod namespaces;
+pub(crate) mod project;
 pub(crate) mod resources;
 pub(crate) mod seccomp;
 pub(crate) mod security;

@@ -10,8 +10,8 @@ use cirro_net::Network;
 use cirro_seams::node::NodeEvent;
 use cirro_store::{NodeDb, RedbNodeDb};
 use serde::de::DeserializeOwned;
-use tokio::sync::broadcast;
 use tokio::sync::broadcast::error::RecvError;
+use tokio::sync::{Notify, broadcast};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -22,6 +22,7 @@ use crate::error::{EngineError, blocking, io};
 use crate::events::EventLog;
 use crate::images::registry::HostNames;
 use crate::journal::{CONTAINERS, INSTANCES, Journal, SANDBOXES, VOLUMES};
+use crate::pressure::Pressure;
 use crate::spec::host::HostFacts;
 use crate::{Engine, EngineOptions, Shared, instances};
 
@@ -81,6 +82,8 @@ impl Engine {
                 volumes: Mutex::new(records.volumes),
                 execs: Mutex::default(),
                 keyed: KeyedLocks::default(),
+                pressure: Pressure::default(),
+                collection: Notify::new(),
                 events: EventLog::new(),
                 node_events: broadcast::channel(NODE_EVENTS).0,
                 tasks: TaskTracker::new(),
@@ -92,6 +95,8 @@ impl Engine {
         tokio::spawn(journal);
         engine.reconcile().await?;
         engine.shared.tasks.spawn(engine.clone().follow(events));
+        engine.shared.tasks.spawn(engine.clone().watch_disk());
+        engine.shared.tasks.spawn(engine.clone().collect_in_background());
         Ok(engine)
     }
 

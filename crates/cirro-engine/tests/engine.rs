@@ -8,6 +8,7 @@ mod sweep;
 mod engine {
     pub(crate) mod bench;
     pub(crate) mod builds;
+    pub(crate) mod collection;
     pub(crate) mod crowd;
     pub(crate) mod fail_points;
     pub(crate) mod files;

@@ -17,6 +17,9 @@ pub enum ImageError {
     /// The input is malformed or hostile.
     #[error("{0}")]
     Invalid(String),
+    /// The host cannot do it.
+    #[error("{0}")]
+    NotSupported(String),
     /// The disk or database failed.
     #[error("{context}")]
     Io {

@@ -15,6 +15,7 @@
 //! | --- | --- |
 //! | `library`, `records`, `trash` | state, crash recovery, what is noted where, deletion |
 //! | `layers`, `blobs`, `images`, `removal`, `roots` | the nouns and what is done with them |
+//! | `quota` | bounds on what a container's root takes |
 //! | `document`, `media` | manifests and indexes |
 //! | `load`, `save`, `tarball` | archives in and out |
 //! | `unpack`, `confine`, `xattr` | from hostile tar to tree |
@@ -38,6 +39,7 @@ mod library;
 mod limits;
 mod load;
 pub mod media;
+mod quota;
 mod recipe;
 mod records;
 mod registry;

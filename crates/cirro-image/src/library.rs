@@ -27,6 +27,7 @@ use crate::confine::remove_tree;
 use crate::error::{Context, ImageError};
 use crate::layers::verify;
 use crate::limits::Limits;
+use crate::quota::Projects;
 use crate::records::{Batch, LayerRecord, Records, RootRecord};
 use crate::trash::Trash;
 
@@ -47,6 +48,7 @@ pub(crate) struct Inner {
     pub(crate) arrival: Condvar,
     names: AtomicU64,
     pub(crate) trash: Trash,
+    pub(crate) projects: Projects,
 }
 
 /// An image in memory.
@@ -101,6 +103,7 @@ impl Library {
             state: Mutex::default(),
             arrival: Condvar::new(),
             names: AtomicU64::new(0),
+            projects: Projects::default(),
         };
         inner.recover()?;
         Ok(Self { inner: Arc::new(inner) })

@@ -6,6 +6,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Instant, SystemTime};
 
+use cirro_sys::quota;
 use cirro_types::Digest;
 use rustix::fs::{CWD, Mode, OFlags};
 
@@ -14,6 +15,7 @@ use crate::confine::Tree;
 use crate::error::{Context, ImageError, invalid};
 use crate::layers::known;
 use crate::library::{Inner, KnownImage, Library, State};
+use crate::quota::UNSUPPORTED;
 use crate::records::{Batch, RootRecord};
 
 /// A container's writable root.
@@ -43,6 +45,19 @@ pub struct CachedLayer {
 impl Library {
     /// Makes (or finds) the writable root of a container over an image; the image's layers stay while it is there.
     pub fn create_root(&self, container: &str, image: &Digest) -> Result<ContainerRoot, ImageError> {
+        self.create_bounded_root(container, image, None)
+    }
+
+    /// As [`Self::create_root`]; `limit` bounds the bytes that the container may write to it.
+    ///
+    /// # Errors
+    /// [`ImageError::NotSupported`] where the file system keeps no project quotas.
+    pub fn create_bounded_root(
+        &self,
+        container: &str,
+        image: &Digest,
+        limit: Option<u64>,
+    ) -> Result<ContainerRoot, ImageError> {
         check_name(container)?;
         let mut state = self.inner.state();
         let dir = self.inner.root_dir(container);
@@ -55,7 +70,7 @@ impl Library {
         };
         let record = RootRecord { image: *image, layers: found.config.rootfs.diff_ids.clone() };
         let lower = self.inner.lower_or_empty(&state, &record.layers)?;
-        self.inner.make_writable(&lower[0], &dir)?;
+        self.inner.make_writable(&lower[0], &dir, limit)?;
         let mut batch = Batch::default();
         batch.put_root(container, &record);
         if let Err(error) = self.inner.records.write(&batch) {
@@ -107,7 +122,7 @@ impl Library {
         let dir = self.inner.scratch_dir(&key);
         let mut state = self.inner.state();
         let lower = self.inner.lower_or_empty(&state, below)?;
-        self.inner.make_writable(&lower[0], &dir)?;
+        self.inner.make_writable(&lower[0], &dir, None)?;
         state.scratch.insert(key.clone(), below.to_vec());
         for diff_id in below {
             // Until an image has them the next step, or another stage, needs them.
@@ -205,7 +220,7 @@ impl Inner {
     }
 
     /// Makes `upper` and `work` below `dir`, whole or not at all. The new root looks like the one below it.
-    fn make_writable(&self, lower: &Path, dir: &Path) -> Result<(), ImageError> {
+    fn make_writable(&self, lower: &Path, dir: &Path, limit: Option<u64>) -> Result<(), ImageError> {
         let at = || format!("make `{}`", dir.display());
         let temporary = self.temporary()?;
         let (upper, work) = (temporary.path().join("upper"), temporary.path().join("work"));
@@ -215,6 +230,16 @@ impl Inner {
         std::os::unix::fs::chown(&upper, Some(like.uid()), Some(like.gid())).context(at)?;
         let mode = if lower == self.dir.join("empty") { 0o755 } else { like.mode() & 0o7777 };
         fs::set_permissions(&upper, fs::Permissions::from_mode(mode)).context(at)?;
+        if let Some(limit) = limit {
+            let bounded = self.projects.bound(&self.dir.join("roots"), &[&upper, &work], limit);
+            bounded.map_err(|error| match quota::is_unsupported(&error) {
+                true => ImageError::NotSupported(UNSUPPORTED.into()),
+                false => ImageError::Io {
+                    context: format!("bound the size of `{}`", dir.display()),
+                    source: error,
+                },
+            })?;
+        }
         fs::rename(temporary.path(), dir).context(at)
     }
 }

@@ -99,6 +99,8 @@ pub struct ContainerSpec {
     pub security_opt: Vec<String>,
     /// Kernel parameters of its namespaces.
     pub sysctls: BTreeMap<String, String>,
+    /// Bytes that its root may take, where the file system keeps project quotas; no bound when absent.
+    pub storage_size: Option<u64>,
     /// Bytes of /dev/shm; 64 MiB when absent.
     pub shm_size: Option<u64>,
     /// Whether a small init reaps for it.

@@ -12,6 +12,7 @@ pub mod namespaces;
 pub mod netlink;
 pub mod netns;
 pub mod process;
+pub mod quota;
 pub mod readiness;
 pub mod socket;
 pub mod tap;

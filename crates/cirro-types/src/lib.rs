@@ -2,6 +2,7 @@
 //!
 //! No I/O and no state; what is here parses, prints and compares.
 
+mod byte_size;
 pub mod digest;
 pub mod image;
 pub mod kinds;
@@ -10,6 +11,7 @@ pub mod quantity;
 pub mod reference;
 pub mod signal;
 
+pub use byte_size::parse_byte_size;
 pub use digest::Digest;
 pub use image::{ContainerConfig, HistoryEntry, ImageConfig, RootFs};
 pub use mac::MacAddress;

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail, ensure};
 use cirro_image::RegistryOptions;
+use cirro_types::parse_byte_size;
 use clap::Args;
 use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
@@ -78,6 +79,12 @@ pub(crate) struct Flags {
     /// Registry (a host, with a port if it has one, or a CIDR) that may have a bad certificate or none; may be repeated
     #[arg(long, value_name = "REGISTRY")]
     pub(crate) insecure_registry: Vec<String>,
+    /// Free space (such as 2g) below which the container that writes most is stopped; 0: none [default: a twentieth of the disk, at most 1g]
+    #[arg(long, value_name = "SIZE")]
+    pub(crate) disk_low_water: Option<String>,
+    /// Space kept in a file for the daemon, given up when the disk is full; 0: none [default: a fiftieth of the disk, at most 64m]
+    #[arg(long, value_name = "SIZE")]
+    pub(crate) disk_reserve: Option<String>,
     /// Least severe log lines written: error, warn, info, debug or trace [default: info]
     #[arg(long, value_name = "LEVEL")]
     pub(crate) log_level: Option<String>,
@@ -121,6 +128,10 @@ pub(crate) struct Config {
     pub(crate) registry_mirrors: Vec<String>,
     #[serde(default)]
     pub(crate) insecure_registries: Vec<String>,
+    #[serde(default)]
+    pub(crate) disk_low_water: Option<u64>,
+    #[serde(default)]
+    pub(crate) disk_reserve: Option<u64>,
     pub(crate) log_level: String,
 }
 
@@ -161,6 +172,8 @@ impl Config {
             guest_kernel: flags.guest_kernel.map(std::path::absolute).transpose()?,
             registry_mirrors: flags.registry_mirror,
             insecure_registries: flags.insecure_registry,
+            disk_low_water: size("--disk-low-water", flags.disk_low_water)?,
+            disk_reserve: size("--disk-reserve", flags.disk_reserve)?,
             log_level: flags.log_level.unwrap_or_else(|| "info".into()),
         };
         config.check()?;
@@ -281,6 +294,8 @@ impl Flags {
             guest_kernel: self.guest_kernel.or(file.guest_kernel),
             registry_mirror: list_of(self.registry_mirror, file.registry_mirror),
             insecure_registry: list_of(self.insecure_registry, file.insecure_registry),
+            disk_low_water: self.disk_low_water.or(file.disk_low_water),
+            disk_reserve: self.disk_reserve.or(file.disk_reserve),
             log_level: self.log_level.or(file.log_level),
         }
     }
@@ -288,6 +303,18 @@ impl Flags {
 
 fn list_of<T>(flags: Vec<T>, file: Vec<T>) -> Vec<T> {
     if flags.is_empty() { file } else { flags }
+}
+
+/// Parses a size; 0 is one too.
+fn size(flag: &str, text: Option<String>) -> anyhow::Result<Option<u64>> {
+    let Some(text) = text else { return Ok(None) };
+    match text.trim() {
+        "0" => Ok(Some(0)),
+        size => match parse_byte_size(size) {
+            Some(bytes) => Ok(Some(bytes)),
+            None => bail!("{flag} `{text}`: want a size such as 512m or 2g"),
+        },
+    }
 }
 
 /// Parses a log level.

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use cirro_engine::{Engine, EngineOptions};
+use cirro_engine::{DiskOptions, Engine, EngineOptions};
 use cirro_net::NetworkOptions;
 use tokio::net::UnixListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -49,7 +49,12 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
     let facts = Facts {
         started,
         name: config.name.clone(),
-        docker: config.docker_sockets.iter().map(|socket| format!("unix://{}", socket.display())).collect(),
+        docker: match config.has(Role::Faces) {
+            true => {
+                config.docker_sockets.iter().map(|socket| format!("unix://{}", socket.display())).collect()
+            }
+            false => Vec::new(),
+        },
         kubernetes: plane
             .iter()
             .flat_map(|plane| &plane.addresses)
@@ -115,6 +120,7 @@ fn engine_options(config: &Config) -> anyhow::Result<EngineOptions> {
         network: network_options(config),
         registries: config.registries(),
         guest_kernel: config.guest_kernel.clone(),
+        disk: DiskOptions { low_water: config.disk_low_water, reserve: config.disk_reserve },
     })
 }
 

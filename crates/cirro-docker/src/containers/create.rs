@@ -11,7 +11,7 @@ use http::{Request, StatusCode};
 use serde_json::{Map, Value, json};
 
 use super::request::{Config, HostConfig, NetworkingConfig, Words};
-use super::{fields, log_config, mounts, network, options, ports, request, resources};
+use super::{fields, log_config, mounts, network, options, ports, request, resources, storage};
 use crate::Face;
 use crate::body;
 use crate::error::ApiError;
@@ -186,6 +186,7 @@ fn merge(
         cap_drop: host.cap_drop,
         security_opt: host.security_opt,
         sysctls: host.sysctls,
+        storage_size: storage::size(&host.storage_opt)?,
         shm_size: shm_size(host.shm_size)?,
         init: host.init.unwrap_or(false),
         pid_mode: pid_mode(&host.pid_mode)?,

@@ -80,7 +80,7 @@ pub(crate) const HOST_CONFIG: &[(&str, Support)] = &[
     ("PublishAllPorts", Works),
     ("ReadonlyRootfs", Works),
     ("SecurityOpt", Works),
-    ("StorageOpt", Refused(&[])),
+    ("StorageOpt", Works),
     ("Tmpfs", Works),
     ("UTSMode", Works),
     ("UsernsMode", Works),
@@ -180,10 +180,10 @@ mod tests {
 
     #[test]
     fn defaults_pass_and_settings_are_refused_by_name() {
-        let defaults = json!({"StorageOpt": null, "VolumesFrom": [], "Cgroup": "", "Unknown": 5,
+        let defaults = json!({"CgroupParent": "", "VolumesFrom": [], "Cgroup": "", "Unknown": 5,
             "Binds": ["/a:/b"]});
         assert_eq!(check(HOST_CONFIG, "HostConfig.", &defaults), Ok(()));
-        for (name, value) in [("StorageOpt", json!({"size": "1G"})), ("Cgroup", json!("x"))] {
+        for (name, value) in [("CgroupParent", json!("/mine")), ("Cgroup", json!("x"))] {
             let error = check(HOST_CONFIG, "HostConfig.", &json!({ name: value })).unwrap_err();
             assert_eq!(error.message, format!("HostConfig.{name} is not supported yet"));
             assert_eq!(error.status, 501);

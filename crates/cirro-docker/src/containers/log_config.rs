@@ -3,6 +3,7 @@
 //! Source: moby `daemon/logger/factory.go`, `jsonfilelog/jsonfilelog.go`, `local/local.go`.
 
 use cirro_seams::container::LogConfig;
+use cirro_types::parse_byte_size;
 
 use super::request;
 use crate::error::ApiError;
@@ -55,7 +56,7 @@ fn set(log: &mut LogConfig, driver: &str, name: &str, value: &str) -> Result<(),
     let attributes = &mut log.attributes;
     match (name, driver) {
         ("max-size", _) if value == "-1" => log.max_size = 0,
-        ("max-size", _) => log.max_size = byte_size(value).ok_or_else(invalid)?,
+        ("max-size", _) => log.max_size = parse_byte_size(value).ok_or_else(invalid)?,
         ("max-file", _) => {
             log.max_files = value.parse().ok().filter(|files| *files > 0).ok_or_else(invalid)?;
         }
@@ -88,20 +89,6 @@ fn go_bool(text: &str) -> Option<bool> {
     }
 }
 
-/// Parses `10m`, `10mb`, `10MiB`, `1024`; powers of 1024 throughout (docker/go-units `RAMInBytes`).
-fn byte_size(text: &str) -> Option<u64> {
-    let lower = text.trim().to_ascii_lowercase();
-    let lower = lower.strip_suffix("ib").or_else(|| lower.strip_suffix('b')).unwrap_or(&lower);
-    let (digits, shift) = match lower.as_bytes().last()? {
-        b'k' => (&lower[..lower.len() - 1], 10),
-        b'm' => (&lower[..lower.len() - 1], 20),
-        b'g' => (&lower[..lower.len() - 1], 30),
-        b't' => (&lower[..lower.len() - 1], 40),
-        _ => (lower, 0),
-    };
-    digits.trim().parse::<u64>().ok()?.checked_mul(1 << shift).filter(|bytes| *bytes > 0)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -113,9 +100,6 @@ mod tests {
 
     #[test]
     fn sizes_have_units() {
-        assert_eq!(byte_size("10m"), Some(10 << 20));
-        assert_eq!(byte_size("1KiB"), Some(1024));
-        assert_eq!(byte_size("x"), None);
         let log = parsed("local", &[("max-size", "1m"), ("max-file", "2"), ("compress", "true")]).unwrap();
         assert_eq!((log.max_size, log.max_files), (1 << 20, 2));
     }

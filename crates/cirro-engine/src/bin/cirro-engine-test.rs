@@ -174,6 +174,7 @@ fn options(name: &str, directory: &std::path::Path) -> EngineOptions {
         executable: std::env::current_exe().expect("executable"),
         registries: Default::default(),
         guest_kernel: None,
+        disk: cirro_engine::DiskOptions { low_water: Some(0), reserve: Some(0) },
         network: NetworkOptions {
             name: name.to_owned(),
             run_dir,

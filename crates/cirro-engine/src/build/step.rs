@@ -59,7 +59,10 @@ impl Engine {
         })
         .await?;
         (record.container.spec.mounts, record.container.mounts) = resolved;
+        let running = self.shared.pressure.run_step(&id, record.root.upper.clone());
         let result = self.run_task(&record, output, cancelled).await;
+        let stopped = running.stopped();
+        drop(running);
         drop(contents);
         self.acknowledge(&id).await;
         let left = self.leave_network(&record.container).await;
@@ -72,7 +75,10 @@ impl Engine {
         let code = result?;
         left?;
         cleaned?;
-        Ok(code)
+        match stopped {
+            Some(why) => Err(EngineError::Failed(why)),
+            None => Ok(code),
+        }
     }
 
     /// Makes the process and follows it to its end.

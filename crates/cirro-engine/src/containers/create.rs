@@ -141,7 +141,8 @@ impl Engine {
         let log_path = dir.join(format!("{id}-json.log"));
         let (engine, own_id, log) = (self.clone(), id.to_owned(), spec.log.keep.then(|| log_path.clone()));
         let image_id = image.id;
-        let root = blocking(move || engine.make_root(&own_id, &image_id, log)).await?;
+        let limit = spec.storage_size;
+        let root = blocking(move || engine.make_root(&own_id, &image_id, log, limit)).await?;
         fail::point("create.rooted")?;
         let (mounts, anonymous_volumes) = self.resolve_mounts(&spec, &merged, &root).await?;
         fail::passed("create.mounted");
@@ -178,6 +179,7 @@ impl Engine {
         id: &str,
         image: &cirro_types::Digest,
         log: Option<std::path::PathBuf>,
+        limit: Option<u64>,
     ) -> Result<Rootfs, EngineError> {
         let dir = self.shared.options.container_dir(id);
         std::fs::create_dir_all(&dir).map_err(io(format!("make {}", dir.display())))?;
@@ -188,7 +190,7 @@ impl Engine {
             options.create(true).append(true).mode(0o640).open(&path).map_err(io("make the log file"))?;
         }
         fail::point("create.logged")?;
-        let root = self.shared.library.create_root(id, image)?;
+        let root = self.shared.library.create_bounded_root(id, image, limit)?;
         Ok(Rootfs { lower: root.lower, upper: root.upper, work: root.work })
     }
 

@@ -137,6 +137,7 @@ impl Engine {
             }
         }
         self.shared.journal.flush().await?;
+        self.collect_soon();
         Ok((ids, bytes))
     }
 }

@@ -37,7 +37,9 @@ impl Engine {
             return Ok(vec![pulled]);
         }
         let pulled = tokio::select! {
-            pulled = shared.registry.pull(&shared.library, request, progress) => pulled?,
+            pulled = shared.registry.pull(&shared.library, request, progress) => {
+                pulled.inspect_err(|_| self.collect_soon())?
+            }
             () = shared.cancelled.cancelled() => return Err(RegistryError::Cancelled),
         };
         for one in &pulled {

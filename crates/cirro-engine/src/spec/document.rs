@@ -13,7 +13,7 @@ use super::merge::override_env;
 use super::namespaces::{Joined, namespaces};
 use super::security::SeccompChoice;
 use super::users::User;
-use super::{capabilities, mounts, resources, seccomp, security};
+use super::{capabilities, mounts, project, resources, seccomp, security};
 use crate::error::EngineError;
 
 const DEFAULT_PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -66,6 +66,9 @@ pub(crate) fn document(input: &DocumentInput<'_>) -> Result<Spec, EngineError> {
         (SeccompChoice::Profile(text), _) => linux["seccomp"] = seccomp::parse_profile(text, &granted)?,
         (SeccompChoice::Default, false) => linux["seccomp"] = seccomp::default_profile(&granted),
         _ => {}
+    }
+    if let Some(filter) = linux.get_mut("seccomp").filter(|_| spec.storage_size.is_some()) {
+        project::keep_project(filter);
     }
     let mut process = process_document(input.container, input.user, input.hostname, input.host)?;
     process["env"] = json!(with_links(&process["env"], &input.links_env));

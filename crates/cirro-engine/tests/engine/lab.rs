@@ -98,6 +98,7 @@ fn options(name: &str, directory: &std::path::Path) -> EngineOptions {
             transit_cidr: "100.64.0.0/16".parse().unwrap(),
         },
         registries: Default::default(),
+        disk: cirro_engine::DiskOptions { low_water: Some(0), reserve: Some(0) },
         guest_kernel: Some(std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../.cache/kernel")),
     }
 }

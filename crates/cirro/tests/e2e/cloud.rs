@@ -15,6 +15,8 @@ const SLOTS: u32 = 12;
 pub(crate) struct Cloud {
     pub(crate) name: String,
     pub(crate) directory: tempfile::TempDir,
+    /// Directory of images, store, logs; another one may be set before the start.
+    pub(crate) data: PathBuf,
     kubernetes: String,
     slot: u32,
     _slot_lock: File,
@@ -38,9 +40,11 @@ impl Cloud {
             .and_then(|listener| listener.local_addr())
             .expect("a free port")
             .port();
+        let directory = tempfile::tempdir().expect("a directory");
         Self {
             name: format!("ct{slot}"),
-            directory: tempfile::tempdir().expect("a directory"),
+            data: directory.path().join("data"),
+            directory,
             kubernetes: format!("127.0.0.1:{port}"),
             slot,
             _slot_lock: lock,
@@ -83,7 +87,7 @@ impl Cloud {
 
     /// Directory of images, store, logs.
     pub(crate) fn data_dir(&self) -> PathBuf {
-        self.directory.path().join("data")
+        self.data.clone()
     }
 
     /// Directory of sockets.

@@ -12,11 +12,22 @@ use crate::commands::{program, run};
 const INIT: &str = include_str!("guest_cgroup2/init.sh");
 const COMMANDS: &str = include_str!("guest_cgroup2/commands.sh");
 /// Modules that the engine needs, with what they need in turn.
-const MODULES: [&str; 7] = ["overlay", "bridge", "veth", "nf_tables", "nft_chain_nat", "nft_masq", "nft_ct"];
+const MODULES: [&str; 10] = [
+    "overlay",
+    "bridge",
+    "veth",
+    "nf_tables",
+    "nft_chain_nat",
+    "nft_masq",
+    "nft_ct",
+    "nft_fib_inet",
+    "loop",
+    "quota_v2",
+];
 /// Under translation on a busy host; on a quiet one it takes less than a minute.
 const PATIENCE: Duration = Duration::from_secs(480);
 /// A guest in which fewer things were tried has stopped halfway.
-const CHECKS: usize = 23;
+const CHECKS: usize = 29;
 
 #[test]
 fn docker_commands_work_with_version_2_of_cgroups_only() {
@@ -58,6 +69,7 @@ fn make_initrd(directory: &Path, modules: &Path, version: &str) -> PathBuf {
         std::fs::write(&file, text).expect("file");
         std::fs::set_permissions(&file, std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("mode");
     }
+    make_quota_disk(directory, &root);
     copy_nft(&root);
     copy_modules(&root, modules, version);
     let initrd = directory.join("initrd");
@@ -69,6 +81,15 @@ fn make_initrd(directory: &Path, modules: &Path, version: &str) -> PathBuf {
     program("sh", ["-c", &pack]).ok();
     std::fs::remove_dir_all(&root).expect("remove");
     initrd
+}
+
+/// Makes a disk that keeps project quotas, which this host's kernel may not have.
+fn make_quota_disk(directory: &Path, root: &Path) {
+    let disk = directory.join("quota");
+    std::fs::File::create(&disk).and_then(|file| file.set_len(64 << 20)).expect("a disk");
+    program("mkfs.ext4", ["-q", "-F", "-O", "quota,project", &disk.to_string_lossy()]).ok();
+    let pack = format!("gzip -c {} >{}", disk.display(), root.join("images/quota.gz").display());
+    program("sh", ["-c", &pack]).ok();
 }
 
 /// Copies the program that writes the host's rules, with the libraries that it is linked to.
@@ -85,7 +106,16 @@ fn copy_nft(root: &Path) {
 /// Copies those modules that are needed and lists them for `modprobe`, which the kernel calls when it misses one.
 fn copy_modules(root: &Path, modules: &Path, version: &str) {
     let target = root.join("lib/modules").join(version);
-    for directory in ["net", "lib", "crypto", "fs/overlayfs", "drivers/net/veth.ko", "fs/fuse"] {
+    for directory in [
+        "net",
+        "lib",
+        "crypto",
+        "fs/overlayfs",
+        "drivers/net/veth.ko",
+        "fs/fuse",
+        "drivers/block/loop.ko",
+        "fs/quota",
+    ] {
         let source = modules.join("kernel").join(directory);
         if source.exists() {
             let parent = target.join("kernel").join(directory);

@@ -8,6 +8,7 @@ mod cloud;
 mod commands;
 mod faults;
 mod files;
+mod full_disk;
 mod guest_cgroup2;
 mod identity;
 mod lifecycle;

@@ -64,7 +64,7 @@ fn an_entrypoint_silences_the_images_command() {
 #[test]
 fn fields_that_are_not_there_yet_are_refused() {
     for (member, value) in [
-        ("StorageOpt", json!({"size": "1g"})),
+        ("CgroupParent", json!("/mine")),
         ("LogConfig", json!({"Type": "journald"})),
         ("LogConfig", json!({"Type": "json-file", "Config": {"compress": "true"}})),
     ] {

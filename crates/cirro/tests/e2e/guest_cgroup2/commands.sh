@@ -9,7 +9,7 @@ contains() {
     case "$3" in *"$2"*) echo "PASS $1" ;; *) echo "FAIL $1: no '$2' in '$3'" ;; esac
 }
 
-cirro up --detach --roles engine --data-dir /var/lib/cirro --run-dir /run/cirro --docker-socket /run/cirro/docker.sock
+cirro up --detach --roles engine,faces --data-dir /var/lib/cirro --run-dir /run/cirro --docker-socket /run/cirro/docker.sock
 check up 0 $?
 docker load --quiet --input /images/busybox.tar
 check load 0 $?
@@ -61,3 +61,17 @@ cd /
 cirro down --workloads --data-dir /var/lib/cirro --run-dir /run/cirro
 check down 0 $?
 check nothing-left "" "$(find /sys/fs/cgroup -mindepth 1 -type d)"
+
+# Sizes of containers, on a file system with project quotas.
+gunzip -c /images/quota.gz >/tmp/quota.img
+mkdir -p /quota && mount -t ext4 -o loop,prjquota /tmp/quota.img /quota
+check quota-disk 0 $?
+cirro up --detach --roles engine,faces --data-dir /quota/data --run-dir /run/cirro --docker-socket /run/cirro/docker.sock
+docker load --quiet --input /images/busybox.tar
+check quota-up 0 $?
+bounded="docker run --rm --network none --storage-opt size=8m busybox"
+contains quota-holds "dd: error writing" "$($bounded dd if=/dev/zero of=/large bs=1M count=12 2>&1)"
+check quota-is-shown 8 "$($bounded df -m / | awk 'END { print $2 }')"
+check quota-leaves-room 0 "$($bounded sh -c 'dd if=/dev/zero of=/small bs=1M count=4 2>/dev/null; echo $?')"
+check others-are-free 0 "$(docker run --rm --network none busybox sh -c 'dd if=/dev/zero of=/large bs=1M count=12 2>/dev/null; echo $?')"
+cirro down --workloads --data-dir /quota/data --run-dir /run/cirro

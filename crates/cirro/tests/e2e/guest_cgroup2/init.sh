@@ -19,6 +19,8 @@ if [ ! -e /on-disk ]; then
     exec /newroot/bin/busybox switch_root /newroot /init
 fi
 mount -t proc proc /proc
+# The kernel asks for the modules that it misses.
+echo /bin/modprobe >/proc/sys/kernel/modprobe
 mount -t sysfs sys /sys
 mount -t devtmpfs dev /dev
 exec </dev/null >/dev/ttyS0 2>&1
