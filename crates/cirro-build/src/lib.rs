@@ -22,6 +22,8 @@ mod context;
 mod dockerfile;
 mod error;
 mod expand;
+#[doc(hidden)]
+pub mod fuzz;
 mod ignore;
 mod key;
 mod metadata;

@@ -43,6 +43,7 @@ mod store;
 mod update;
 
 use std::ffi::OsString;
+use std::path::Path;
 use std::process::ExitCode;
 
 use context::Context;
@@ -113,6 +114,14 @@ static COMMANDS: [Command; 15] = [
     command(("state", "ID", "print the state of a container"), NO_FLAGS, state::run),
     command(("update", "ID", "change the limits of a container"), update::FLAGS, update::run),
 ];
+
+/// Reads the bundle in a directory and makes what the runtime would make of it before it makes anything real.
+pub(crate) fn read_bundle(directory: &Path) {
+    if let Ok(bundle) = bundle::Bundle::load(directory) {
+        let _ = bundle.cgroup("fuzzed");
+        let _ = bundle.has_own_pid_namespace();
+    }
+}
 
 /// Entry point of `cirro runtime`. Called before any thread exists.
 pub fn runtime_main(args: &[OsString]) -> ExitCode {

@@ -19,6 +19,8 @@ mod cgroup;
 mod cli;
 mod client;
 mod error;
+#[doc(hidden)]
+pub mod fuzz;
 mod guardian;
 mod init;
 mod log;

@@ -56,6 +56,13 @@ impl Inbox {
     }
 }
 
+impl Inbox {
+    /// An inbox in which these bytes have arrived.
+    pub(crate) fn of(bytes: Vec<u8>) -> Self {
+        Self { bytes, descriptors: VecDeque::new() }
+    }
+}
+
 /// An inbox on its way to another executable: bytes, numbers of descriptors.
 pub(crate) type HandedInbox = (Vec<u8>, Vec<RawFd>);
 

@@ -29,7 +29,7 @@ impl Filters {
         params.text("filters").map_or_else(|| Ok(Self::default()), Self::parse)
     }
 
-    fn parse(text: &str) -> Result<Self, ApiError> {
+    pub(crate) fn parse(text: &str) -> Result<Self, ApiError> {
         let invalid = || ApiError::invalid("invalid filter: want a JSON object of names to values");
         let names: BTreeMap<String, Value> = serde_json::from_str(text).map_err(|_| invalid())?;
         let mut filters = BTreeMap::new();

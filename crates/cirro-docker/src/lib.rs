@@ -27,6 +27,8 @@ mod events;
 mod exec;
 mod filters;
 mod frame;
+#[doc(hidden)]
+pub mod fuzz;
 mod hijack;
 mod images;
 mod info;

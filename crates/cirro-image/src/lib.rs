@@ -32,6 +32,8 @@ pub mod distribution;
 mod document;
 mod error;
 pub mod files;
+#[doc(hidden)]
+pub mod fuzz;
 mod hash;
 mod images;
 mod layers;
