@@ -130,7 +130,8 @@ impl Unpacker<'_> {
         };
         let names = names(&entry.path_bytes())?;
         let shown = names.iter().collect::<PathBuf>();
-        let attributes = self.attributes(entry.header()).map_err(Refusal::at(&shown))?;
+        let attributes =
+            self.attributes(entry.header(), kind == EntryType::Directory).map_err(Refusal::at(&shown))?;
         let Some((name, parents)) = names.split_last() else {
             // The archive's own root: a directory that is there already.
             return Ok(());
@@ -170,7 +171,7 @@ impl Unpacker<'_> {
         }
     }
 
-    fn attributes(&self, header: &tar::Header) -> io::Result<Attributes> {
+    fn attributes(&self, header: &tar::Header, is_directory: bool) -> io::Result<Attributes> {
         let mut attributes = Attributes::new(header.mode()? & 0o7777);
         attributes.modified =
             header.mtime().ok().and_then(|time| i64::try_from(time).ok()).map(|time| (time, 0));
@@ -178,7 +179,7 @@ impl Unpacker<'_> {
             let number = |id: u64| u32::try_from(id).map_err(|_| io::Error::other("owner out of range"));
             (attributes.uid, attributes.gid) = (number(header.uid()?)?, number(header.gid()?)?);
         }
-        Ok(self.changes.apply(attributes))
+        Ok(self.changes.apply(attributes, is_directory))
     }
 
     /// Goes to the directory that an entry is in; makes it if the archive has not done so.

@@ -13,7 +13,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
-use cirro_seams::build::{BuildLibrary, StepRunner};
+use cirro_seams::build::{BuildLibrary, BuildSources, StepRunner};
 use cirro_types::{Digest, ImageConfig};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
@@ -24,6 +24,7 @@ use crate::error::Refusal;
 use crate::plan::{self, Base, GlobalArgs};
 use crate::stage::{Job, Shared, Work};
 use crate::state::State;
+use crate::traces::Traces;
 use crate::{BuildError, BuildEvent, BuildRequest};
 
 const PARALLEL_STAGES: usize = 4;
@@ -42,6 +43,7 @@ pub async fn build(
     request: BuildRequest,
     library: Arc<dyn BuildLibrary>,
     runner: Arc<dyn StepRunner>,
+    sources: Arc<dyn BuildSources>,
     events: mpsc::Sender<BuildEvent>,
 ) -> Result<Digest, BuildError> {
     let (request, context) = load(request).await?;
@@ -52,6 +54,7 @@ pub async fn build(
     let shared = Arc::new(Shared {
         library,
         runner,
+        sources,
         escape: file.escape,
         stages: file.stages,
         global: graph.global.clone(),
@@ -59,11 +62,14 @@ pub async fn build(
         ignore: Arc::new(context.ignore),
         epoch,
         now: timestamp(epoch),
+        traces: Traces::of(&request),
         steps: graph.nodes.values().map(|node| node.steps).sum(),
         request,
     });
-    let state = Stages::new(shared.clone(), graph).run(&events).await?;
-    let id = finish(&shared, state).await?;
+    let built = Stages::new(shared.clone(), graph).run(&events).await;
+    // Of a failed build too: what it did is what the next one is compared with.
+    shared.traces.keep(&shared.library).await;
+    let id = finish(&shared, built?).await?;
     let mut lines = Vec::new();
     if !unconsumed.is_empty() {
         let names = unconsumed.join(" ");

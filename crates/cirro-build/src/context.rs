@@ -12,7 +12,7 @@ use crate::union::{Last, Union, Walked};
 use crate::{BuildError, BuildRequest};
 
 const DEFAULT_DOCKERFILE: &str = "Dockerfile";
-const MAX_IGNORE_BYTES: u64 = 1 << 20;
+pub(crate) const MAX_IGNORE_BYTES: u64 = 1 << 20;
 
 /// Unpacks a build context below `dir`, which is there and empty; blocks.
 ///
@@ -73,16 +73,23 @@ impl Context {
         let root = Union::read_only(std::slice::from_ref(&request.context))
             .map_err(|error| wrong(Refusal::at(&request.context)(error)))?;
         let path = dockerfile_path(&root, &request.dockerfile).map_err(wrong)?;
-        let bytes = root.read(Path::new(&path), MAX_DOCKERFILE_BYTES);
-        let Some(bytes) = bytes.map_err(|error| wrong(Refusal::at(&path)(error)))? else {
-            return Err(BuildError::NoDockerfile { path });
+        let dockerfile = match &request.dockerfile_text {
+            Some(text) => text.clone(),
+            None => read_dockerfile(&root, path.clone())?,
         };
-        let Ok(dockerfile) = String::from_utf8(bytes) else {
-            return Err(BuildError::Context { message: format!("{path} is not UTF-8 text") });
+        let ignore = match &request.ignore_text {
+            Some(text) => Ignore::parse(text).map_err(|reason| wrong(Refusal::new(reason)))?,
+            None => load_ignore(&root, &path).map_err(wrong)?,
         };
-        let ignore = load_ignore(&root, &path).map_err(wrong)?;
         Ok(Self { root, dockerfile, ignore })
     }
+}
+
+fn read_dockerfile(root: &Union, path: String) -> Result<String, BuildError> {
+    let bytes = root.read(Path::new(&path), MAX_DOCKERFILE_BYTES);
+    let bytes = bytes.map_err(|error| BuildError::Context { message: format!("{path}: {error}") })?;
+    let Some(bytes) = bytes else { return Err(BuildError::NoDockerfile { path }) };
+    String::from_utf8(bytes).map_err(|_| BuildError::Context { message: format!("{path} is not UTF-8 text") })
 }
 
 /// Chooses the Dockerfile: the one asked for, else `Dockerfile`, else `dockerfile`.
@@ -99,9 +106,14 @@ fn dockerfile_path(root: &Union, asked: &str) -> Result<String, Refusal> {
     Ok(DEFAULT_DOCKERFILE.into())
 }
 
+/// Returns where ignore rules may be, the first that is there counts.
+pub(crate) fn ignore_names(dockerfile: &str) -> [String; 2] {
+    [format!("{dockerfile}.dockerignore"), ".dockerignore".to_owned()]
+}
+
 /// Reads `<Dockerfile>.dockerignore`, which goes before `.dockerignore`.
 fn load_ignore(root: &Union, dockerfile: &str) -> Result<Ignore, Refusal> {
-    for name in [format!("{dockerfile}.dockerignore"), ".dockerignore".to_owned()] {
+    for name in ignore_names(dockerfile) {
         if let Some(bytes) = root.read(Path::new(&name), MAX_IGNORE_BYTES).map_err(Refusal::at(&name))? {
             let text = String::from_utf8_lossy(&bytes);
             return Ignore::parse(&text).map_err(|reason| Refusal::new(format!("{name}: {reason}")));

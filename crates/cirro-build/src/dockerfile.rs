@@ -58,6 +58,13 @@ pub(crate) struct Stage {
     pub(crate) body: Vec<Instruction>,
 }
 
+impl Stage {
+    /// Returns its name, or else its number among the stages.
+    pub(crate) fn title(&self, index: usize) -> String {
+        self.name.clone().unwrap_or_else(|| index.to_string())
+    }
+}
+
 /// Parses a Dockerfile.
 pub(crate) fn parse(text: &str) -> Result<Dockerfile, Wrong> {
     let source = lines::read(text)?;

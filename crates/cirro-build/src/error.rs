@@ -16,6 +16,8 @@ pub enum BuildError {
     /// A `RUN` failed; docker's text.
     #[error("The command '{command}' returned a non-zero code: {code}")]
     Command {
+        /// Line, from 1.
+        line: usize,
         /// The command.
         command: String,
         /// Its exit code.

@@ -48,8 +48,8 @@ impl Key {
         items.iter().for_each(|item| self.field(item.as_ref()));
     }
 
-    /// Adds the digest of what `reader` gives.
-    pub(crate) fn content(&mut self, mut reader: impl Read) -> std::io::Result<()> {
+    /// Adds the digest of what `reader` gives; returns it.
+    pub(crate) fn content(&mut self, mut reader: impl Read) -> std::io::Result<[u8; 32]> {
         let mut content = Sha256::new();
         self.buffer.resize(BUFFER_BYTES, 0);
         loop {
@@ -60,8 +60,9 @@ impl Key {
                 Err(error) => return Err(error),
             }
         }
-        self.field(&content.finalize());
-        Ok(())
+        let digest: [u8; 32] = content.finalize().into();
+        self.field(&digest);
+        Ok(digest)
     }
 
     /// Ends the key.

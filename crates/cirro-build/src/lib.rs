@@ -8,8 +8,12 @@
 //! - `dockerfile` text to instructions; `expand` variables; `ignore` and `pattern` wildcards
 //! - `plan` the graph of stages; `build` the stages side by side; `stage` one stage; `state` and `metadata` its image
 //! - `mount` what `RUN --mount` asks for
+//! - `remote` addresses that `ADD` fetches from; `mode` what `--chmod` says
 //! - `transfer` `COPY` and `ADD`; `tree` what they walk and write; `archive` tar; `context` the build context
 //! - `union` layer directories as one tree, where every path is resolved and confined
+//! - `clamp` times that are the same whenever a layer is made
+//! - `trace` why a step was not cached
+//! - `pack` a directory as a context's tar
 //! - `scratch` working layers that are given back whatever happens
 //!
 //! docs/compatibility-dockerfile.md says what of the Dockerfile language is there.
@@ -18,6 +22,7 @@
 mod accounts;
 mod archive;
 mod build;
+mod clamp;
 mod context;
 mod dockerfile;
 mod error;
@@ -27,12 +32,18 @@ pub mod fuzz;
 mod ignore;
 mod key;
 mod metadata;
+mod mode;
 mod mount;
+mod pack;
 mod pattern;
 mod plan;
+mod progress;
+mod remote;
 mod scratch;
 mod stage;
 mod state;
+mod trace;
+mod traces;
 mod transfer;
 mod tree;
 mod union;
@@ -42,11 +53,14 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use cirro_seams::build::StepLimits;
-use cirro_types::{Digest, ImageReference};
+use cirro_types::ImageReference;
 
 pub use build::build;
 pub use context::unpack_context;
 pub use error::BuildError;
+pub use pack::pack_context;
+pub use progress::{BuildEvent, StepEvent};
+pub use remote::{GitAddress, is_http};
 
 #[cfg(doc)]
 use cirro_seams::build::{BuildLibrary, StepRunner};
@@ -76,18 +90,14 @@ pub struct BuildRequest {
     pub extra_hosts: Vec<String>,
     /// What each step is held to.
     pub limits: StepLimits,
+    /// The Dockerfile's text, if it is not in the context.
+    pub dockerfile_text: Option<String>,
+    /// The ignore rules, if they are not in the context: those of a Dockerfile that is not.
+    pub ignore_text: Option<String>,
+    /// Where the context came from; names the build when it has no tag, so that the next of that name can say what changed.
+    pub origin: String,
+    /// Sockets of agents that `RUN --mount=type=ssh` shows, by id.
+    pub agents: BTreeMap<String, PathBuf>,
     /// What `RUN --mount=type=secret` shows, by id. It comes into no layer, history entry or key.
     pub secrets: BTreeMap<String, Arc<[u8]>>,
-}
-
-/// What a build tells as it goes.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum BuildEvent {
-    /// A line for the person who waits, in the classic builder's style and with its line end
-    /// (`Step 1/5 : FROM node:latest\n`).
-    Line(String),
-    /// Output of a step.
-    Output(bytes::Bytes),
-    /// The image id.
-    Image(Digest),
 }

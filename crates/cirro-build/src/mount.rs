@@ -45,7 +45,10 @@ pub(crate) enum MountKind {
     },
     /// An agent's socket.
     Ssh {
+        id: String,
         required: bool,
+        mode: u32,
+        owner: (u32, u32),
     },
 }
 
@@ -160,7 +163,12 @@ impl Options {
                 let mode = self.mode.unwrap_or(0o400);
                 MountKind::Secret { id, env: self.env, is_file, required: self.required, mode, owner }
             }
-            "ssh" => MountKind::Ssh { required: self.required },
+            "ssh" => MountKind::Ssh {
+                id: self.id.filter(|id| !id.is_empty()).unwrap_or_else(|| "default".into()),
+                required: self.required,
+                mode: self.mode.unwrap_or(0o600),
+                owner,
+            },
             other => return Err(Refusal::new(format!("unsupported mount type {other:?}"))),
         };
         let needs_target =

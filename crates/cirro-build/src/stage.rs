@@ -1,5 +1,7 @@
 //! One stage carried out: instruction by instruction, each layer by its content key.
 
+mod explain;
+mod fetch;
 mod layer;
 mod mounts;
 mod run;
@@ -7,7 +9,7 @@ mod run;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use cirro_seams::build::{BuildFault, BuildLibrary, StepRunner};
+use cirro_seams::build::{BuildFault, BuildLibrary, BuildSources, StepRunner};
 use cirro_types::Digest;
 use tokio::sync::mpsc;
 
@@ -17,8 +19,10 @@ use crate::expand::Expander;
 use crate::ignore::Ignore;
 use crate::metadata;
 use crate::plan::{self, GlobalArgs};
+use crate::progress::{StepEvent, Timed};
 use crate::scratch::Scratch;
 use crate::state::State;
+use crate::traces::Traces;
 use crate::union::Union;
 use crate::{BuildError, BuildEvent, BuildRequest};
 
@@ -27,6 +31,7 @@ pub(crate) struct Shared {
     pub(crate) request: BuildRequest,
     pub(crate) library: Arc<dyn BuildLibrary>,
     pub(crate) runner: Arc<dyn StepRunner>,
+    pub(crate) sources: Arc<dyn BuildSources>,
     pub(crate) escape: char,
     pub(crate) stages: Vec<Stage>,
     pub(crate) global: GlobalArgs,
@@ -36,6 +41,7 @@ pub(crate) struct Shared {
     pub(crate) epoch: Option<i64>,
     /// RFC 3339 time of this build.
     pub(crate) now: String,
+    pub(crate) traces: Traces,
     /// Number of all steps.
     pub(crate) steps: usize,
 }
@@ -57,13 +63,18 @@ pub(crate) struct Work {
     shared: Arc<Shared>,
     job: Job,
     state: State,
+    /// How many of its layers are the base's.
+    base_layers: usize,
+    timed: Timed,
     events: mpsc::Sender<BuildEvent>,
 }
 
 impl Work {
     /// Takes a job that starts with `base`; what it tells goes to `events`.
     pub(crate) fn new(shared: Arc<Shared>, job: Job, base: State, events: mpsc::Sender<BuildEvent>) -> Self {
-        Self { shared, job, state: base, events }
+        let base_layers = base.layers().len();
+        let timed = Timed::start(job.first_step, 0, "");
+        Self { shared, job, state: base, base_layers, timed, events }
     }
 
     /// Carries the stage out; returns what it has become.
@@ -72,11 +83,13 @@ impl Work {
         let mut number = self.job.first_step;
         self.step(number, &stage.from).await;
         self.line(format!(" ---> {}\n", self.state.short_id())).await;
-        self.run_triggers().await?;
+        let triggered = self.run_triggers().await;
+        self.ended(triggered).await?;
         for instruction in &stage.body {
             number += 1;
             self.step(number, instruction).await;
-            self.instruction(instruction).await?;
+            let done = self.instruction(instruction).await;
+            self.ended(done).await?;
             self.line(format!(" ---> {}\n", self.state.short_id())).await;
         }
         Ok(self.state)
@@ -166,9 +179,23 @@ impl Work {
         Scratch::open(&self.shared.library, self.state.layers()).await
     }
 
-    async fn step(&self, number: usize, instruction: &Instruction) {
+    async fn step(&mut self, number: usize, instruction: &Instruction) {
         let steps = self.shared.steps;
         self.line(format!("Step {number}/{steps} : {}\n", instruction.original)).await;
+        self.timed = Timed::start(number, instruction.line, &instruction.original);
+        let stage = self.shared.stages[self.job.index].title(self.job.index);
+        let (line, text) = (instruction.line, instruction.original.clone());
+        self.event(BuildEvent::Step(StepEvent::Started { number, total: steps, stage, line, text })).await;
+    }
+
+    /// Tells how a step ended.
+    async fn ended(&self, result: Result<(), BuildError>) -> Result<(), BuildError> {
+        let event = match &result {
+            Ok(()) => self.timed.done(),
+            Err(error) => self.timed.failed(error),
+        };
+        self.event(BuildEvent::Step(event)).await;
+        result
     }
 
     async fn line(&self, line: String) {

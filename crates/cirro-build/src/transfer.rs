@@ -3,9 +3,11 @@
 //! All of it blocks. A transfer is made in two passes over the same [`Source`]: [`Transfer::key`] reads everything
 //! that decides the result, and [`Transfer::write`] writes it when no layer is known under that key.
 
+use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use rustix::fs::FileType;
 
@@ -14,6 +16,7 @@ use crate::error::Refusal;
 use crate::ignore::Ignore;
 use crate::key::Key;
 use crate::pattern::{Pattern, Wildcards, has_wildcards};
+use crate::trace::Inputs;
 use crate::tree::{Cancel, Changes, Hasher, Receiver, Traversal, Writer, base_name};
 use crate::union::{Attributes, Last, Union, Walked};
 
@@ -34,6 +37,20 @@ pub(crate) enum Wanted {
     Path(String),
     /// A here-document: the name it gets in a directory, and its content.
     Document { name: String, content: String },
+    /// Something that is fetched.
+    Remote(Arc<Remote>),
+}
+
+/// A file or tree that is not here before it is needed.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Remote {
+    /// The source as it is written.
+    pub(crate) url: String,
+    /// What stands for its content.
+    pub(crate) identity: String,
+    /// Where it is in what is fetched.
+    pub(crate) path: String,
+    pub(crate) is_directory: bool,
 }
 
 /// A `COPY` or `ADD` with everything expanded.
@@ -46,6 +63,8 @@ pub(crate) struct Transfer {
     pub(crate) into_directory: bool,
     /// Whether local archives are unpacked.
     pub(crate) unpack: bool,
+    /// Whether fetched archives are.
+    pub(crate) unpack_remote: bool,
     pub(crate) changes: Changes,
     /// Whether the owner was asked for; else what is in an archive keeps its own.
     pub(crate) chown: bool,
@@ -71,6 +90,7 @@ enum Found {
     File,
     Archive,
     Document(String),
+    Remote(Arc<Remote>),
 }
 
 impl Transfer {
@@ -84,6 +104,10 @@ impl Transfer {
             match wanted {
                 Wanted::Document { name, content } => {
                     let (path, found) = (name.clone(), Found::Document(content.clone()));
+                    picked.push(Picked { path, parents: PathBuf::new(), found });
+                }
+                Wanted::Remote(remote) => {
+                    let (path, found) = (remote.path.clone(), Found::Remote(remote.clone()));
                     picked.push(Picked { path, parents: PathBuf::new(), found });
                 }
                 Wanted::Path(path) => self.pick_path(source, path, cancel, &mut picked)?,
@@ -196,6 +220,7 @@ impl Transfer {
         picked: &[Picked],
         cancel: &Cancel,
         key: &mut Key,
+        inputs: &mut Inputs,
     ) -> Result<(), Refusal> {
         key.field(self.destination.as_os_str().as_bytes());
         key.number(self.into_directory.into());
@@ -208,18 +233,29 @@ impl Transfer {
             if self.parents {
                 key.field(one.parents.as_os_str().as_bytes());
             }
-            let mut hasher = Hasher { key: &mut *key };
+            let mut hasher = match one.found {
+                Found::Directory => Hasher::directory(&mut *key, &mut *inputs, &one.path),
+                _ => Hasher::file_at(&mut *key, &mut *inputs, &one.path),
+            };
             match &one.found {
                 Found::Document(content) => {
                     hasher.key.field(b"document");
                     hasher.key.number(self.document_attributes().mode.into());
                     hasher.key.field(content.as_bytes());
+                    hasher.inputs.note(format!("here-document {}", one.path), content.as_bytes());
                 }
                 Found::Archive => {
                     hasher.key.field(b"archive");
-                    hasher.key.number(self.changes.mode.map_or(u64::MAX, u64::from));
+                    hasher.key.field(format!("{:?}", self.changes.mode).as_bytes());
                     hasher.key.number(self.chown.into());
                     self.hand_over(source, one, &name, cancel, &mut hasher)?;
+                }
+                Found::Remote(remote) => {
+                    hasher.key.field(b"remote");
+                    hasher.key.field(remote.identity.as_bytes());
+                    hasher.key.field(format!("{:?}", self.changes.mode).as_bytes());
+                    hasher.key.number(self.unpack_remote.into());
+                    hasher.inputs.note(format!("what is at {}", remote.url), remote.identity.as_bytes());
                 }
                 Found::Directory | Found::File => {
                     hasher.key.field(b"tree");
@@ -234,12 +270,21 @@ impl Transfer {
     pub(crate) fn write(
         &self,
         source: &Source,
+        remote: &BTreeMap<String, Source>,
         picked: &[Picked],
         into: &Union,
         cancel: &Cancel,
     ) -> Result<(), Refusal> {
         for one in picked {
-            match &one.found {
+            let missing = || Refusal::new(format!("{}: not fetched", one.path));
+            let (source, found) = match &one.found {
+                Found::Remote(wanted) => {
+                    let source = remote.get(&wanted.url).ok_or_else(missing)?;
+                    (source, self.fetched(source, wanted)?)
+                }
+                found => (source, found.clone()),
+            };
+            match &found {
                 Found::Directory => {
                     let cursor = self.directory(into, &self.destination.join(&one.parents))?;
                     self.hand_over(source, one, OsStr::new(""), cancel, &mut Writer { cursor })?;
@@ -249,6 +294,7 @@ impl Transfer {
                     let (cursor, name) = self.place(into, one)?;
                     self.hand_over(source, one, &name, cancel, &mut Writer { cursor })?;
                 }
+                Found::Remote(_) => return Err(missing()),
                 Found::Document(content) => {
                     let (cursor, name) = self.place(into, one)?;
                     let attributes = self.document_attributes();
@@ -257,6 +303,16 @@ impl Transfer {
             }
         }
         Ok(())
+    }
+
+    /// Says what was fetched.
+    fn fetched(&self, source: &Source, remote: &Remote) -> Result<Found, Refusal> {
+        let local = Self { unpack: self.unpack_remote, ..self.clone() };
+        match local.find(source, &remote.path)? {
+            Some(Found::Directory) if remote.is_directory => Ok(Found::Directory),
+            Some(found) if !remote.is_directory => Ok(found),
+            _ => Err(Refusal::new(format!("{}: no directory {} in it", remote.url, remote.path))),
+        }
     }
 
     /// Gives a source to a receiver: a directory's contents, or the file under the name `name`.
@@ -322,7 +378,7 @@ impl Transfer {
     }
 
     fn document_attributes(&self) -> Attributes {
-        self.changes.apply(Attributes::new(0o644))
+        self.changes.apply(Attributes::new(0o644), false)
     }
 }
 

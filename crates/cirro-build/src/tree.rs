@@ -17,6 +17,8 @@ use crate::accounts::Owner;
 use crate::error::Refusal;
 use crate::ignore::Ignore;
 use crate::key::Key;
+use crate::mode::ModeChange;
+use crate::trace::{Inputs, short};
 use crate::union::{Attributes, Child, Cursor, Entry, Existing};
 
 /// Tells blocking work that nobody waits for it any more.
@@ -39,16 +41,16 @@ impl Cancel {
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Changes {
     pub(crate) owner: Option<Owner>,
-    pub(crate) mode: Option<u32>,
+    pub(crate) mode: Option<ModeChange>,
     /// Seconds since 1970.
     pub(crate) modified: Option<i64>,
 }
 
 impl Changes {
     /// Changes the attributes of something that is copied.
-    pub(crate) fn apply(&self, mut attributes: Attributes) -> Attributes {
-        if let Some(mode) = self.mode {
-            attributes.mode = mode;
+    pub(crate) fn apply(&self, mut attributes: Attributes, is_directory: bool) -> Attributes {
+        if let Some(mode) = &self.mode {
+            attributes.mode = mode.apply(attributes.mode, is_directory);
         }
         self.apply_to_parent(&mut attributes);
         attributes
@@ -150,7 +152,7 @@ impl Traversal<'_> {
         path: &str,
         receiver: &mut dyn Receiver,
     ) -> Result<(), Refusal> {
-        let attributes = self.changes.apply(entry.attributes().map_err(Refusal::at(path))?);
+        let attributes = self.changes.apply(entry.attributes().map_err(Refusal::at(path))?, false);
         match entry.kind() {
             FileType::RegularFile => {
                 receiver.file(name, &attributes, entry.open().map_err(Refusal::at(path))?)
@@ -169,7 +171,7 @@ impl Traversal<'_> {
         path: &str,
         receiver: &mut dyn Receiver,
     ) -> Result<(), Refusal> {
-        let attributes = self.changes.apply(source.attributes().map_err(Refusal::at(path))?);
+        let attributes = self.changes.apply(source.attributes().map_err(Refusal::at(path))?, true);
         receiver.enter(name, &attributes)?;
         self.contents(source, path, receiver)?;
         receiver.leave(&attributes)
@@ -210,12 +212,29 @@ fn join(path: &str, name: &OsStr) -> String {
     if path.is_empty() { name.into_owned() } else { format!("{path}/{name}") }
 }
 
-/// Computes the content key of a tree. Times are no part of it.
+/// Computes the content key of a tree, and notes its files one by one. Times are no part of it.
 pub(crate) struct Hasher<'a> {
     pub(crate) key: &'a mut Key,
+    pub(crate) inputs: &'a mut Inputs,
+    /// Path of the directory that is being hashed, with a slash at its end unless it is the root.
+    path: String,
+    /// Path of the only file, if it is one that is hashed.
+    single: Option<String>,
 }
 
-impl Hasher<'_> {
+impl<'a> Hasher<'a> {
+    /// Hashes what is in the directory `path`.
+    pub(crate) fn directory(key: &'a mut Key, inputs: &'a mut Inputs, path: &str) -> Self {
+        let path = path.trim_matches('/');
+        let path = if path.is_empty() || path == "." { String::new() } else { format!("{path}/") };
+        Self { key, inputs, path, single: None }
+    }
+
+    /// Hashes the file `path`.
+    pub(crate) fn file_at(key: &'a mut Key, inputs: &'a mut Inputs, path: &str) -> Self {
+        Self { key, inputs, path: String::new(), single: Some(path.to_owned()) }
+    }
+
     fn header(&mut self, kind: &str, name: &OsStr, attributes: &Attributes) {
         self.key.field(kind.as_bytes());
         self.key.field(name.as_bytes());
@@ -228,27 +247,48 @@ impl Hasher<'_> {
         }
         self.key.list(attributes.extended.iter().flat_map(|(name, value)| [name.as_bytes(), value]));
     }
+
+    fn note(&mut self, name: &OsStr, attributes: &Attributes, content: &[u8]) {
+        let path = match &self.single {
+            Some(path) => path.clone(),
+            None => format!("{}{}", self.path, name.to_string_lossy()),
+        };
+        let extended =
+            attributes.extended.iter().flat_map(|(name, value)| [name.as_bytes(), value]).flatten();
+        let owner = [attributes.mode, attributes.uid, attributes.gid].map(u32::to_le_bytes);
+        let all: Vec<u8> =
+            owner.concat().into_iter().chain(extended.copied()).chain(content.iter().copied()).collect();
+        self.inputs.note_file(&path, short(&all));
+    }
 }
 
 impl Receiver for Hasher<'_> {
     fn enter(&mut self, name: &OsStr, attributes: &Attributes) -> Result<(), Refusal> {
         self.header("directory", name, attributes);
+        self.note(name, attributes, b"directory");
+        self.path.push_str(&name.to_string_lossy());
+        self.path.push('/');
         Ok(())
     }
 
     fn leave(&mut self, _: &Attributes) -> Result<(), Refusal> {
         self.key.field(b"leave");
+        let parent = self.path.trim_end_matches('/').rfind('/').map_or(0, |slash| slash + 1);
+        self.path.truncate(parent);
         Ok(())
     }
 
     fn file(&mut self, name: &OsStr, attributes: &Attributes, content: std::fs::File) -> Result<(), Refusal> {
         self.header("file", name, attributes);
-        self.key.content(content).map_err(Refusal::at(name))
+        let digest = self.key.content(content).map_err(Refusal::at(name))?;
+        self.note(name, attributes, &digest);
+        Ok(())
     }
 
     fn link(&mut self, name: &OsStr, attributes: &Attributes, target: &OsStr) -> Result<(), Refusal> {
         self.header("link", name, attributes);
         self.key.field(target.as_bytes());
+        self.note(name, attributes, target.as_bytes());
         Ok(())
     }
 
@@ -256,6 +296,7 @@ impl Receiver for Hasher<'_> {
         self.header("node", name, attributes);
         self.key.number(kind.as_raw_mode().into());
         self.key.number(attributes.device);
+        self.note(name, attributes, b"node");
         Ok(())
     }
 }

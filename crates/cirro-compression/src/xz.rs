@@ -64,7 +64,7 @@ enum Check {
     None,
     Crc32(Crc32),
     Crc64(u64),
-    Sha256(Sha256),
+    Sha256(Box<Sha256>),
     /// Of a kind that nobody has defined yet.
     Unknown(usize),
 }
@@ -267,7 +267,7 @@ impl Check {
             0 => Self::None,
             1 => Self::Crc32(Crc32::new()),
             4 => Self::Crc64(!0),
-            10 => Self::Sha256(Sha256::new(&SHA256)),
+            10 => Self::Sha256(Box::new(Sha256::new(&SHA256))),
             other => Self::Unknown(CHECK_SIZES[usize::from(other & 15)]),
         }
     }

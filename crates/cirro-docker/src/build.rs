@@ -10,6 +10,7 @@ use axum::extract::State;
 use axum::response::Response;
 use bytes::Bytes;
 use cirro_build::{BuildEvent, BuildRequest};
+use cirro_engine::BuildContext;
 use cirro_types::ImageReference;
 use futures_util::{Stream, StreamExt};
 use http::Request;
@@ -24,12 +25,14 @@ use crate::error::ApiError;
 use crate::line_stream;
 use crate::query::Params;
 
+/// A context that the client would send over its session.
+const CLIENT_SESSION: &str = "client-session";
 const DOCKERFILE: &str = "Dockerfile";
 /// What a quiet build keeps of its output for the case that it fails.
 const QUIET_BYTES: usize = 64 << 10;
 
 /// Parameters of dockerd's that are refused when they are set to anything but nothing.
-const REFUSED: &[&str] = &["remote", "cgroupparent", "outputs", "session"];
+const REFUSED: &[&str] = &["cgroupparent", "outputs", "session"];
 
 /// Builds an image. When the client leaves, the build stops.
 pub(crate) async fn build(
@@ -40,8 +43,14 @@ pub(crate) async fn build(
     // Taken first, so that a refusal still reads what the client sends.
     let Upload { bytes, broken } = body::upload(request.into_body());
     let request = build_request(&params)?;
+    let context = match params.text("remote").filter(|remote| !remote.is_empty()) {
+        // The CLI reads the addresses of tars and Dockerfiles itself; what it leaves to the daemon is git's.
+        Some(remote) if remote != CLIENT_SESSION => BuildContext::Remote(remote.to_owned()),
+        Some(_) => return Err(ApiError::not_supported("a context that is the client's session")),
+        None => BuildContext::Upload(bytes),
+    };
     let events = tokio::select! {
-        events = face.engine.build_image(bytes, request) => events?,
+        events = face.engine.build_image(context, request) => events?,
         error = broken.wait() => return Err(error),
     };
     let mut report = Report::new(params.flag("q"));
@@ -146,6 +155,8 @@ impl Report {
                 self.output(format!("{}\n", text.trim_end_matches('\n')).as_bytes())
             }
             Ok(BuildEvent::Output(bytes)) => self.output(&bytes),
+            // The lines say the same.
+            Ok(BuildEvent::Step(_)) => Vec::new(),
             Ok(BuildEvent::Image(id)) if self.quiet => vec![stream(&format!("{id}\n"))],
             Ok(BuildEvent::Image(id)) => vec![line_stream::line(&json!({ "aux": { "ID": id.to_string() } }))],
             Err(message) => {
@@ -241,7 +252,6 @@ mod tests {
     fn what_the_builder_cannot_do_is_refused() {
         for (name, value, status) in [
             ("version", "2", 501),
-            ("remote", "https://example.org/x.git", 501),
             ("cgroupparent", "/x", 501),
             ("squash", "1", 400),
             ("securityopt", r#"["seccomp=unconfined"]"#, 400),

@@ -1,67 +1,45 @@
 //! Builds: the builder's two seams over the library and the runtime, and the way of a request.
 
+mod agent;
 pub(crate) mod caches;
+mod context;
+mod git;
 mod library;
 mod mounts;
+mod sources;
 pub(crate) mod step;
 mod targets;
+pub(crate) mod traces;
 
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use bytes::Bytes;
 use cirro_build::{BuildEvent, BuildRequest};
 use cirro_image::CachedLayer;
 use cirro_types::Digest;
 use tokio::sync::mpsc;
 
-use crate::containers::create::remove_dir;
+use crate::Engine;
 use crate::error::{EngineError, blocking, chain, io};
-use crate::images::ChannelReader;
 use crate::spec::limits::{self, Moment};
-use crate::{Engine, names};
 use library::EngineLibrary;
+use sources::EngineSources;
 use step::EngineSteps;
+
+pub use context::BuildContext;
 
 const CHANNEL: usize = 64;
 
-/// An unpacked context, removed when it goes.
-struct Context(PathBuf);
-
-impl Drop for Context {
-    fn drop(&mut self) {
-        let dir = std::mem::take(&mut self.0);
-        let remove = move || {
-            if let Err(error) = remove_dir(&dir) {
-                tracing::warn!(%error, "build context not removed");
-            }
-        };
-        match tokio::runtime::Handle::try_current() {
-            Ok(runtime) => drop(runtime.spawn_blocking(remove)),
-            Err(_) => remove(),
-        }
-    }
-}
-
 impl Engine {
-    /// Builds an image from a context tar (as the classic endpoint gets it). Events end with the image or the error.
+    /// Builds an image from a context. Events end with the image or the error.
     pub async fn build_image(
         &self,
-        context: mpsc::Receiver<Result<Bytes, String>>,
+        context: BuildContext,
         mut request: BuildRequest,
     ) -> Result<mpsc::Receiver<Result<BuildEvent, String>>, EngineError> {
         // What the kernel cannot set is left out: a build has no place for warnings.
         limits::check(&mut request.limits.resources, &self.shared.host, Moment::Create)?;
-        let dir = self.shared.options.scratch_dir().join(format!("build-{}", names::new_id()?));
-        let unpacked = Context(dir.clone());
-        request.context.clone_from(&dir);
-        blocking(move || {
-            std::fs::create_dir_all(&dir).map_err(io(format!("make {}", dir.display())))?;
-            cirro_build::unpack_context(&mut ChannelReader::new(context), &dir)
-                .map_err(|error| EngineError::Invalid(chain(&error)))
-        })
-        .await?;
+        let unpacked = self.open_context(context, &mut request).await?;
         let (sender, receiver) = mpsc::channel(CHANNEL);
         let engine = self.clone();
         self.shared.tasks.spawn(async move {
@@ -76,15 +54,24 @@ impl Engine {
         Ok(receiver)
     }
 
-    /// Removes the directories of cache mounts that no build uses and that were last changed when `wanted_space` says, and the
-    /// layers of the build cache that no image has and `wanted_layer` takes; returns the layers and the bytes given back.
+    /// Removes the directories of cache mounts that no build uses and that were last changed when `wanted_space` says, fetched
+    /// files, what is noted of earlier builds, and the layers of the build cache that no image has and `wanted_layer` takes;
+    /// returns the layers and the bytes given back.
     pub async fn prune_build_cache(
         &self,
         wanted_space: impl Fn(SystemTime) -> bool + Send + 'static,
         wanted_layer: impl Fn(&CachedLayer) -> bool + Send + 'static,
     ) -> Result<(Vec<Digest>, u64), EngineError> {
-        let (caches, library) = (self.shared.build_caches.clone(), self.shared.library.clone());
+        let (caches, traces) = (self.shared.build_caches.clone(), self.shared.build_traces.clone());
+        let (sources, library) = (self.sources_dir(), self.shared.library.clone());
         blocking(move || {
+            match std::fs::remove_dir_all(&sources) {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                    return Err(io(format!("remove {}", sources.display()))(error));
+                }
+                _ => {}
+            }
+            traces.prune().map_err(io("remove the traces of builds"))?;
             let spaces = caches.prune(&wanted_space)?;
             let (layers, bytes) = library.prune_cache(&wanted_layer)?;
             Ok((layers, bytes + spaces))
@@ -95,7 +82,13 @@ impl Engine {
     async fn run_build(&self, request: BuildRequest, out: &mpsc::Sender<Result<BuildEvent, String>>) {
         let (events, mut incoming) = mpsc::channel(CHANNEL);
         let library = Arc::new(EngineLibrary(self.clone()));
-        let build = cirro_build::build(request, library, Arc::new(EngineSteps(self.clone())), events);
+        let build = cirro_build::build(
+            request,
+            library,
+            Arc::new(EngineSteps(self.clone())),
+            Arc::new(EngineSources(self.clone())),
+            events,
+        );
         let mut image = None;
         let forward = async {
             while let Some(event) = incoming.recv().await {

@@ -54,6 +54,7 @@ use tokio::sync::{Notify, broadcast};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+pub use crate::build::BuildContext;
 pub use crate::containers::archive::PutArchive;
 pub use crate::containers::changes::{Change, ChangeKind};
 pub use crate::containers::commit::Commit;
@@ -73,6 +74,7 @@ pub use crate::spec::mounts::system_paths;
 pub use crate::volumes::Volume;
 
 use crate::build::caches::BuildCaches;
+use crate::build::traces::BuildTraces;
 use crate::containers::Containers;
 use crate::events::EventLog;
 use crate::exec::Execs;
@@ -94,6 +96,7 @@ struct Shared {
     host: HostFacts,
     library: Library,
     build_caches: Arc<BuildCaches>,
+    build_traces: BuildTraces,
     registry: Registry,
     network: Network,
     supervisor: Supervisor,

@@ -17,6 +17,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::build::caches::BuildCaches;
 use crate::build::step;
+use crate::build::traces::BuildTraces;
 use crate::containers::{Containers, Entry, KeyedLocks, Record};
 use crate::error::{EngineError, blocking, io};
 use crate::events::EventLog;
@@ -63,6 +64,7 @@ impl Engine {
         let loading = journal.clone();
         let records = blocking(move || load(&loading)).await?;
         let build_caches = Arc::new(BuildCaches::new(options.data_dir.join("build-caches")));
+        let build_traces = BuildTraces::new(options.data_dir.join("build-traces"));
         let registry = Registry::new(options.registries.clone(), Arc::new(HostNames));
         let engine = Self {
             shared: Arc::new(Shared {
@@ -70,6 +72,7 @@ impl Engine {
                 host,
                 library,
                 build_caches,
+                build_traces,
                 registry,
                 network,
                 supervisor,

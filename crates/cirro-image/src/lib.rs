@@ -61,8 +61,8 @@ pub use library::Library;
 pub use limits::Limits;
 pub use load::Loaded;
 pub use registry::{
-    Challenge, Credentials, Distribution, Origin, PROGRESS_LINES, Progress, ProgressSink, PullRequest,
-    Pulled, Registry, RegistryError, RegistryOptions, Resolve, parse_challenges,
+    Challenge, Credentials, Distribution, HttpFile, Origin, PROGRESS_LINES, Progress, ProgressSink,
+    PullRequest, Pulled, Registry, RegistryError, RegistryOptions, Resolve, parse_challenges,
 };
 pub use removal::Removed;
 pub use roots::{CachedLayer, ContainerRoot};

@@ -61,6 +61,12 @@ pub trait BuildLibrary: Send + Sync {
     fn cached(&self, key: Digest) -> Pending<'_, Option<Digest>>;
     /// Notes the layer that a cache key gave.
     fn remember(&self, key: Digest, diff_id: Digest) -> Pending<'_, ()>;
+    /// Returns what the last build of a name noted with [`Self::keep_trace`].
+    fn trace(&self, slot: Digest) -> Pending<'_, Option<Vec<u8>>>;
+    /// Returns only the stamp of that note.
+    fn trace_stamp(&self, slot: Digest) -> Pending<'_, Option<Digest>>;
+    /// Notes what decided a build's steps, over what the last build of that name noted. It may be forgotten.
+    fn keep_trace(&self, slot: Digest, stamp: Digest, trace: Vec<u8>) -> Pending<'_, ()>;
     /// Opens the directory that `RUN --mount=type=cache` steps of this id share, made when it is not there.
     /// Waits for as long as `sharing` asks for.
     fn open_cache(
@@ -141,6 +147,15 @@ pub enum StepSource {
     Path(PathBuf),
     /// Memory, of so many bytes at most.
     Tmpfs(Option<u64>),
+    /// The socket of an agent of the one who builds, as a socket of its own.
+    Agent {
+        /// The agent's socket on the host.
+        socket: PathBuf,
+        /// Permission bits.
+        mode: u32,
+        /// Owner and group.
+        owner: (u32, u32),
+    },
     /// A file that is kept in memory only.
     Content {
         /// What is in it.
@@ -150,6 +165,44 @@ pub enum StepSource {
         /// Owner and group.
         owner: (u32, u32),
     },
+}
+
+/// A git repository as a build names it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GitSource {
+    /// Its address.
+    pub url: String,
+    /// Branch, tag or commit; the server's default branch when absent.
+    pub reference: Option<String>,
+}
+
+/// Something that was fetched for a build. Its files go when this goes.
+pub struct Fetched {
+    /// Directory that holds it.
+    pub root: PathBuf,
+    /// Name of the file in it, if it is a file.
+    pub file: Option<String>,
+    /// Digest of the file's content, if it is a file.
+    pub digest: Option<Digest>,
+    /// What keeps the files.
+    pub hold: Box<dyn Send + Sync>,
+}
+
+/// What a build fetches from elsewhere.
+pub trait BuildSources: Send + Sync {
+    /// Fetches the file at an HTTP address. It has mode 0600 and the time that the server says.
+    ///
+    /// What was fetched before is used again as long as the server says that it is the same.
+    fn download(&self, url: String, name: String) -> Pending<'_, Result<Fetched, BuildFault>>;
+    /// Finds the commit that is meant, forty digits.
+    fn commit(&self, source: GitSource) -> Pending<'_, Result<String, BuildFault>>;
+    /// Fetches the tree of a commit, submodules included, with or without git's own directory.
+    fn checkout(
+        &self,
+        source: GitSource,
+        commit: String,
+        keep_git_dir: bool,
+    ) -> Pending<'_, Result<Fetched, BuildFault>>;
 }
 
 /// Runs build steps as containers.

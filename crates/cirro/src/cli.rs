@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use crate::config::{Config, Flags, Place};
-use crate::{df, doctor, down, registry, status, up};
+use crate::{build, df, doctor, down, registry, status, up};
 
 /// A private cloud in one binary: containers, images, Kubernetes, virtual machines, networks.
 #[derive(Debug, Parser)]
@@ -35,6 +35,8 @@ enum Command {
         #[arg(long, hide = true)]
         detached: bool,
     },
+    /// Build an image from a Dockerfile
+    Build(Box<build::flags::Flags>),
     /// Stop the daemon; what it runs goes on
     Down {
         /// Also end and forget everything that it runs; images and volumes stay
@@ -91,6 +93,7 @@ pub(crate) fn run() -> ExitCode {
         Command::Up { flags, config, detached, .. } => {
             up::foreground(&place, *flags, config.as_deref(), detached)
         }
+        Command::Build(flags) => build::run(&place, &flags),
         Command::Down { workloads } => down::run(&place, workloads),
         Command::Status { json } => status::run(&place, json),
         Command::Df { verbose, json } => df::run(&place, verbose, json),

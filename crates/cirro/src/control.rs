@@ -101,6 +101,7 @@ pub(crate) async fn serve(
         .route("/status", get(status))
         .route("/down", post(down))
         .route("/doctor", get(doctor).post(mend))
+        .route("/build", post(crate::build::serve::build))
         .with_state(controls);
     axum::serve(listener, router)
         .with_graceful_shutdown(stop.cancelled_owned())
@@ -164,7 +165,7 @@ pub(crate) fn ask<T: DeserializeOwned>(socket: &Path, method: &str, path: &str) 
     })
 }
 
-fn is_absent(error: &std::io::Error) -> bool {
+pub(crate) fn is_absent(error: &std::io::Error) -> bool {
     matches!(error.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::ConnectionRefused)
 }
 

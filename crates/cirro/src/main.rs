@@ -6,6 +6,7 @@
 use std::ffi::OsString;
 use std::process::ExitCode;
 
+mod build;
 mod cli;
 mod config;
 mod control;

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail, ensure};
 
 mod api;
+mod build;
 pub(crate) mod cloud;
 mod engine;
 mod images;
@@ -19,8 +20,8 @@ mod processes;
 mod registry;
 mod runtime;
 
-use cloud::Cloud;
-use peer::Dockerd;
+pub(crate) use cloud::Cloud;
+pub(crate) use peer::Dockerd;
 
 /// Which measurement.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -41,6 +42,8 @@ pub(crate) enum Which {
     Runtime,
     /// Push and pull with skopeo, beside docker-registry.
     Registry,
+    /// Builds, beside dockerd's classic builder, buildah and tar.
+    Build,
     /// All of them.
     All,
 }
@@ -74,6 +77,9 @@ pub(crate) fn run(which: Which, rounds: usize, binary: Option<PathBuf>) -> anyho
     }
     if wanted(Which::Registry) {
         registry::measure(&binary, rounds.min(10))?;
+    }
+    if wanted(Which::Build) {
+        build::measure(&binary, rounds.min(10))?;
     }
     Ok(())
 }
@@ -171,7 +177,8 @@ fn timed(action: impl FnOnce() -> anyhow::Result<String>) -> anyhow::Result<Dura
     Ok(begun.elapsed())
 }
 
-fn docker(host: &str, arguments: &[&str]) -> anyhow::Result<String> {
+/// Runs the docker CLI; returns what it said.
+pub(crate) fn docker(host: &str, arguments: &[&str]) -> anyhow::Result<String> {
     said(Command::new("docker").env("DOCKER_HOST", host).args(arguments))
 }
 
@@ -184,10 +191,12 @@ pub(crate) fn said(command: &mut Command) -> anyhow::Result<String> {
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
-fn image(name: &str) -> anyhow::Result<String> {
+/// Makes a base image unless it is there; returns its archive's path.
+pub(crate) fn image(name: &str) -> anyhow::Result<String> {
     Ok(said(Command::new("bash").arg(format!("images/{name}.sh")))?.trim().to_owned())
 }
 
+/// Builds the executable that is measured.
 pub(crate) fn release_binary() -> anyhow::Result<PathBuf> {
     let built = crate::cargo().args(["build", "--release", "--package", "cirro"]).status()?;
     ensure!(built.success(), "cargo build --release failed");

@@ -26,7 +26,7 @@ enum Task {
     },
     /// Measure what docs/SPECIFICATION.md promises, beside its peers
     Bench {
-        /// Which: up, memory, run, engine, pod, runtime, all
+        /// Which: up, memory, run, engine, pod, runtime, registry, build, all
         #[arg(default_value = "all")]
         which: bench::Which,
         /// Rounds of each measurement
@@ -36,7 +36,7 @@ enum Task {
         #[arg(long, value_name = "FILE")]
         binary: Option<std::path::PathBuf>,
     },
-    /// Run a published client's own tests against a fresh cloud
+    /// Run a suite of tests against a fresh cloud
     Suite {
         /// Which suite
         which: suite::Which,

@@ -1,6 +1,7 @@
-//! Test suites of published clients, run against a fresh cloud and compared with checked-in lists of what passes.
+//! Test suites that are run against a fresh cloud, beside a peer or a checked-in list of what passes.
 
 mod bollard;
+mod dockerfiles;
 
 use std::path::PathBuf;
 
@@ -11,6 +12,8 @@ use crate::bench::release_binary;
 pub(crate) enum Which {
     /// The tests in the published crate `bollard`, a Docker client in Rust.
     Bollard,
+    /// Our own Dockerfiles, one for every instruction and flag, beside dockerd's classic builder.
+    Dockerfiles,
 }
 
 /// Runs a suite; fails when something does not pass that is to pass.
@@ -18,5 +21,6 @@ pub(crate) fn run(which: Which, binary: Option<PathBuf>) -> anyhow::Result<()> {
     let binary = binary.map_or_else(release_binary, |binary| Ok(std::path::absolute(binary)?))?;
     match which {
         Which::Bollard => bollard::run(&binary),
+        Which::Dockerfiles => dockerfiles::run(&binary),
     }
 }

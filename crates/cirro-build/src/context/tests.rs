@@ -188,8 +188,10 @@ fn cut_and_broken_streams_are_errors() {
     let gzip = gzip.finish().unwrap();
     assert!(unpack_bytes(&gzip[..gzip.len() / 2]).1.is_err());
     assert_eq!(unpack_bytes(b"").1.unwrap_err(), "build context: the context is empty");
-    assert_eq!(unpack_bytes(b"BZh91AY").1.unwrap_err(), "build context: bzip2 archives are not supported");
-    assert_eq!(unpack_bytes(b"\xfd7zXZ\0").1.unwrap_err(), "build context: xz archives are not supported");
+    for broken in [&b"BZh91AY"[..], b"\xfd7zXZ\0"] {
+        let error = unpack_bytes(broken).1.unwrap_err();
+        assert!(error.starts_with("build context: read the archive: "), "{error}");
+    }
 }
 
 #[test]

@@ -6,13 +6,16 @@ use std::sync::Arc;
 use cirro_types::Digest;
 
 use super::Work;
+use super::fetch::Remotes;
 use crate::accounts::{self, Owner};
 use crate::dockerfile::{self, Instruction, TransferSource};
 use crate::error::Refusal;
 use crate::expand::Expander;
 use crate::ignore::Ignore;
 use crate::key::Key;
+use crate::mode::ModeChange;
 use crate::scratch::Scratch;
+use crate::trace::Inputs;
 use crate::transfer::{Source, Transfer, Wanted};
 use crate::tree::{Cancel, Changes};
 use crate::union::{Last, Union, Walked};
@@ -27,8 +30,12 @@ impl Work {
     ) -> Result<(), Refusal> {
         let switch = |name: &str| instruction.flag(name).map(|text| truth(name, text)).transpose();
         let linked = switch("link")?.unwrap_or(false);
-        let unpack = unpack && switch("unpack")?.unwrap_or(true);
-        let mut transfer = self.wanted(files, unpack)?;
+        let wanted_unpack = switch("unpack")?;
+        let remotes = self.look_up(instruction, files, switch("keep-git-dir")?.unwrap_or(false)).await?;
+        let mut transfer = self.wanted(files, &remotes)?;
+        // What is here is unpacked unless one says no, what is fetched only if one says yes.
+        transfer.unpack = unpack && wanted_unpack.unwrap_or(true);
+        transfer.unpack_remote = unpack && wanted_unpack.unwrap_or(false);
         transfer.parents = switch("parents")?.unwrap_or(false);
         transfer.exclude = self.exclude(instruction)?;
         let chown = instruction.flag("chown").map(|text| self.expand(text)).transpose()?;
@@ -52,7 +59,7 @@ impl Work {
                 // What comes from the host belongs to root; what comes from an image keeps its owner.
                 None => from.is_none().then_some(Owner::default()),
             },
-            mode: chmod.as_deref().map(mode).transpose()?,
+            mode: chmod.as_deref().map(ModeChange::parse).transpose()?,
             modified: self.shared.epoch,
         };
         let source = match &from {
@@ -68,7 +75,14 @@ impl Work {
         if transfer.parents {
             key.field(b"parents");
         }
-        let made = self.write_transfer(transfer, source, key, below).await;
+        let mut inputs = match linked {
+            true => Inputs::default(),
+            false => self.inputs(),
+        };
+        inputs.note("the destination", transfer.destination.as_os_str().as_encoded_bytes());
+        inputs.note_list("--chown", &chown);
+        inputs.note_list("--chmod", &chmod);
+        let made = self.write_transfer(transfer, source, remotes, (key, inputs), below).await;
         if let Some(scratch) = from {
             scratch.discard().await?;
         }
@@ -80,26 +94,30 @@ impl Work {
         &self,
         transfer: Transfer,
         source: Source,
-        key: Key,
+        remotes: Remotes,
+        (key, inputs): (Key, Inputs),
         below: &[Digest],
     ) -> Result<Digest, Refusal> {
         let (transfer, source) = (Arc::new(transfer), Arc::new(source));
         let (picking, reading) = (transfer.clone(), source.clone());
-        let (picked, key) = blocking(move |cancel| {
-            let mut key = key;
+        let (picked, key, inputs) = blocking(move |cancel| {
+            let (mut key, mut inputs) = (key, inputs);
             let picked = picking.pick(&reading, &cancel)?;
-            picking.key(&reading, &picked, &cancel, &mut key)?;
-            Ok((picked, key.finish()))
+            picking.key(&reading, &picked, &cancel, &mut key, &mut inputs)?;
+            Ok((picked, key.finish(), inputs))
         })
         .await?;
-        if let Some(layer) = self.cached(key).await {
+        if let Some(layer) = self.cached(key, inputs).await {
             return Ok(layer);
         }
+        let opened = self.open_remotes(remotes).await?;
         let scratch = Scratch::open(&self.shared.library, below).await?;
         let writing = scratch.clone();
         blocking(move |cancel| {
             let into = Union::open(writing.layer()).map_err(Refusal::at(&writing.layer().upper))?;
-            transfer.write(&source, &picked, &into, &cancel)
+            // The fetched files are needed for as long as they are read, even if nobody waits.
+            let opened = opened;
+            transfer.write(&source, &opened.sources, &picked, &into, &cancel)
         })
         .await?;
         self.commit(&scratch, key).await
@@ -115,8 +133,11 @@ impl Work {
         key.list([shown.as_str(), &user]);
         key.number(self.shared.epoch.map_or(0, i64::cast_unsigned));
         let key = key.finish();
+        let mut inputs = self.inputs();
+        inputs.note("the path", shown.as_bytes());
+        inputs.note("the user", user.as_bytes());
         self.state.config.config.working_dir = shown;
-        if let Some(layer) = self.cached(key).await {
+        if let Some(layer) = self.cached(key, inputs).await {
             self.state.add_layer(layer, created_by);
             return Ok(());
         }
@@ -140,16 +161,6 @@ impl Work {
         key
     }
 
-    /// Looks for the layer that an earlier build noted under a key, and says so if there is one.
-    pub(super) async fn cached(&self, key: Digest) -> Option<Digest> {
-        if self.shared.request.no_cache {
-            return None;
-        }
-        let layer = self.shared.library.cached(key).await?;
-        self.line(" ---> Using cache\n".into()).await;
-        Some(layer)
-    }
-
     /// Makes a layer of the scratch space and notes it under the key.
     pub(super) async fn commit(&self, scratch: &Scratch, key: Digest) -> Result<Digest, Refusal> {
         let layer = scratch.commit().await?;
@@ -157,13 +168,16 @@ impl Work {
         Ok(layer)
     }
 
-    fn wanted(&self, files: &dockerfile::Transfer, unpack: bool) -> Result<Transfer, Refusal> {
+    fn wanted(&self, files: &dockerfile::Transfer, remotes: &Remotes) -> Result<Transfer, Refusal> {
         let lookup = |name: &str| self.state.variable(name);
         let expander = Expander { escape: self.shared.escape, lookup: &lookup };
         let mut wanted = Vec::new();
         for source in &files.sources {
             wanted.push(match source {
-                TransferSource::Path(path) => Wanted::Path(local(expander.word(path)?, unpack)?),
+                TransferSource::Path(path) => {
+                    let path = expander.word(path)?;
+                    remotes.get(&path).map_or(Wanted::Path(path), Wanted::Remote)
+                }
                 TransferSource::Document(document) => Wanted::Document {
                     name: document.name.clone(),
                     content: match document.expand {
@@ -178,7 +192,8 @@ impl Work {
             wanted,
             into_directory: destination.is_empty() || destination == "." || destination.ends_with('/'),
             destination: self.state.absolute(&destination),
-            unpack,
+            unpack: false,
+            unpack_remote: false,
             changes: Changes::default(),
             chown: false,
             parents: false,
@@ -231,19 +246,6 @@ fn make_workdir(scratch: &Scratch, path: &Path, user: &str, epoch: Option<i64>) 
     Ok(true)
 }
 
-/// Refuses sources that would have to be fetched.
-fn local(path: String, unpack: bool) -> Result<String, Refusal> {
-    let remote =
-        ["http://", "https://", "git://", "ssh://", "git@"].iter().any(|scheme| path.starts_with(scheme));
-    match (remote, unpack) {
-        (true, true) => {
-            Err(Refusal::new(format!("{path}: fetching a URL or git repository is not supported")))
-        }
-        (true, false) => Err(Refusal::new("source can't be a URL for COPY")),
-        (false, _) => Ok(path),
-    }
-}
-
 fn truth(name: &str, text: &str) -> Result<bool, Refusal> {
     match text {
         "true" | "1" => Ok(true),
@@ -252,19 +254,12 @@ fn truth(name: &str, text: &str) -> Result<bool, Refusal> {
     }
 }
 
-fn mode(text: &str) -> Result<u32, Refusal> {
-    u32::from_str_radix(text, 8).ok().filter(|mode| *mode <= 0o7777).ok_or_else(|| {
-        Refusal::new(format!(
-            "invalid chmod parameter: '{text}'. it should be octal string and between 0 and 07777"
-        ))
-    })
-}
-
 /// Says for the history what was copied; `text` has the instruction and the flags that show.
 fn created_by(mut text: String, transfer: &Transfer, files: &dockerfile::Transfer) -> String {
     for wanted in &transfer.wanted {
         match wanted {
             Wanted::Path(path) => text.push_str(&format!(" {path}")),
+            Wanted::Remote(remote) => text.push_str(&format!(" {}", remote.url)),
             Wanted::Document { name, .. } => text.push_str(&format!(" <<{name}")),
         }
     }

@@ -15,6 +15,7 @@ use crate::error::Refusal;
 use crate::key::Key;
 use crate::mount::{self, MountKind, RunMount};
 use crate::scratch::Scratch;
+use crate::trace::Inputs;
 use crate::transfer::Source;
 use crate::tree::{Cancel, Changes, Hasher, Receiver, Traversal, Writer, base_name};
 use crate::union::{Last, Union, Walked};
@@ -28,11 +29,26 @@ pub(super) struct Mounted {
     pub(super) mounts: Vec<StepMount>,
     /// Secrets that the step gets as variables.
     pub(super) env: Vec<String>,
+    /// Agents so far.
+    agents: usize,
     caches: Vec<Box<dyn CacheSpace>>,
     scratches: Vec<Arc<Scratch>>,
 }
 
 impl Mounted {
+    /// Says where an agent's socket is seen: the first one is what `SSH_AUTH_SOCK` names, as with BuildKit.
+    fn agent_target(&mut self, wanted: &str) -> String {
+        let target = match wanted {
+            "" => format!("/run/buildkit/ssh_agent.{}", self.agents),
+            wanted => wanted.to_owned(),
+        };
+        if self.agents == 0 {
+            self.env.push(format!("SSH_AUTH_SOCK={target}"));
+        }
+        self.agents += 1;
+        target
+    }
+
     /// Gives everything back.
     pub(super) async fn close(self) -> Result<(), Refusal> {
         drop(self.caches);
@@ -67,7 +83,12 @@ impl Work {
 
     /// Adds to a step's key what its mounts have to do with the result: all of a bind's content, no secret, and no
     /// content of a cache.
-    pub(super) async fn key_mounts(&self, mounts: &[RunMount], mut key: Key) -> Result<Digest, Refusal> {
+    pub(super) async fn key_mounts(
+        &self,
+        mounts: &[RunMount],
+        mut key: Key,
+        mut inputs: Inputs,
+    ) -> Result<(Digest, Inputs), Refusal> {
         for mount in mounts {
             let kind = match &mount.kind {
                 MountKind::Bind => "bind".to_owned(),
@@ -80,22 +101,32 @@ impl Work {
             };
             key.list([kind.as_str(), &mount.target, &mount.source]);
             key.number(mount.read_only.into());
+            inputs.note(
+                format!("--mount of {}", mount.target),
+                format!("{kind} {} {}", mount.source, mount.read_only).as_bytes(),
+            );
             if mount.kind != MountKind::Bind {
                 continue;
             }
             match &mount.from {
-                Some(from) => key.list(self.layers_of(from).await?.iter().map(Digest::to_string)),
+                Some(from) => {
+                    let layers: Vec<String> =
+                        self.layers_of(from).await?.iter().map(Digest::to_string).collect();
+                    inputs.note_list(&format!("--mount from {from}"), &layers);
+                    key.list(layers);
+                }
                 None => {
                     let (source, path) = (self.context_source(), mount.source.clone());
-                    key = blocking(move |cancel| {
-                        hand_over(&source, &path, OsStr::new(""), &cancel, &mut Hasher { key: &mut key })?;
-                        Ok(key)
+                    (key, inputs) = blocking(move |cancel| {
+                        let mut hasher = Hasher::directory(&mut key, &mut inputs, &path);
+                        hand_over(&source, &path, OsStr::new(""), &cancel, &mut hasher)?;
+                        Ok((key, inputs))
                     })
                     .await?;
                 }
             }
         }
-        Ok(key.finish())
+        Ok((key.finish(), inputs))
     }
 
     /// Makes the mounts ready.
@@ -110,10 +141,14 @@ impl Work {
                     Some(source) => source,
                     None => continue,
                 },
-                MountKind::Ssh { required: true } => {
-                    return Err(Refusal::new("unset ssh forward key: no agent is forwarded to this build"));
-                }
-                MountKind::Ssh { required: false } => continue,
+                MountKind::Ssh { .. } => match self.agent(mount)? {
+                    Some(source) => {
+                        let target = opened.agent_target(&mount.target);
+                        opened.mounts.push(StepMount { target, source, read_only: false });
+                        continue;
+                    }
+                    None => continue,
+                },
             };
             let read_only = mount.read_only || matches!(source, StepSource::Content { .. });
             opened.mounts.push(StepMount { target: mount.target.clone(), source, read_only });
@@ -212,6 +247,19 @@ impl Work {
             opened.env.push(format!("{name}={text}"));
         }
         Ok(is_file.then(|| StepSource::Content { content: secret.clone(), mode: *mode, owner: *owner }))
+    }
+
+    fn agent(&self, mount: &RunMount) -> Result<Option<StepSource>, Refusal> {
+        let MountKind::Ssh { id, required, mode, owner } = &mount.kind else { return Ok(None) };
+        match (self.shared.request.agents.get(id), required) {
+            (Some(socket), _) => {
+                Ok(Some(StepSource::Agent { socket: socket.clone(), mode: *mode, owner: *owner }))
+            }
+            (None, true) => Err(Refusal::new(format!(
+                "unset ssh forward key {id}: no agent of that name is forwarded to this build (cirro build --ssh {id})"
+            ))),
+            (None, false) => Ok(None),
+        }
     }
 
     fn context_source(&self) -> Source {

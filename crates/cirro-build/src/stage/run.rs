@@ -8,7 +8,9 @@ use cirro_types::Digest;
 use tokio::sync::mpsc;
 
 use super::Work;
+use super::layer::blocking;
 use super::mounts::Mounted;
+use crate::clamp::clamp;
 use crate::dockerfile::{Command, HereDocument, Instruction};
 use crate::error::Refusal;
 use crate::key::Key;
@@ -34,11 +36,17 @@ impl Work {
         let created_by = self.run_created_by(&args);
         let mounts = self.wanted_mounts(instruction).map_err(failed)?;
         let mut key = self.run_key(&args, &network);
+        let mut inputs = self.inputs();
+        inputs.note_list("the command", &args);
+        inputs.note("--network", network.as_bytes());
+        inputs.note_list("--add-host", &self.shared.request.extra_hosts);
+        self.note_environment(&mut inputs);
         if let Some(script) = &script {
             key.field(script.content.as_bytes());
+            inputs.note("the here-document", script.content.as_bytes());
         }
-        let key = self.key_mounts(&mounts, key).await.map_err(failed)?;
-        let layer = match self.cached(key).await {
+        let (key, inputs) = self.key_mounts(&mounts, key, inputs).await.map_err(failed)?;
+        let layer = match self.cached(key, inputs).await {
             Some(layer) => layer,
             None => {
                 let scratch = self.open().await.map_err(|fault| failed(fault.into()))?;
@@ -49,13 +57,25 @@ impl Work {
                 if code != 0 {
                     // A failure to clean up is the library's to mend; the command's is what must be told.
                     let _ = scratch.discard().await;
-                    return Err(BuildError::Command { command: args.join(" "), code });
+                    return Err(BuildError::Command {
+                        line: instruction.line,
+                        command: args.join(" "),
+                        code,
+                    });
                 }
+                self.clamp(&scratch).await.map_err(failed)?;
                 self.commit(&scratch, key).await.map_err(failed)?
             }
         };
         self.state.add_layer(layer, created_by);
         Ok(())
+    }
+
+    /// Makes the times of what the command wrote those of `SOURCE_DATE_EPOCH`.
+    async fn clamp(&self, scratch: &Arc<Scratch>) -> Result<(), Refusal> {
+        let Some(epoch) = self.shared.epoch else { return Ok(()) };
+        let scratch = scratch.clone();
+        blocking(move |cancel| clamp(&scratch.layer().upper, epoch, &cancel)).await
     }
 
     async fn run_step(
@@ -129,6 +149,9 @@ impl Work {
         key.list(self.state.run_env());
         key.list([self.state.working_directory(), &self.state.config.config.user, network]);
         key.list(&self.shared.request.extra_hosts);
+        if let Some(epoch) = self.shared.epoch {
+            key.number(epoch.cast_unsigned());
+        }
         key
     }
 

@@ -1,8 +1,11 @@
 //! Whole builds over a simulated library and runner.
 
+mod attacks;
 mod cache;
+mod explain;
 mod files;
 mod mounts;
+mod remote;
 mod simulated;
 mod stages;
 mod steps;

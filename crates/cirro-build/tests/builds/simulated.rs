@@ -6,10 +6,11 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
-use cirro_build::{BuildError, BuildEvent, BuildRequest};
+use cirro_build::{BuildError, BuildEvent, BuildRequest, StepEvent};
 use cirro_seams::Pending;
 use cirro_seams::build::{
-    BaseImage, BuildFault, BuildLibrary, CacheSpace, Sharing, Step, StepRunner, StepSource, WorkingLayer,
+    BaseImage, BuildFault, BuildLibrary, BuildSources, CacheSpace, Fetched, GitSource, Sharing, Step,
+    StepRunner, StepSource, WorkingLayer,
 };
 use cirro_seams::node::Output;
 use cirro_types::{Digest, ImageConfig, ImageReference};
@@ -21,6 +22,7 @@ struct Held {
     images: BTreeMap<Digest, ImageConfig>,
     layers: BTreeMap<Digest, PathBuf>,
     cache: BTreeMap<Digest, Digest>,
+    traces: BTreeMap<Digest, (Digest, Vec<u8>)>,
     open: BTreeSet<String>,
     opened: usize,
 }
@@ -77,7 +79,7 @@ impl Library {
         diff_id
     }
 
-    fn put(&self, config: ImageConfig, tags: &[ImageReference]) -> Digest {
+    pub(crate) fn put(&self, config: ImageConfig, tags: &[ImageReference]) -> Digest {
         let id = Digest::of(&serde_json::to_vec(&config).unwrap());
         let mut held = self.held.lock().unwrap();
         held.images.insert(id, config);
@@ -89,6 +91,13 @@ impl Library {
 
     pub(crate) fn image(&self, id: Digest) -> ImageConfig {
         self.held.lock().unwrap().images[&id].clone()
+    }
+
+    /// Everything that is noted for later builds, as text.
+    pub(crate) fn notes(&self) -> String {
+        let held = self.held.lock().unwrap();
+        let traces = held.traces.values().map(|(_, trace)| String::from_utf8_lossy(trace));
+        traces.collect::<String>() + &format!("{:?}", held.cache)
     }
 
     pub(crate) fn images(&self) -> usize {
@@ -207,9 +216,89 @@ impl BuildLibrary for Library {
         Box::pin(async move { Ok(Box::new(Cache { path, is_new }) as Box<dyn CacheSpace>) })
     }
 
+    fn trace(&self, slot: Digest) -> Pending<'_, Option<Vec<u8>>> {
+        let trace = self.held.lock().unwrap().traces.get(&slot).map(|(_, trace)| trace.clone());
+        Box::pin(async move { trace })
+    }
+
+    fn trace_stamp(&self, slot: Digest) -> Pending<'_, Option<Digest>> {
+        let stamp = self.held.lock().unwrap().traces.get(&slot).map(|(stamp, _)| *stamp);
+        Box::pin(async move { stamp })
+    }
+
+    fn keep_trace(&self, slot: Digest, stamp: Digest, trace: Vec<u8>) -> Pending<'_, ()> {
+        self.held.lock().unwrap().traces.insert(slot, (stamp, trace));
+        Box::pin(async {})
+    }
+
     fn remember(&self, key: Digest, diff_id: Digest) -> Pending<'_, ()> {
         self.held.lock().unwrap().cache.insert(key, diff_id);
         Box::pin(async {})
+    }
+}
+
+/// A repository and the reference in it that is asked for.
+type Commit = (String, Option<String>);
+
+/// What is elsewhere: files by address, and one commit per repository and reference, with its files.
+#[derive(Default)]
+pub(crate) struct Sources {
+    pub(crate) files: Mutex<BTreeMap<String, String>>,
+    pub(crate) repositories: Mutex<BTreeMap<Commit, BTreeMap<String, String>>>,
+    /// Everything that was fetched.
+    pub(crate) fetched: Mutex<Vec<String>>,
+}
+
+impl Sources {
+    fn tree(files: &BTreeMap<String, String>, mode: u32) -> Result<Fetched, BuildFault> {
+        use std::os::unix::fs::PermissionsExt;
+        let dir = tempfile::tempdir().unwrap();
+        for (name, text) in files {
+            let path = dir.path().join(name);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(&path, text).unwrap();
+            std::fs::set_permissions(&path, PermissionsExt::from_mode(mode)).unwrap();
+        }
+        Ok(Fetched { root: dir.path().to_owned(), file: None, digest: None, hold: Box::new(dir) })
+    }
+}
+
+impl BuildSources for Sources {
+    fn download(&self, url: String, name: String) -> Pending<'_, Result<Fetched, BuildFault>> {
+        Box::pin(async move {
+            let text = self.files.lock().unwrap().get(&url).cloned();
+            let text = text.ok_or_else(|| BuildFault(format!("{url}: 404")))?;
+            let digest = Some(Digest::of(text.as_bytes()));
+            self.fetched.lock().unwrap().push(url);
+            let fetched = Self::tree(&[(name.clone(), text)].into(), 0o600)?;
+            Ok(Fetched { file: Some(name), digest, ..fetched })
+        })
+    }
+
+    fn commit(&self, source: GitSource) -> Pending<'_, Result<String, BuildFault>> {
+        Box::pin(async move {
+            let repositories = self.repositories.lock().unwrap();
+            let files = repositories.get(&(source.url.clone(), source.reference.clone()));
+            let files = files.ok_or_else(|| BuildFault(format!("{source:?} is not there")))?;
+            Ok(Digest::of(format!("{files:?}").as_bytes()).hex()[..40].to_owned())
+        })
+    }
+
+    fn checkout(
+        &self,
+        source: GitSource,
+        _: String,
+        keep_git_dir: bool,
+    ) -> Pending<'_, Result<Fetched, BuildFault>> {
+        Box::pin(async move {
+            let mut files =
+                self.repositories.lock().unwrap()[&(source.url.clone(), source.reference)].clone();
+            self.fetched.lock().unwrap().push(source.url);
+            if keep_git_dir {
+                files.insert(".git/HEAD".into(), "commit".into());
+            }
+            Self::tree(&files, 0o644)
+        })
     }
 }
 
@@ -290,6 +379,7 @@ impl Runner {
                         seen
                     }
                     StepSource::Tmpfs(size) => format!("{size:?}"),
+                    StepSource::Agent { socket, mode, .. } => format!("{} {mode:o}", socket.display()),
                     StepSource::Content { content, .. } => String::from_utf8(content.to_vec()).unwrap(),
                 };
                 output.send(Output::Stdout(Bytes::from(format!("<{seen}>\n")))).await.unwrap();
@@ -315,6 +405,7 @@ impl Runner {
 pub(crate) struct Bench {
     pub(crate) library: Arc<Library>,
     pub(crate) runner: Arc<Runner>,
+    pub(crate) sources: Arc<Sources>,
     pub(crate) context: tempfile::TempDir,
 }
 
@@ -322,6 +413,7 @@ pub(crate) struct Bench {
 pub(crate) struct Outcome {
     pub(crate) result: Result<Digest, BuildError>,
     pub(crate) lines: String,
+    pub(crate) steps: Vec<StepEvent>,
 }
 
 impl Outcome {
@@ -331,6 +423,15 @@ impl Outcome {
 
     pub(crate) fn error(&self) -> String {
         self.result.as_ref().expect_err("the build should fail").to_string()
+    }
+
+    /// Why each step that was carried out was not cached, by the step's number.
+    pub(crate) fn why(&self) -> BTreeMap<usize, Vec<String>> {
+        let why = |event: &StepEvent| match event {
+            StepEvent::Missed { number, why } => Some((*number, why.clone())),
+            _ => None,
+        };
+        self.steps.iter().filter_map(why).collect()
     }
 
     pub(crate) fn cached_steps(&self) -> usize {
@@ -362,7 +463,12 @@ impl Bench {
                 config.config.cmd = vec!["sh".into()];
             },
         );
-        Self { library, runner: Arc::default(), context: tempfile::tempdir().unwrap() }
+        Self {
+            library,
+            runner: Arc::default(),
+            sources: Arc::default(),
+            context: tempfile::tempdir().unwrap(),
+        }
     }
 
     /// Puts a file into the context.
@@ -393,19 +499,27 @@ impl Bench {
         let (sender, mut receiver) = mpsc::channel(1);
         let collect = async {
             let mut lines = String::new();
+            let mut steps = Vec::new();
             while let Some(event) = receiver.recv().await {
                 match event {
                     BuildEvent::Line(line) => lines.push_str(&line),
                     BuildEvent::Output(bytes) => lines.push_str(&String::from_utf8_lossy(&bytes)),
+                    BuildEvent::Step(event) => steps.push(event),
                     BuildEvent::Image(_) => {}
                 }
             }
-            lines
+            (lines, steps)
         };
-        let build = cirro_build::build(request, self.library.clone(), self.runner.clone(), sender);
-        let (result, lines) = tokio::join!(build, collect);
+        let build = cirro_build::build(
+            request,
+            self.library.clone(),
+            self.runner.clone(),
+            self.sources.clone(),
+            sender,
+        );
+        let (result, (lines, steps)) = tokio::join!(build, collect);
         self.settled().await;
-        Outcome { result, lines }
+        Outcome { result, lines, steps }
     }
 
     /// Waits until no scratch layer is left: some go in tasks of their own.

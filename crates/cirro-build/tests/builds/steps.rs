@@ -182,10 +182,8 @@ async fn here_documents_reach_the_shell() {
 async fn what_is_not_supported_is_refused_by_name_before_anything_runs() {
     let cases = [
         ("RUN --device=vendor/gpu true", "line 3: RUN --device=vendor/gpu: not supported"),
-        ("RUN --security=insecure true", "line 3: RUN --security=insecure: not supported"),
+        ("RUN --security=insecure true", "line 3: RUN --security=insecure: security.insecure is not allowed"),
         ("RUN --network=other true", "line 3: RUN --network=other: not supported"),
-        ("ADD --keep-git-dir a b", "line 3: ADD --keep-git-dir: not supported"),
-        ("ADD --checksum=sha256:0 a b", "line 3: ADD --checksum=sha256:0: not supported"),
     ];
     for (instruction, error) in cases {
         let bench = Bench::new();
@@ -194,8 +192,8 @@ async fn what_is_not_supported_is_refused_by_name_before_anything_runs() {
         assert!(bench.runner.commands().is_empty());
     }
     let bench = Bench::new();
-    let error = bench.build("FROM base\nADD https://example.org/x /x\n").await.error();
-    assert!(error.starts_with("line 2: ADD failed: https://example.org/x: fetching a URL"), "{error}");
+    let error = bench.build("FROM base\nCOPY https://example.org/x /x\n").await.error();
+    assert_eq!(error, "line 2: COPY failed: source can't be a URL for COPY");
     let error = bench.build("FROM --platform=linux/s390x base\n").await.error();
     assert!(error.contains("not supported"), "{error}");
 }
@@ -217,7 +215,7 @@ async fn errors_name_the_instruction_and_the_line() {
         ),
         (
             "FROM base\nCOPY --chmod=9 . /x\n",
-            "line 2: COPY failed: invalid chmod parameter: '9'. it should be octal string and between 0 and 07777",
+            "line 2: COPY failed: invalid chmod parameter: '9'. it should be octal string and between 0 and 07777, or a symbolic mode",
         ),
         (
             "FROM base\nENV A=${B\n",
@@ -239,7 +237,13 @@ async fn dropping_the_build_ends_the_step_and_gives_the_layer_back() {
     let bench = Bench::new();
     bench.file("Dockerfile", "FROM base\nRUN hang\n");
     let (sender, mut receiver) = mpsc::channel(64);
-    let build = cirro_build::build(bench.request(), bench.library.clone(), bench.runner.clone(), sender);
+    let build = cirro_build::build(
+        bench.request(),
+        bench.library.clone(),
+        bench.runner.clone(),
+        bench.sources.clone(),
+        sender,
+    );
     let task = tokio::spawn(build);
     let mut hanging = bench.runner.hanging.subscribe();
     hanging.wait_for(|count| *count == 1).await.unwrap();
@@ -258,7 +262,10 @@ async fn a_build_goes_on_when_nobody_listens() {
     let (sender, receiver) = mpsc::channel(1);
     drop(receiver);
     let runner = Arc::clone(&bench.runner);
-    let id = cirro_build::build(bench.request(), bench.library.clone(), runner, sender).await.unwrap();
+    let id =
+        cirro_build::build(bench.request(), bench.library.clone(), runner, bench.sources.clone(), sender)
+            .await
+            .unwrap();
     assert_eq!(bench.library.image(id).rootfs.diff_ids.len(), 2);
 }
 

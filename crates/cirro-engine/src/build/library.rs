@@ -6,7 +6,7 @@ use cirro_seams::build::{BaseImage, BuildFault, BuildLibrary, CacheSpace, Sharin
 use cirro_types::{Digest, ImageConfig, ImageReference};
 
 use crate::Engine;
-use crate::error::{EngineError, blocking, chain};
+use crate::error::{EngineError, blocking, chain, io};
 
 /// The library of this host.
 pub(super) struct EngineLibrary(pub Engine);
@@ -77,6 +77,28 @@ impl BuildLibrary for EngineLibrary {
                 tracing::warn!(%error, "build cache not read");
                 None
             })
+        })
+    }
+
+    fn trace(&self, slot: Digest) -> Pending<'_, Option<Vec<u8>>> {
+        let traces = self.0.shared.build_traces.clone();
+        Box::pin(async move { blocking(move || Ok(traces.load(&slot))).await.unwrap_or_default() })
+    }
+
+    fn trace_stamp(&self, slot: Digest) -> Pending<'_, Option<Digest>> {
+        let traces = self.0.shared.build_traces.clone();
+        Box::pin(async move { blocking(move || Ok(traces.stamp(&slot))).await.unwrap_or_default() })
+    }
+
+    fn keep_trace(&self, slot: Digest, stamp: Digest, trace: Vec<u8>) -> Pending<'_, ()> {
+        let traces = self.0.shared.build_traces.clone();
+        Box::pin(async move {
+            let kept = blocking(move || {
+                traces.keep(&slot, &stamp, &trace).map_err(io("note what decided the build's steps"))
+            });
+            if let Err(error) = kept.await {
+                tracing::warn!(%error, "trace of a build not kept");
+            }
         })
     }
 

@@ -7,21 +7,25 @@ use std::path::{Path, PathBuf};
 use cirro_seams::build::{StepMount, StepSource};
 use cirro_seams::container::{Mount, MountSource, ResolvedMount};
 
+use super::agent::Forward;
 use crate::error::{EngineError, io};
 
 /// Files that a step sees and that no disk may keep: secrets, scripts. They lie below the directory for running
 /// state, which is memory on every usual host, and go when this goes.
-pub(super) struct Contents(PathBuf);
+pub(super) struct Contents {
+    dir: PathBuf,
+    forwards: Vec<Forward>,
+}
 
 impl Contents {
     /// Keeps files in `dir`, which is made when there is a first one.
     pub(super) fn new(dir: PathBuf) -> Self {
-        Self(dir)
+        Self { dir, forwards: Vec::new() }
     }
 
     /// Returns the mounts as they are asked for and as they are made.
     pub(super) fn resolve(
-        &self,
+        &mut self,
         mounts: &[StepMount],
     ) -> Result<(Vec<Mount>, Vec<ResolvedMount>), EngineError> {
         let mut asked = Vec::new();
@@ -35,9 +39,16 @@ impl Contents {
                     (MountSource::Tmpfs { size: *size, mode: None }, "tmpfs", PathBuf::new())
                 }
                 StepSource::Content { content, mode, owner } => {
-                    let path = self.0.join(number.to_string());
+                    let path = self.dir.join(number.to_string());
                     self.write(&path, content, *mode, *owner)
                         .map_err(io(format!("write {}", path.display())))?;
+                    (MountSource::Bind { path: path.clone(), create: false }, "bind", path)
+                }
+                StepSource::Agent { socket, mode, owner } => {
+                    let path = self.dir.join(number.to_string());
+                    let listening =
+                        self.make().and_then(|()| Forward::start(&path, socket.clone(), *mode, *owner));
+                    self.forwards.push(listening.map_err(io("forward an agent"))?);
                     (MountSource::Bind { path: path.clone(), create: false }, "bind", path)
                 }
             };
@@ -55,8 +66,12 @@ impl Contents {
         Ok((asked, made))
     }
 
+    fn make(&self) -> std::io::Result<()> {
+        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&self.dir)
+    }
+
     fn write(&self, path: &Path, content: &[u8], mode: u32, owner: (u32, u32)) -> std::io::Result<()> {
-        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&self.0)?;
+        self.make()?;
         let mut file = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
         file.write_all(content)?;
         chown(path, Some(owner.0), Some(owner.1))?;
@@ -66,9 +81,9 @@ impl Contents {
 
 impl Drop for Contents {
     fn drop(&mut self) {
-        match std::fs::remove_dir_all(&self.0) {
+        match std::fs::remove_dir_all(&self.dir) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                tracing::error!(%error, path = %self.0.display(), "files of a build step not removed");
+                tracing::error!(%error, path = %self.dir.display(), "files of a build step not removed");
             }
             _ => {}
         }
@@ -84,7 +99,7 @@ mod tests {
     #[test]
     fn contents_are_private_and_go() {
         let dir = tempfile::tempdir().unwrap();
-        let contents = Contents::new(dir.path().join("build/x"));
+        let mut contents = Contents::new(dir.path().join("build/x"));
         let secret = StepSource::Content { content: b"s3cret".as_slice().into(), mode: 0o440, owner: (7, 8) };
         let mount = StepMount { target: "/run/secrets/key".into(), source: secret, read_only: true };
         let (_, made) = contents.resolve(&[mount]).unwrap();

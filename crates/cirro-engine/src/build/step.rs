@@ -50,7 +50,7 @@ impl Engine {
         let id = record.container.id.clone();
         let root = record.root.clone();
         let dir = self.shared.options.container_dir(&id);
-        let contents = Contents::new(self.shared.options.run_dir.join("build").join(&id));
+        let mut contents = Contents::new(self.shared.options.run_dir.join("build").join(&id));
         let (targets, resolved, contents) = blocking(move || {
             std::fs::create_dir_all(&dir).map_err(io(format!("make {}", dir.display())))?;
             let resolved = contents.resolve(&mounts)?;

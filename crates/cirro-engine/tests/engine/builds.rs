@@ -2,12 +2,12 @@
 
 use bytes::Bytes;
 use cirro_build::{BuildEvent, BuildRequest};
-use cirro_engine::Engine;
+use cirro_engine::{BuildContext, Engine};
 use tokio::sync::mpsc;
 
 use super::lab::{command, with_engine, within};
 
-pub(crate) fn context(dockerfile: &str) -> mpsc::Receiver<Result<Bytes, String>> {
+pub(crate) fn context(dockerfile: &str) -> BuildContext {
     let mut tar = tar::Builder::new(Vec::new());
     for (name, bytes) in [("Dockerfile", dockerfile), ("app.txt", "copied")] {
         let mut header = tar::Header::new_gnu();
@@ -18,7 +18,7 @@ pub(crate) fn context(dockerfile: &str) -> mpsc::Receiver<Result<Bytes, String>>
     let bytes = tar.into_inner().unwrap();
     let (sender, receiver) = mpsc::channel(1);
     tokio::spawn(async move { sender.send(Ok(Bytes::from(bytes))).await });
-    receiver
+    BuildContext::Upload(receiver)
 }
 
 async fn build(engine: &Engine, dockerfile: &str) -> Result<String, String> {
@@ -35,6 +35,7 @@ async fn build(engine: &Engine, dockerfile: &str) -> Result<String, String> {
         match event? {
             BuildEvent::Line(line) => text.push_str(&line),
             BuildEvent::Output(bytes) => text.push_str(&String::from_utf8_lossy(&bytes)),
+            BuildEvent::Step(_) => {}
             BuildEvent::Image(id) => return Ok(format!("{text}\n{id}")),
         }
     }

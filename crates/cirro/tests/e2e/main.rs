@@ -3,6 +3,7 @@
 //! Each test starts a cloud of its own (name, directories, ports, ranges) and ends it with
 //! `cirro down --workloads`; what is left on the host after that fails the test. They need root.
 
+mod build;
 mod clients;
 mod cloud;
 mod commands;

@@ -125,7 +125,8 @@ impl Cloud {
         self.run.path()
     }
 
-    fn command(&self, subcommand: &str) -> Command {
+    /// A command of the binary for this cloud.
+    pub(crate) fn command(&self, subcommand: &str) -> Command {
         command(&self.binary, self.directory.path(), self.run.path(), subcommand)
     }
 }

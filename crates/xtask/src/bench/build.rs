@@ -1,0 +1,196 @@
+//! Builds beside dockerd's classic builder, buildah and `tar`: cached, uncached with stages side by side, many small
+//! files, one large one.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::Context;
+
+use super::cloud::Cloud;
+use super::{Dockerd, Times, docker, image, row, said, timed};
+
+const FILES: usize = 10_000;
+const LARGE_MEGABYTES: usize = 500;
+
+const CACHED: &str = "FROM busybox\nWORKDIR /app\nCOPY package.json ./\nRUN echo installed > installed\nCOPY . .\nCMD [\"sh\"]\n";
+const STAGES: &str = "FROM busybox AS a\nRUN sleep 1 && echo a > /a\nFROM busybox AS b\nRUN sleep 1 && echo b > /b\nFROM busybox AS c\nRUN sleep 1 && echo c > /c\nFROM busybox\nCOPY --from=a /a /\nCOPY --from=b /b /\nCOPY --from=c /c /\n";
+const COPY: &str = "FROM scratch\nCOPY . /data/\n";
+
+/// Measures ours and the peers, in turns.
+pub(super) fn measure(binary: &Path, rounds: usize) -> anyhow::Result<()> {
+    let work = tempfile::tempdir()?;
+    let archive = image("busybox")?;
+    let cloud = Cloud::new(binary)?;
+    cloud.start_roles("engine,faces")?;
+    let dockerd = Dockerd::start()?;
+    let buildah = Buildah::new(work.path())?;
+    for host in [&cloud.docker_host(), &dockerd.host] {
+        docker(host, &["load", "-q", "-i", &archive])?;
+    }
+    buildah.load(&archive)?;
+    let bench = Bench { cloud: &cloud, dockerd: &dockerd, buildah: &buildah, rounds };
+
+    let cached = context(
+        work.path(),
+        "cached",
+        CACHED,
+        "echo '{}' >package.json; for i in $(seq 20); do echo $i >file$i; done",
+    )?;
+    bench.compare("build of five steps, all cached", &cached, true)?;
+    let stages = context(work.path(), "stages", STAGES, ":")?;
+    bench.compare("build of three stages of 1 s each, no cache", &stages, false)?;
+    let small = format!(
+        "for i in $(seq {FILES}); do d=d$((i % 100)); [ -d $d ] || mkdir $d; head -c 1000 /dev/urandom >$d/f$i; done"
+    );
+    let small = context(work.path(), "small", COPY, &small)?;
+    bench.compare(&format!("COPY of {FILES} files of 1 kB, no cache"), &small, false)?;
+    bench.beside_tar("the same beside `tar`", &small)?;
+    let large = format!("head -c {LARGE_MEGABYTES}M /dev/urandom >file");
+    let large = context(work.path(), "large", COPY, &large)?;
+    bench.compare(&format!("COPY of one file of {LARGE_MEGABYTES} MB, no cache"), &large, false)?;
+    bench.beside_tar("the same beside `tar`", &large)
+}
+
+/// Makes a context with a script.
+fn context(work: &Path, name: &str, dockerfile: &str, script: &str) -> anyhow::Result<PathBuf> {
+    let dir = work.join(name);
+    std::fs::create_dir(&dir)?;
+    std::fs::write(dir.join("Dockerfile"), dockerfile)?;
+    said(Command::new("bash").args(["-euc", script]).current_dir(&dir))?;
+    Ok(dir)
+}
+
+struct Bench<'a> {
+    cloud: &'a Cloud,
+    dockerd: &'a Dockerd,
+    buildah: &'a Buildah,
+    rounds: usize,
+}
+
+impl Bench<'_> {
+    fn compare(&self, name: &str, context: &Path, cached: bool) -> anyhow::Result<()> {
+        let (mut own, mut docker_to_us, mut peer, mut buildah) =
+            (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        for round in 0..=self.rounds {
+            let times = [
+                self.own(context, cached)?,
+                self.docker(&self.cloud.docker_host(), context, cached)?,
+                self.docker(&self.dockerd.host, context, cached)?,
+                self.buildah.build(context, cached)?,
+            ];
+            // The first round fills caches.
+            if round > 0 {
+                for (all, time) in
+                    [&mut own, &mut docker_to_us, &mut peer, &mut buildah].into_iter().zip(times)
+                {
+                    all.push(time);
+                }
+            }
+        }
+        let (peer, buildah) = (Times(peer), Times(buildah));
+        let (dockerd, buildah_version) = (self.dockerd.version.as_str(), self.buildah.version.as_str());
+        row(&format!("{name}: `docker build`"), &Times(docker_to_us), Some((dockerd, &peer)));
+        row(&format!("{name}: `cirro build`"), &Times(own.clone()), Some((dockerd, &peer)));
+        row(&format!("{name}: `cirro build`"), &Times(own), Some((buildah_version, &buildah)));
+        Ok(())
+    }
+
+    /// What `tar` takes to pack the same files into one and unpack them into a directory, as a builder must.
+    fn beside_tar(&self, name: &str, context: &Path) -> anyhow::Result<()> {
+        let (mut own, mut tar) = (Vec::new(), Vec::new());
+        let into = tempfile::tempdir_in(context.parent().context("a parent")?)?;
+        for round in 0..=self.rounds {
+            let target = into.path().join(round.to_string());
+            std::fs::create_dir(&target)?;
+            let one = self.own(context, false)?;
+            let script = r#"tar -C "$1" -c . | tar -C "$2" -x"#;
+            let two =
+                timed(|| said(Command::new("bash").args(["-euc", script, "tar"]).args([context, &target])))?;
+            std::fs::remove_dir_all(&target)?;
+            if round > 0 {
+                own.push(one);
+                tar.push(two);
+            }
+        }
+        row(name, &Times(own), Some(("tar to tar", &Times(tar))));
+        Ok(())
+    }
+
+    fn own(&self, context: &Path, cached: bool) -> anyhow::Result<Duration> {
+        let mut command = self.cloud.command("build");
+        command.arg("-q").args((!cached).then_some("--no-cache")).arg(context);
+        timed(|| said(&mut command))
+    }
+
+    fn docker(&self, host: &str, context: &Path, cached: bool) -> anyhow::Result<Duration> {
+        let mut command = Command::new("docker");
+        command.env("DOCKER_HOST", host).env("DOCKER_BUILDKIT", "0").args([
+            "build",
+            "-q",
+            "--network",
+            "none",
+        ]);
+        command.args((!cached).then_some("--no-cache")).arg(context);
+        timed(|| said(&mut command))
+    }
+}
+
+/// Debian's buildah with a storage of its own.
+struct Buildah {
+    version: String,
+    root: PathBuf,
+}
+
+impl Buildah {
+    fn new(work: &Path) -> anyhow::Result<Self> {
+        let version =
+            said(Command::new("buildah").arg("--version")).context("Debian's buildah is needed as a peer")?;
+        let version = version
+            .split_whitespace()
+            .take(3)
+            .filter(|word| *word != "version")
+            .collect::<Vec<_>>()
+            .join(" ");
+        Ok(Self { version, root: work.join("buildah") })
+    }
+
+    fn command(&self) -> Command {
+        let mut command = Command::new("buildah");
+        command.arg("--root").arg(self.root.join("root")).arg("--runroot").arg(self.root.join("run"));
+        command.args(["--storage-driver", "overlay"]);
+        command
+    }
+
+    fn load(&self, archive: &str) -> anyhow::Result<()> {
+        said(self.command().args(["pull", "-q", &format!("docker-archive:{archive}")]))?;
+        Ok(())
+    }
+
+    fn build(&self, context: &Path, cached: bool) -> anyhow::Result<Duration> {
+        let cache = if cached { "--layers" } else { "--no-cache" };
+        let mut command = self.command();
+        command.args([
+            "bud",
+            "-q",
+            "--pull-never",
+            "--network",
+            "host",
+            "--isolation",
+            "chroot",
+            "--jobs",
+            "3",
+            cache,
+        ]);
+        command.arg(context);
+        timed(|| said(&mut command))
+    }
+}
+
+impl Drop for Buildah {
+    fn drop(&mut self) {
+        // Overlay mounts that a broken run left would keep the directory.
+        let _ = said(self.command().args(["rm", "-a"]));
+        let _ = said(self.command().args(["rmi", "-a", "-f"]));
+    }
+}
