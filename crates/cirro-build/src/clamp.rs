@@ -1,4 +1,4 @@
-//! `SOURCE_DATE_EPOCH` over what a command wrote: nothing in the layer is newer, so that the layer is the same whenever
+//! `SOURCE_DATE_EPOCH` over what a step wrote: nothing in the layer is newer, so that the layer is the same whenever
 //! it is made. What is older, such as a file that came out of an archive, keeps its time.
 
 use std::ffi::OsStr;

@@ -8,6 +8,7 @@ use cirro_types::Digest;
 use super::Work;
 use super::fetch::Remotes;
 use crate::accounts::{self, Owner};
+use crate::clamp::clamp;
 use crate::dockerfile::{self, Instruction, TransferSource};
 use crate::error::Refusal;
 use crate::expand::Expander;
@@ -161,8 +162,13 @@ impl Work {
         key
     }
 
-    /// Makes a layer of the scratch space and notes it under the key.
-    pub(super) async fn commit(&self, scratch: &Scratch, key: Digest) -> Result<Digest, Refusal> {
+    /// Makes a layer of the scratch space, with no times after `SOURCE_DATE_EPOCH` (directories that something was put into
+    /// have such), and notes it under the key.
+    pub(super) async fn commit(&self, scratch: &Arc<Scratch>, key: Digest) -> Result<Digest, Refusal> {
+        if let Some(epoch) = self.shared.epoch {
+            let writing = scratch.clone();
+            blocking(move |cancel| clamp(&writing.layer().upper, epoch, &cancel)).await?;
+        }
         let layer = scratch.commit().await?;
         self.shared.library.remember(key, layer).await;
         Ok(layer)

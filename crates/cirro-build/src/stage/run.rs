@@ -8,9 +8,7 @@ use cirro_types::Digest;
 use tokio::sync::mpsc;
 
 use super::Work;
-use super::layer::blocking;
 use super::mounts::Mounted;
-use crate::clamp::clamp;
 use crate::dockerfile::{Command, HereDocument, Instruction};
 use crate::error::Refusal;
 use crate::key::Key;
@@ -63,19 +61,11 @@ impl Work {
                         code,
                     });
                 }
-                self.clamp(&scratch).await.map_err(failed)?;
                 self.commit(&scratch, key).await.map_err(failed)?
             }
         };
         self.state.add_layer(layer, created_by);
         Ok(())
-    }
-
-    /// Makes the times of what the command wrote those of `SOURCE_DATE_EPOCH`.
-    async fn clamp(&self, scratch: &Arc<Scratch>) -> Result<(), Refusal> {
-        let Some(epoch) = self.shared.epoch else { return Ok(()) };
-        let scratch = scratch.clone();
-        blocking(move |cancel| clamp(&scratch.layer().upper, epoch, &cancel)).await
     }
 
     async fn run_step(

@@ -78,7 +78,8 @@ fn a_place_in_a_volume_is_mounted_and_no_link_leads_out(cloud: &Cloud) {
     busybox(cloud, &["--mount", &at("absent")], &["true"]).fails();
     let refused = busybox(cloud, &["--mount", &at("../b")], &["true"]).fails();
     assert!(refused.contains("subpath must be a relative path within the volume"), "{refused}");
-    let refused = busybox(cloud, &["--volume-driver", "nope", "-v", "place:/v"], &["true"]).fails();
+    let refused =
+        busybox(cloud, &["--pull", "never", "--volume-driver", "nope", "-v", "place:/v"], &["true"]).fails();
     assert!(refused.contains("plugin \"nope\" not found"), "{refused}");
     cloud.docker(&["volume", "rm", "place"]).ok();
 }
