@@ -4,16 +4,17 @@
 //! remove the groups. Limits and counts are in its children.
 
 mod devices;
+mod doors;
 mod resources;
 mod statistics;
 
 use std::fs;
 use std::io;
-use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 use cirro_sys::process::send_signal;
 
+pub(crate) use doors::Doors;
 pub use statistics::{
     BlockCount, BlockStatistics, CgroupVersion, CpuStatistics, MemoryStatistics, PidsStatistics, Statistics,
 };
@@ -186,15 +187,17 @@ impl Group {
         self.directories().filter_map(show).collect()
     }
 
-    /// Makes the groups where they are missing. Returns the files that take in processes.
-    pub(crate) fn make(&self) -> io::Result<Vec<OwnedFd>> {
-        let mut doors = Vec::new();
+    /// Makes the groups where they are missing.
+    pub(crate) fn make(&self) -> io::Result<Doors> {
         for (hierarchy, directory) in self.directories() {
             make(hierarchy, &directory)?;
-            let door = fs::File::options().write(true).open(directory.join("cgroup.procs"))?;
-            doors.push(door.into());
         }
-        Ok(doors)
+        self.doors()
+    }
+
+    /// The ways into those groups that exist.
+    pub(crate) fn doors(&self) -> io::Result<Doors> {
+        Doors::open(self.directories().map(|(hierarchy, directory)| (hierarchy.unified, directory)))
     }
 
     /// Makes the groups where they are missing and moves the calling process in.
@@ -214,17 +217,6 @@ impl Group {
         for (hierarchy, directory) in self.directories() {
             if hierarchy.unified || hierarchy.controllers.iter().all(|name| name.starts_with("name=")) {
                 join(hierarchy, &directory)?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Moves the calling process into those groups that exist.
-    pub(crate) fn join_existing(&self) -> io::Result<()> {
-        for (_, directory) in self.directories() {
-            match fs::write(directory.join("cgroup.procs"), "0") {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-                _ => {}
             }
         }
         Ok(())

@@ -10,6 +10,9 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 /// Process id as the kernel counts.
 pub type RawPid = i32;
 
+/// Source: `linux/sched.h`; the C binding's is too narrow for it.
+const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
+
 /// Forks; the child closes every descriptor but `keep` and 0 to 2, runs `body` and ends with its result.
 ///
 /// The child never returns to the caller. Descriptors that `body` uses must be in `keep`; those it owns close in the parent
@@ -34,19 +37,22 @@ pub fn fork_child(keep: &[RawFd], body: impl FnOnce() -> i32) -> io::Result<RawP
     }
 }
 
-/// As [`fork_child`], with namespaces of its own (`CLONE_NEW*`). `keep` is not told: the child inherits every descriptor and
-/// closes with [`close_all_but`] what it does not need.
+/// As [`fork_child`], with namespaces of its own (`CLONE_NEW*`), born in that group of cgroup version 2 if one is named (Linux 5.7).
+/// `keep` is not told: the child inherits every descriptor and closes with [`close_all_but`] what it does not need.
 ///
 /// # Errors
-/// As [`fork_child`].
-pub fn clone_child(namespaces: i32, body: impl FnOnce() -> i32) -> io::Result<RawPid> {
+/// As [`fork_child`]; `ENOSYS` also where a filter hides `clone3`, `ENODEV` when the group is gone.
+pub fn clone_child(
+    namespaces: i32,
+    group: Option<BorrowedFd<'_>>,
+    body: impl FnOnce() -> i32,
+) -> io::Result<RawPid> {
     if !is_single_threaded()? {
         return Err(io::Error::new(io::ErrorKind::Unsupported, "clone in a process with several threads"));
     }
-    let flags = libc::c_long::from(namespaces) | libc::c_long::from(libc::SIGCHLD);
     // SAFETY: without CLONE_VM and with no stack of its own this is a fork. The C library is not told, which matters only to
     // threads: there is one, and no lock is held.
-    match unsafe { libc::syscall(libc::SYS_clone, flags, 0, 0, 0, 0) } {
+    match unsafe { raw_clone(namespaces, group) } {
         -1 => Err(io::Error::last_os_error()),
         0 => {
             let code = std::panic::catch_unwind(std::panic::AssertUnwindSafe(body)).unwrap_or(101);
@@ -54,6 +60,31 @@ pub fn clone_child(namespaces: i32, body: impl FnOnce() -> i32) -> io::Result<Ra
         }
         pid => Ok(pid as RawPid),
     }
+}
+
+/// # Safety
+/// As for `fork` in a process with one thread; the C library is not told.
+unsafe fn raw_clone(namespaces: i32, group: Option<BorrowedFd<'_>>) -> libc::c_long {
+    let Some(group) = group else {
+        let flags = libc::c_long::from(namespaces) | libc::c_long::from(libc::SIGCHLD);
+        // SAFETY: no pointers are passed.
+        return unsafe { libc::syscall(libc::SYS_clone, flags, 0, 0, 0, 0) };
+    };
+    let mut arguments = libc::clone_args {
+        flags: u64::from(namespaces.cast_unsigned()) | CLONE_INTO_CGROUP,
+        pidfd: 0,
+        child_tid: 0,
+        parent_tid: 0,
+        exit_signal: libc::SIGCHLD as u64,
+        stack: 0,
+        stack_size: 0,
+        tls: 0,
+        set_tid: 0,
+        set_tid_size: 0,
+        cgroup: group.as_raw_fd() as u64,
+    };
+    // SAFETY: the structure is whole and lives through the call.
+    unsafe { libc::syscall(libc::SYS_clone3, &raw mut arguments, size_of::<libc::clone_args>()) }
 }
 
 /// Closes every descriptor from 3 on but these. For a child that from now on uses no other one and never drops those

@@ -1,8 +1,8 @@
 //! Starts a program from a helper: a command in a container, or a plain process.
 //!
 //! ```text
-//!  helper: join cgroups ─▶ enter the pid namespace ─▶ fork ─▶ wait until the status socket closes (it runs) or tells why not
-//!  child:  enter the other namespaces ─▶ terminal, descriptors ─▶ limits, user, capabilities, seccomp ─▶ execve
+//!  helper: enter the pid namespace ─▶ fork ─▶ wait until the status socket closes (it runs) or tells why not
+//!  child:  join cgroups ─▶ enter the other namespaces ─▶ terminal, descriptors ─▶ limits, user, capabilities, seccomp ─▶ execve
 //! ```
 
 use std::io;
@@ -20,6 +20,7 @@ use super::libcontainer::give_to;
 use super::native::filters;
 use super::spec::Host;
 use super::{Made, NewExec, NewProcess, Streams, ptmx};
+use crate::cgroup::Doors;
 use crate::error::ContainerError;
 
 /// Which namespaces the program lives in.
@@ -38,6 +39,7 @@ struct Launch<'a> {
     /// Its columns and rows; zeros leave them unknown.
     terminal: Option<(u16, u16)>,
     descriptors: Vec<(OwnedFd, i32)>,
+    doors: Doors,
 }
 
 /// Runs a command in a container.
@@ -50,8 +52,12 @@ pub(super) fn exec(exec: NewExec<'_>) -> Result<Made, ContainerError> {
     let home = container_home(pid).map_err(|error| ContainerError::runtime("find namespaces", &error))?;
     // From here on this process can be seen from inside the container.
     cirro_sys::process::forbid_tracing();
-    prepare(hierarchies, cgroup, process.oom_score_adj())
-        .map_err(|error| ContainerError::runtime("join cgroup", &error))?;
+    if let Some(score) = process.oom_score_adj() {
+        std::fs::write("/proc/self/oom_score_adj", score.to_string())
+            .map_err(|error| ContainerError::runtime("set oom_score_adj", &error))?;
+    }
+    let doors = hierarchies.group(cgroup).doors();
+    let doors = doors.map_err(|error| ContainerError::runtime("open cgroups", &error))?;
     give_to(&streams, process.user().uid());
     let args = process.args().clone().unwrap_or_default();
     let env = process.env().clone().unwrap_or_default();
@@ -62,7 +68,7 @@ pub(super) fn exec(exec: NewExec<'_>) -> Result<Made, ContainerError> {
     );
     let identity = Some(Identity { process, filter });
     let terminal = tty.then_some(size.unwrap_or_default());
-    Launch { args: &args, env: &env, home, identity, terminal, descriptors }.run()
+    Launch { args: &args, env: &env, home, identity, terminal, descriptors, doors }.run()
 }
 
 /// Starts a plain process.
@@ -70,10 +76,8 @@ pub(super) fn spawn(process: NewProcess<'_>) -> Result<Made, ContainerError> {
     let NewProcess { cgroup, hierarchies, request, descriptors, streams } = process;
     let network = request.netns.as_deref().map(open_namespace).transpose();
     let network = network.map_err(|error| ContainerError::runtime("open network namespace", &error))?;
-    hierarchies
-        .group(cgroup)
-        .make_and_join()
-        .map_err(|error| ContainerError::runtime("join cgroup", &error))?;
+    let doors = hierarchies.group(cgroup).make();
+    let doors = doors.map_err(|error| ContainerError::runtime("make cgroups", &error))?;
     let mut arranged =
         standard(streams, false).map_err(|error| ContainerError::runtime("open /dev/null", &error))?;
     arranged.extend(descriptors.into_iter().zip(request.fd_numbers.iter().copied()));
@@ -85,6 +89,7 @@ pub(super) fn spawn(process: NewProcess<'_>) -> Result<Made, ContainerError> {
         identity: None,
         terminal: None,
         descriptors: arranged,
+        doors,
     }
     .run()
 }
@@ -93,17 +98,6 @@ fn container_home(pid: i32) -> io::Result<Home> {
     let raw = rustix::process::Pid::from_raw(pid).ok_or(io::ErrorKind::NotFound)?;
     let pidfd = pidfd_open(raw, PidfdFlags::empty())?;
     Ok(Home::Container { namespaces: cirro_sys::namespaces::Others::of(pid)?, pidfd })
-}
-
-fn prepare(
-    hierarchies: &crate::cgroup::Hierarchies,
-    cgroup: &str,
-    oom_score_adj: Option<i32>,
-) -> io::Result<()> {
-    if let Some(score) = oom_score_adj {
-        std::fs::write("/proc/self/oom_score_adj", score.to_string())?;
-    }
-    hierarchies.group(cgroup).join_existing()
 }
 
 fn open_namespace(path: &Path) -> io::Result<OwnedFd> {
@@ -148,18 +142,23 @@ impl Launch<'_> {
             Home::Host { network } => keep.extend(network.iter().map(AsRawFd::as_raw_fd)),
             Home::Container { pidfd, .. } => keep.push(pidfd.as_raw_fd()),
         }
-        let pid = cirro_sys::process::fork_child(&keep, || self.become_program(&theirs)).map_err(explain)?;
+        let child = |entered| {
+            cirro_sys::process::close_all_but(&keep);
+            self.become_program(&theirs, entered)
+        };
+        let pid = self.doors.clone_child(0, child).map_err(explain)?;
         drop(theirs);
         let terminal = wait_until_it_runs(&ours)?;
         Ok(Made { pid, terminal })
     }
 
     /// In the child: becomes the program, or tells why it could not.
-    fn become_program(&self, status: &OwnedFd) -> i32 {
+    fn become_program(&self, status: &OwnedFd, entered: io::Result<()>) -> i32 {
         // Out of the way of the numbers that the program expects.
         let least = self.descriptors.iter().map(|(_, number)| number + 1).max().unwrap_or(3).max(3);
         let Ok(status) = rustix::io::fcntl_dupfd_cloexec(status, least) else { return 126 };
-        let error = match self.steps(&status) {
+        let entered = entered.map_err(|error| ContainerError::runtime("join cgroups", &error));
+        let error = match entered.and_then(|()| self.steps(&status)) {
             Ok(never) => match never {},
             Err(error) => error,
         };

@@ -197,10 +197,10 @@ impl Native {
         }
         let pid = namespaces
             .visit(seed, || {
-                cirro_sys::process::clone_child(namespaces.new, || {
+                doors.clone_child(namespaces.new, |entered| {
                     // Its copy of our end: with it open, it would never learn that we are gone.
                     drop(ours.take());
-                    init.run()
+                    init.run(entered)
                 })
             })
             .map_err(told("make process"))?;
@@ -208,9 +208,7 @@ impl Native {
         // The child's copies only; ours would keep the socket open when it is gone.
         drop(init);
         let ours = ours.take().expect("only the child takes its own");
-        let made = admit(pid, &doors)
-            .map_err(told("join cgroups"))
-            .and_then(|()| converse(pid, &ours, &namespaces, spec, state));
+        let made = converse(pid, &ours, &namespaces, spec, state);
         if made.is_err() {
             let _ = cirro_sys::process::send_signal(pid, 9);
             let _ = cirro_sys::process::wait_for(pid);
@@ -299,19 +297,6 @@ fn state(id: &str, spec: &Spec, bundle: &Path) -> Value {
     })
 }
 
-/// Moves the child into its cgroups, while it is busy with its mounts: each first move waits for every processor to pass by.
-fn admit(pid: i32, doors: &[OwnedFd]) -> io::Result<()> {
-    let pid = pid.to_string();
-    for door in doors {
-        match rustix::io::write(door, pid.as_bytes()) {
-            // It has ended already, and has said why.
-            Err(rustix::io::Errno::SRCH) => return Ok(()),
-            result => result.map(drop)?,
-        }
-    }
-    Ok(())
-}
-
 /// Serves the child until it is ready.
 fn converse(
     pid: i32,
@@ -333,7 +318,6 @@ fn converse(
                 terminal = master;
                 continue;
             }
-            Some((Word::Settled, _)) => {}
             Some((Word::Outside, _)) => {
                 let maps = namespaces.users.as_ref();
                 maps.map_or(Ok(()), |maps| maps.write(pid)).map_err(told("map users"))?;

@@ -14,14 +14,12 @@ const MAX_WORD: usize = 16 << 10;
 /// What the process says.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) enum Word {
-    /// It waits to be in its cgroups, and for the maps of its user namespace.
+    /// It waits for the maps of its user namespace.
     Outside,
     /// It waits while hooks run that see its namespaces.
     Hooks,
     /// Descriptor: the terminal's master.
     Terminal,
-    /// It waits to hear that it is in its cgroups, where it is found by whoever comes after the helper.
-    Settled,
     /// All is done; it waits for `start`.
     Ready,
     Failed(ContainerError),

@@ -60,11 +60,12 @@ struct Moments<'a> {
 
 impl Init<'_> {
     /// Becomes the program, or tells why it could not. Returns the exit code.
-    pub(super) fn run(&self) -> i32 {
+    pub(super) fn run(&self, entered: io::Result<()>) -> i32 {
         let least = self.descriptors.iter().map(|(_, number)| number + 1).max().unwrap_or(3).max(3);
         let Ok(status) = rustix::io::fcntl_dupfd_cloexec(&self.status, least) else { return 126 };
         let Ok(gate) = rustix::io::fcntl_dupfd_cloexec(&self.gate, least) else { return 126 };
-        let error = match self.steps(&status, &gate) {
+        let entered = entered.map_err(|error| ContainerError::runtime("join cgroups", &error));
+        let error = match entered.and_then(|()| self.steps(&status, &gate)) {
             Ok(never) => match never {},
             Err(error) => error,
         };
@@ -107,7 +108,6 @@ impl Init<'_> {
         let args = process.args().as_deref().unwrap_or_default();
         let env = process.env().as_deref().unwrap_or_default();
         let program = resolve(args, env)?;
-        say(status, &Word::Settled, None).and_then(|()| wait(status)).map_err(told("join cgroups"))?;
         rustix::process::set_parent_process_death_signal(None)
             .map_err(|error| told("outlive helper")(error.into()))?;
         say(status, &Word::Ready, None).map_err(told("report"))?;
@@ -149,12 +149,9 @@ impl Init<'_> {
     }
 
     fn join(&self, status: &OwnedFd) -> io::Result<()> {
-        // The helper moves it into its cgroups meanwhile, which takes the kernel a while, and needs to be waited for only here.
-        if self.new_user || self.new_cgroup {
+        if self.new_user {
             say(status, &Word::Outside, None)?;
             wait(status)?;
-        }
-        if self.new_user {
             // Root of the new namespace, whose privileges it has had since its birth.
             cirro_sys::process::set_user(0, 0, &[])?;
             cirro_sys::process::regain_capabilities()?;

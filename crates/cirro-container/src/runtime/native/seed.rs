@@ -25,7 +25,7 @@ pub(super) const ROOT: &str = "/rootfs";
 pub(super) fn make() -> io::Result<OwnedFd> {
     let (ours, theirs) =
         rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
-    let pid = clone_child(NEW_MOUNTS, || i32::from(plant(&theirs).is_err()))?;
+    let pid = clone_child(NEW_MOUNTS, None, || i32::from(plant(&theirs).is_err()))?;
     drop(theirs);
     let mut descriptors = Vec::new();
     let received = cirro_sys::descriptors::receive(&ours, &mut [0; 1], &mut descriptors);

@@ -41,7 +41,7 @@ impl Maps {
     pub(super) fn namespace(&self) -> io::Result<OwnedFd> {
         let (ours, theirs) =
             rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
-        let pid = clone_child(NEW_USER, || {
+        let pid = clone_child(NEW_USER, None, || {
             cirro_sys::process::close_all_but(&[std::os::fd::AsRawFd::as_raw_fd(&theirs.as_fd())]);
             // Until the other end closes.
             let _ = rustix::io::read(&theirs, &mut [0; 1]);
