@@ -179,6 +179,7 @@ impl<'a> Guardian<'a> {
                     return self.clear_up();
                 }
                 self.start_supervisor(&command)?;
+                cirro_sys::memory::let_go();
             }
             self.wait()?;
             // Signals other than a child's end are not for us: what is guarded is ended by request only.

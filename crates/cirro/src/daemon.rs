@@ -23,7 +23,7 @@ use crate::cli::say;
 use crate::config::{Config, Role};
 use crate::control::{self, Controls, Facts, Shutdown};
 use crate::plane::ControlPlane;
-use crate::{own_log, registry};
+use crate::{own_log, registry, rest};
 
 /// How long requests that are being served may take when the daemon stops.
 const DRAIN: Duration = Duration::from_secs(5);
@@ -77,6 +77,7 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
     }
 
     tasks.spawn(own_log::keep(config.data_dir.clone(), stop.clone()));
+    tasks.spawn(rest::keep(engine.events(), stop.clone()));
     stop.cancelled().await;
     info!(workloads = shutdown.with_workloads(), "stopping");
     tasks.close();

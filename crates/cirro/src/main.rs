@@ -17,6 +17,7 @@ mod down;
 mod own_log;
 mod plane;
 mod registry;
+mod rest;
 mod status;
 mod up;
 mod upstream;

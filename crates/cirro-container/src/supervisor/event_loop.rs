@@ -167,6 +167,7 @@ impl EventLoop {
         if let Some(guardian) = &self.guardian {
             guardian.ready();
         }
+        cirro_sys::memory::let_go();
         let mut events = Vec::with_capacity(64);
         while !self.stopping {
             events.clear();
