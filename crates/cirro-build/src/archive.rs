@@ -136,7 +136,7 @@ impl Unpacker<'_> {
             // The archive's own root: a directory that is there already.
             return Ok(());
         };
-        let mut writer = Writer { cursor: self.parent(parents, progress)? };
+        let mut writer = Writer::new(self.parent(parents, progress)?);
         match kind {
             EntryType::Directory => {
                 writer.cursor.make_directory(name, Existing::Replace).map_err(Refusal::at(&shown))?;

@@ -3,6 +3,7 @@
 //! The ignore rules are applied here already, so that what a build does not see is not sent. The directory belongs to
 //! the one who packs: links are packed as links and nothing is followed.
 
+use std::collections::{HashMap, hash_map};
 use std::fs::{File, FileType, Metadata};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
@@ -39,7 +40,8 @@ fn pack(dir: &Path, dockerfile: &str, text: Option<&str>, out: &mut dyn Write) -
     let always = [dockerfile.to_owned(), format!("{dockerfile}.dockerignore"), ".dockerignore".to_owned()];
     let mut tar = tar::Builder::new(out);
     tar.follow_symlinks(false);
-    let mut packer = Packer { root: dir, ignore, always, tar, pending: Vec::new(), depth: 0 };
+    let links = HashMap::new();
+    let mut packer = Packer { root: dir, ignore, always, tar, pending: Vec::new(), links, depth: 0 };
     packer.directory("")?;
     packer.tar.finish().map_err(|error| format!("send the context: {error}"))
 }
@@ -70,6 +72,8 @@ struct Packer<'a, W: Write> {
     tar: tar::Builder<W>,
     /// Directories that are ignored, but may hold something that is not: sent when it is found.
     pending: Vec<(String, Metadata)>,
+    /// Files with several names, by device and number: the first name that was sent.
+    links: HashMap<(u64, u64), String>,
     depth: usize,
 }
 
@@ -150,6 +154,15 @@ impl<W: Write> Packer<'_, W> {
         if !kind.is_file() {
             return Err(format!("{path}: a device in a build context is not supported"));
         }
+        if meta.nlink() > 1 {
+            match self.links.entry((meta.dev(), meta.ino())) {
+                hash_map::Entry::Occupied(first) => {
+                    let mut header = header(meta, tar::EntryType::Link, 0);
+                    return self.tar.append_link(&mut header, path, first.get()).map_err(failed);
+                }
+                hash_map::Entry::Vacant(new) => drop(new.insert(path.to_owned())),
+            }
+        }
         let file = File::open(&full).map_err(failed)?;
         let mut header = header(meta, tar::EntryType::Regular, meta.len());
         self.tar.append_data(&mut header, path, Exact { file, left: meta.len() }).map_err(failed)
@@ -229,6 +242,7 @@ mod tests {
         let long = format!("{}/{}", "d".repeat(120), "f".repeat(120));
         let dir = context(&[&long, "x"]);
         std::os::unix::fs::symlink("/etc/passwd", dir.path().join("link")).unwrap();
+        std::fs::hard_link(dir.path().join("x"), dir.path().join("y")).unwrap();
         std::fs::set_permissions(dir.path().join("x"), std::fs::Permissions::from_mode(0o751)).unwrap();
         let mut bytes = Vec::new();
         pack_context(dir.path(), "Dockerfile", None, &mut bytes).unwrap();
@@ -237,5 +251,6 @@ mod tests {
         assert_eq!(std::fs::read_to_string(into.path().join(&long)).unwrap(), long);
         assert_eq!(std::fs::read_link(into.path().join("link")).unwrap(), Path::new("/etc/passwd"));
         assert_eq!(into.path().join("x").metadata().unwrap().mode() & 0o7777, 0o751);
+        assert_eq!(into.path().join("y").metadata().unwrap().nlink(), 2);
     }
 }

@@ -287,18 +287,18 @@ impl Transfer {
             match &found {
                 Found::Directory => {
                     let cursor = self.directory(into, &self.destination.join(&one.parents))?;
-                    self.hand_over(source, one, OsStr::new(""), cancel, &mut Writer { cursor })?;
+                    self.hand_over(source, one, OsStr::new(""), cancel, &mut Writer::new(cursor))?;
                 }
                 Found::Archive => self.unpack(source, one, into, cancel)?,
                 Found::File => {
                     let (cursor, name) = self.place(into, one)?;
-                    self.hand_over(source, one, &name, cancel, &mut Writer { cursor })?;
+                    self.hand_over(source, one, &name, cancel, &mut Writer::new(cursor))?;
                 }
                 Found::Remote(_) => return Err(missing()),
                 Found::Document(content) => {
                     let (cursor, name) = self.place(into, one)?;
                     let attributes = self.document_attributes();
-                    Writer { cursor }.write_bytes(&name, &attributes, content.as_bytes())?;
+                    Writer::new(cursor).write_bytes(&name, &attributes, content.as_bytes())?;
                 }
             }
         }
@@ -356,25 +356,35 @@ impl Transfer {
         one: &Picked,
     ) -> Result<(crate::union::Cursor, std::ffi::OsString), Refusal> {
         let destination = &self.destination.join(&one.parents);
-        let is_directory = self.into_directory
-            || self.parents
-            || matches!(
-                into.walk(destination, Last::Follow).map_err(Refusal::at(destination))?,
-                Walked::Directory(_)
-            );
-        match (is_directory, destination.parent(), destination.file_name()) {
-            (false, Some(parent), Some(name)) => Ok((self.directory(into, parent)?, name.to_owned())),
-            _ => Ok((self.directory(into, destination)?, base_name(&one.path))),
+        if self.into_directory || self.parents {
+            return Ok((self.directory(into, destination)?, base_name(&one.path)));
+        }
+        let walked = into.walk(destination, Last::Follow);
+        match walked.map_err(|error| Self::not_there(destination, error))? {
+            Walked::Directory(cursor) => Ok((cursor, base_name(&one.path))),
+            // A link stays, what it leads to is replaced.
+            Walked::Other(cursor, entry) => Ok((cursor, entry.name().to_owned())),
+            Walked::Missing(mut cursor, mut missing) => {
+                let name = missing.pop().unwrap_or_else(|| base_name(&one.path));
+                let made = cursor.make_directories(&missing, &self.changes.parent());
+                made.map_err(|error| Self::not_there(destination, error))?;
+                Ok((cursor, name))
+            }
         }
     }
 
     fn directory(&self, into: &Union, path: &Path) -> Result<crate::union::Cursor, Refusal> {
-        into.make_directories(path, &self.changes.parent()).map_err(|error| match error.kind() {
+        let made = into.make_directories(path, &self.changes.parent());
+        made.map_err(|error| Self::not_there(path, error))
+    }
+
+    fn not_there(path: &Path, error: std::io::Error) -> Refusal {
+        match error.kind() {
             std::io::ErrorKind::NotADirectory => {
                 Refusal::new(format!("cannot copy to non-directory: {}", path.display()))
             }
             _ => Refusal::at(path)(error),
-        })
+        }
     }
 
     fn document_attributes(&self) -> Attributes {

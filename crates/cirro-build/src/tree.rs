@@ -3,10 +3,11 @@
 //! [`Traversal`] walks a source and hands entries to a [`Receiver`]: [`Hasher`] makes the content key of them,
 //! [`Writer`] the new layer. Both see the same entries with the same attributes, so a key cannot miss what is written.
 
+use std::collections::{HashMap, hash_map};
 use std::ffi::{OsStr, OsString};
 use std::io::Write;
 use std::os::unix::ffi::OsStrExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -19,7 +20,7 @@ use crate::ignore::Ignore;
 use crate::key::Key;
 use crate::mode::ModeChange;
 use crate::trace::{Inputs, short};
-use crate::union::{Attributes, Child, Cursor, Entry, Existing};
+use crate::union::{Attributes, Child, Cursor, Entry, Existing, Inode};
 
 /// Tells blocking work that nobody waits for it any more.
 #[derive(Debug, Clone, Default)]
@@ -73,14 +74,37 @@ impl Changes {
     }
 }
 
+/// Files with several names, by the first of them.
+#[derive(Debug, Default)]
+pub(crate) struct Links(HashMap<Inode, PathBuf>);
+
+impl Links {
+    /// Returns the name that a file was seen under before, or notes this one.
+    fn first(&mut self, inode: Option<Inode>, path: impl FnOnce() -> PathBuf) -> Option<PathBuf> {
+        match self.0.entry(inode?) {
+            hash_map::Entry::Occupied(known) => Some(known.get().clone()),
+            hash_map::Entry::Vacant(new) => {
+                new.insert(path());
+                None
+            }
+        }
+    }
+}
+
 /// Takes the entries of a tree in order.
 pub(crate) trait Receiver {
     /// Goes into a directory.
     fn enter(&mut self, name: &OsStr, attributes: &Attributes) -> Result<(), Refusal>;
     /// Leaves the directory that was entered last.
     fn leave(&mut self, attributes: &Attributes) -> Result<(), Refusal>;
-    /// Takes a file.
-    fn file(&mut self, name: &OsStr, attributes: &Attributes, content: std::fs::File) -> Result<(), Refusal>;
+    /// Takes a file; `inode` if it may have several names.
+    fn file(
+        &mut self,
+        name: &OsStr,
+        attributes: &Attributes,
+        content: std::fs::File,
+        inode: Option<Inode>,
+    ) -> Result<(), Refusal>;
     /// Takes a symbolic link.
     fn link(&mut self, name: &OsStr, attributes: &Attributes, target: &OsStr) -> Result<(), Refusal>;
     /// Takes a pipe, socket or device.
@@ -155,7 +179,8 @@ impl Traversal<'_> {
         let attributes = self.changes.apply(entry.attributes().map_err(Refusal::at(path))?, false);
         match entry.kind() {
             FileType::RegularFile => {
-                receiver.file(name, &attributes, entry.open().map_err(Refusal::at(path))?)
+                let content = entry.open().map_err(Refusal::at(path))?;
+                receiver.file(name, &attributes, content, entry.shared_inode())
             }
             FileType::Symlink => {
                 receiver.link(name, &attributes, &entry.target().map_err(Refusal::at(path))?)
@@ -220,6 +245,7 @@ pub(crate) struct Hasher<'a> {
     path: String,
     /// Path of the only file, if it is one that is hashed.
     single: Option<String>,
+    links: Links,
 }
 
 impl<'a> Hasher<'a> {
@@ -227,12 +253,13 @@ impl<'a> Hasher<'a> {
     pub(crate) fn directory(key: &'a mut Key, inputs: &'a mut Inputs, path: &str) -> Self {
         let path = path.trim_matches('/');
         let path = if path.is_empty() || path == "." { String::new() } else { format!("{path}/") };
-        Self { key, inputs, path, single: None }
+        Self { key, inputs, path, single: None, links: Links::default() }
     }
 
     /// Hashes the file `path`.
     pub(crate) fn file_at(key: &'a mut Key, inputs: &'a mut Inputs, path: &str) -> Self {
-        Self { key, inputs, path: String::new(), single: Some(path.to_owned()) }
+        let (path, single) = (String::new(), Some(path.to_owned()));
+        Self { key, inputs, path, single, links: Links::default() }
     }
 
     fn header(&mut self, kind: &str, name: &OsStr, attributes: &Attributes) {
@@ -278,7 +305,19 @@ impl Receiver for Hasher<'_> {
         Ok(())
     }
 
-    fn file(&mut self, name: &OsStr, attributes: &Attributes, content: std::fs::File) -> Result<(), Refusal> {
+    fn file(
+        &mut self,
+        name: &OsStr,
+        attributes: &Attributes,
+        content: std::fs::File,
+        inode: Option<Inode>,
+    ) -> Result<(), Refusal> {
+        if let Some(first) = self.links.first(inode, || Path::new(&self.path).join(name)) {
+            self.header("hard link", name, attributes);
+            self.key.field(first.as_os_str().as_bytes());
+            self.note(name, attributes, first.as_os_str().as_bytes());
+            return Ok(());
+        }
         self.header("file", name, attributes);
         let digest = self.key.content(content).map_err(Refusal::at(name))?;
         self.note(name, attributes, &digest);
@@ -304,9 +343,15 @@ impl Receiver for Hasher<'_> {
 /// Writes a tree below a cursor.
 pub(crate) struct Writer {
     pub(crate) cursor: Cursor,
+    links: Links,
 }
 
 impl Writer {
+    /// Writes below the cursor's directory.
+    pub(crate) fn new(cursor: Cursor) -> Self {
+        Self { cursor, links: Links::default() }
+    }
+
     fn path(&self, name: &OsStr) -> PathBuf {
         self.cursor.path().join(name)
     }
@@ -364,7 +409,17 @@ impl Receiver for Writer {
         name: &OsStr,
         attributes: &Attributes,
         mut content: std::fs::File,
+        inode: Option<Inode>,
     ) -> Result<(), Refusal> {
+        if let Some(first) = self.links.first(inode, || self.cursor.path().join(name)) {
+            let blocked = self.blocked(name);
+            let linked = match self.cursor.entry_at(&first) {
+                Ok(Some(entry)) => self.cursor.make_hard_link(name, &entry),
+                Ok(None) => Err(Errno::NOENT.into()),
+                Err(error) => Err(error),
+            };
+            return linked.map_err(blocked);
+        }
         self.write_file(name, attributes, |file| copy_content(&mut content, file))
     }
 

@@ -79,6 +79,9 @@ pub(crate) struct Entry {
     stat: Stat,
 }
 
+/// A file as the kernel tells it from others.
+pub(crate) type Inode = (u64, u64);
+
 /// One merged directory: its place in the upper layer, if it has one, and in the lower ones.
 #[derive(Debug, Clone)]
 pub(crate) struct Level {
@@ -157,16 +160,14 @@ impl Union {
 
     /// Returns a cursor at the directory `path`; missing ones are made with `attributes`.
     pub(crate) fn make_directories(&self, path: &Path, attributes: &Attributes) -> std::io::Result<Cursor> {
-        let (mut cursor, missing) = match self.walk(path, Last::Follow)? {
-            Walked::Directory(cursor) => return Ok(cursor),
-            Walked::Other(..) => return Err(Errno::NOTDIR.into()),
-            Walked::Missing(cursor, missing) => (cursor, missing),
-        };
-        for name in missing {
-            cursor.make_directory(&name, Existing::Keep)?;
-            cursor.set_attributes(attributes)?;
+        match self.walk(path, Last::Follow)? {
+            Walked::Directory(cursor) => Ok(cursor),
+            Walked::Other(..) => Err(Errno::NOTDIR.into()),
+            Walked::Missing(mut cursor, missing) => {
+                cursor.make_directories(&missing, attributes)?;
+                Ok(cursor)
+            }
         }
-        Ok(cursor)
     }
 
     /// Reads the file at `path`, at most `limit` bytes; `None` if it is not there or not a file.
@@ -190,6 +191,11 @@ impl Entry {
     /// Returns what it is.
     pub(crate) fn kind(&self) -> FileType {
         FileType::from_raw_mode(self.stat.st_mode)
+    }
+
+    /// Returns what tells it from other files, if it has more than one name.
+    pub(crate) fn shared_inode(&self) -> Option<Inode> {
+        (self.stat.st_nlink > 1).then_some((self.stat.st_dev, self.stat.st_ino))
     }
 
     /// Returns its name in its directory.

@@ -24,6 +24,7 @@ mod origin;
 mod progress;
 mod pull;
 mod push;
+mod reach;
 mod session;
 mod tls;
 

@@ -128,6 +128,28 @@ impl Access {
         repository: &RepositoryName,
         action: Action,
     ) -> Result<(), Fault> {
+        self.check_offering(head, who, repository, action, action)
+    }
+
+    /// The same for whether a blob is there. That is how a push begins, so a token for pushing is offered: some clients
+    /// (oras for Python) keep the first token that they get. Who may not push gets one for pulling all the same.
+    pub(crate) fn check_probe(
+        &self,
+        head: &Head,
+        who: &Who,
+        repository: &RepositoryName,
+    ) -> Result<(), Fault> {
+        self.check_offering(head, who, repository, Action::Pull, Action::Push)
+    }
+
+    fn check_offering(
+        &self,
+        head: &Head,
+        who: &Who,
+        repository: &RepositoryName,
+        action: Action,
+        offered: Action,
+    ) -> Result<(), Fault> {
         let allowed = self.allows(who, repository, action);
         let covered = match &who.scopes {
             Some(scopes) => scopes.iter().any(|scope| scope.repository == *repository && scope.has(action)),
@@ -140,7 +162,7 @@ impl Access {
         if !allowed && who.user.is_some() {
             return Err(Fault::Denied);
         }
-        let actions = match action {
+        let actions = match offered {
             Action::Push => "pull,push",
             action => action.name(),
         };

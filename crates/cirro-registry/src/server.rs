@@ -144,6 +144,10 @@ impl Registry {
                 _ => Err(Fault::Unsupported),
             },
             Endpoint::Blob(name, digest) => match head.method {
+                Method::HEAD => {
+                    access.check_probe(head, &who, &name)?;
+                    self.get_blob(head, name, digest).await
+                }
                 _ if reads => {
                     check(&name, Action::Pull)?;
                     self.get_blob(head, name, digest).await

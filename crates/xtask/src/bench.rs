@@ -10,6 +10,7 @@ use anyhow::{Context, bail, ensure};
 
 mod api;
 mod build;
+mod buildah;
 pub(crate) mod cloud;
 mod engine;
 mod images;
@@ -20,6 +21,7 @@ mod processes;
 mod registry;
 mod runtime;
 
+pub(crate) use buildah::Buildah;
 pub(crate) use cloud::Cloud;
 pub(crate) use peer::Dockerd;
 

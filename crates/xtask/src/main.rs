@@ -43,6 +43,9 @@ enum Task {
         /// Try this executable instead of a release build of the tree
         #[arg(long, value_name = "FILE")]
         binary: Option<std::path::PathBuf>,
+        /// Only the Dockerfiles with this in their names
+        #[arg(long, value_name = "TEXT", default_value = "")]
+        only: String,
     },
 }
 
@@ -64,6 +67,6 @@ fn main() -> anyhow::Result<()> {
     match Cli::parse().task {
         Task::Check { end_to_end } => check::run(end_to_end),
         Task::Bench { which, rounds, binary } => bench::run(which, rounds, binary),
-        Task::Suite { which, binary } => suite::run(which, binary),
+        Task::Suite { which, binary, only } => suite::run(which, binary, &only),
     }
 }

@@ -17,10 +17,10 @@ pub(crate) enum Which {
 }
 
 /// Runs a suite; fails when something does not pass that is to pass.
-pub(crate) fn run(which: Which, binary: Option<PathBuf>) -> anyhow::Result<()> {
+pub(crate) fn run(which: Which, binary: Option<PathBuf>, only: &str) -> anyhow::Result<()> {
     let binary = binary.map_or_else(release_binary, |binary| Ok(std::path::absolute(binary)?))?;
     match which {
         Which::Bollard => bollard::run(&binary),
-        Which::Dockerfiles => dockerfiles::run(&binary),
+        Which::Dockerfiles => dockerfiles::run(&binary, only),
     }
 }

@@ -130,18 +130,18 @@ impl Arguments<'_> {
             "ARG" => Kind::Arg(self.args()?),
             "ENV" => Kind::Env(words::pairs(self.text, "ENV", self.escape)?),
             "LABEL" => Kind::Label(words::pairs(self.text, "LABEL", self.escape)?),
-            "MAINTAINER" => Kind::Maintainer(self.one()?),
+            "MAINTAINER" => Kind::Maintainer(self.exactly_one()?),
             "RUN" => self.run(documents)?,
             "COPY" => Kind::Copy(self.transfer(documents)?),
             "ADD" => Kind::Add(self.transfer(documents)?),
-            "WORKDIR" => Kind::Workdir(self.one()?),
-            "USER" => Kind::User(self.one()?),
+            "WORKDIR" => Kind::Workdir(self.exactly_one()?),
+            "USER" => Kind::User(self.exactly_one()?),
             "VOLUME" => Kind::Volume(self.list()?),
             "EXPOSE" => Kind::Expose(self.some(words::split(self.text, self.escape))?),
             "ENTRYPOINT" => Kind::Entrypoint(self.command()?),
             "CMD" => Kind::Cmd(self.command()?),
             "SHELL" => Kind::Shell(self.shell()?),
-            "STOPSIGNAL" => Kind::StopSignal(self.one()?),
+            "STOPSIGNAL" => Kind::StopSignal(self.exactly_one()?),
             "HEALTHCHECK" => Kind::Healthcheck(self.health()?),
             "ONBUILD" => self.trigger(documents)?,
             other => return Err(format!("unknown instruction: {other}")),
@@ -189,7 +189,10 @@ impl Arguments<'_> {
         };
         let destination = words.pop().unwrap_or_default();
         if words.is_empty() {
-            return Err(format!("{} requires at least two arguments", self.keyword));
+            return Err(format!(
+                "{} requires at least two arguments, but only one was provided. Destination could not be determined",
+                self.keyword
+            ));
         }
         let mut documents = documents.into_iter();
         let source = |word: String| match Marker::of(&word) {
@@ -202,6 +205,8 @@ impl Arguments<'_> {
 
     fn command(&self) -> Result<Command, String> {
         match words::json(self.text) {
+            // An empty list takes back what was inherited.
+            Some(words) if matches!(self.keyword, "CMD" | "ENTRYPOINT") => Ok(Command::Exec(words?)),
             Some(words) => Ok(Command::Exec(self.some(words?)?)),
             None => self.one().map(Command::Shell),
         }
@@ -249,6 +254,10 @@ impl Arguments<'_> {
             trigger if known_flags(trigger).is_none() => Err(format!("unknown instruction: {keyword}")),
             _ => Ok(Kind::OnBuild(text)),
         }
+    }
+
+    fn exactly_one(&self) -> Result<String, String> {
+        self.one().map_err(|_| format!("{} requires exactly one argument", self.keyword))
     }
 
     fn one(&self) -> Result<String, String> {

@@ -196,13 +196,7 @@ impl Work {
             let (into, wanted) = (path.clone(), mount.source.clone());
             blocking(move |cancel| {
                 let union = Union::directory(&into).map_err(Refusal::at(&into))?;
-                hand_over(
-                    &source,
-                    &wanted,
-                    &base_name(&wanted),
-                    &cancel,
-                    &mut Writer { cursor: union.root() },
-                )
+                hand_over(&source, &wanted, &base_name(&wanted), &cancel, &mut Writer::new(union.root()))
             })
             .await?;
             below.discard().await?;
@@ -224,8 +218,7 @@ impl Work {
             let root = &scratch.layer().upper;
             let union = Union::open(scratch.layer()).map_err(Refusal::at(root))?;
             let name = base_name(&path);
-            let is_directory =
-                hand_over(&source, &path, &name, &cancel, &mut Writer { cursor: union.root() })?;
+            let is_directory = hand_over(&source, &path, &name, &cancel, &mut Writer::new(union.root()))?;
             Ok(if is_directory { root.clone() } else { root.join(name) })
         })
         .await

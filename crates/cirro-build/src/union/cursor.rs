@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::path::PathBuf;
+use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, XattrFlags};
@@ -160,6 +160,35 @@ impl Cursor {
         }
         self.push(Level { name: name.to_owned(), upper: Some(directory), lowers: Vec::new() })?;
         Ok(true)
+    }
+
+    /// Makes these directories, each in the one before, and goes into the last.
+    pub(crate) fn make_directories(
+        &mut self,
+        names: &[OsString],
+        attributes: &Attributes,
+    ) -> std::io::Result<()> {
+        for name in names {
+            self.make_directory(name, Existing::Keep)?;
+            self.set_attributes(attributes)?;
+        }
+        Ok(())
+    }
+
+    /// Finds what is no directory at a path from the root without links in it.
+    pub(crate) fn entry_at(&self, path: &Path) -> std::io::Result<Option<Entry>> {
+        let mut cursor = self.clone();
+        cursor.return_to_root();
+        let mut found = None;
+        for component in path.components() {
+            let Component::Normal(name) = component else { continue };
+            match (cursor.look(name)?, &found) {
+                (Some(Child::Directory(level)), None) => cursor.push(level)?,
+                (Some(Child::Other(entry)), None) => found = Some(entry),
+                _ => return Ok(None),
+            }
+        }
+        Ok(found)
     }
 
     /// Makes an empty file in place of whatever file, link or node is there.

@@ -80,6 +80,8 @@ pub(crate) fn resolve(user: &str, more: &[u32], passwd: &str, group: &str) -> Re
         ),
         (None, None) => {}
     }
+    // The primary group too, lest rights that a file denies to its group are not denied (CVE-2022-36109).
+    supplementary.insert(found.gid);
     found.groups = supplementary.into_iter().collect();
     Ok(found)
 }
@@ -126,25 +128,25 @@ mod tests {
 
     #[test]
     fn names_and_numbers_are_found_with_their_groups() {
-        assert_eq!(user(""), User { uid: 0, gid: 0, groups: vec![6], home: "/root".into() });
-        assert_eq!(user("web"), User { uid: 33, gid: 34, groups: vec![6, 29], home: "/var/www".into() });
+        assert_eq!(user(""), User { uid: 0, gid: 0, groups: vec![0, 6], home: "/root".into() });
+        assert_eq!(user("web"), User { uid: 33, gid: 34, groups: vec![6, 29, 34], home: "/var/www".into() });
         assert_eq!(user("33"), user("web"));
-        assert_eq!(user("1000"), User { uid: 1000, gid: 0, groups: vec![], home: "/".into() });
+        assert_eq!(user("1000"), User { uid: 1000, gid: 0, groups: vec![0], home: "/".into() });
     }
 
     #[test]
     fn a_named_group_replaces_the_others() {
         assert_eq!(user("web:audio").gid, 29);
-        assert!(user("web:audio").groups.is_empty());
+        assert_eq!(user("web:audio").groups, [29]);
         assert_eq!(user("1000:2000").gid, 2000);
-        assert_eq!(resolve("web:", &[7, 6], PASSWD, GROUP).unwrap().groups, [6, 7, 29]);
+        assert_eq!(resolve("web:", &[7, 6], PASSWD, GROUP).unwrap().groups, [6, 7, 29, 34]);
     }
 
     #[test]
     fn groups_are_added_by_name_or_number() {
         let mut web = user("web");
         add_groups(&mut web, &["disk".into(), "1234".into(), "audio".into()], GROUP).unwrap();
-        assert_eq!(web.groups, [6, 29, 1234]);
+        assert_eq!(web.groups, [6, 29, 34, 1234]);
         let error = add_groups(&mut web, &["nobody".into()], GROUP).unwrap_err();
         assert_eq!(error.to_string(), "Unable to find group nobody: no matching entries in group file");
     }

@@ -17,6 +17,7 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
+use super::reach::{Reach, is_inside};
 use super::tls;
 
 /// How long a connection may take to come about, TLS included.
@@ -59,15 +60,6 @@ impl Origin {
         let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
         Ok(Self { tls, host, port: uri.port_u16().unwrap_or(if tls { 443 } else { 80 }), verify })
     }
-}
-
-/// Which addresses a connection may lead to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Reach {
-    /// Any: a person named the host.
-    Any,
-    /// None of this machine or link: a registry named the host, and it must not make us ask a metadata service.
-    Outside,
 }
 
 /// Makes connections and keeps idle ones.
@@ -226,16 +218,6 @@ fn is_excepted(host: &str, list: &str) -> bool {
     })
 }
 
-/// Addresses that mean this machine or this link.
-fn is_inside(address: IpAddr) -> bool {
-    match address.to_canonical() {
-        IpAddr::V4(address) => address.is_loopback() || address.is_link_local() || address.is_unspecified(),
-        IpAddr::V6(address) => {
-            address.is_loopback() || address.is_unspecified() || address.is_unicast_link_local()
-        }
-    }
-}
-
 fn refused(address: SocketAddr, error: &io::Error) -> io::Error {
     let why = match error.kind() {
         io::ErrorKind::ConnectionRefused => "connect: connection refused".to_owned(),
@@ -253,16 +235,6 @@ fn other(text: &str) -> io::Error {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_registry_cannot_send_us_to_this_machine() {
-        for address in ["169.254.169.254", "127.0.0.1", "::1", "fe80::1", "0.0.0.0", "::ffff:127.0.0.1"] {
-            assert!(is_inside(address.parse().unwrap()), "{address}");
-        }
-        for address in ["10.0.0.1", "93.184.216.34", "2001:db8::1"] {
-            assert!(!is_inside(address.parse().unwrap()), "{address}");
-        }
-    }
 
     #[test]
     fn exceptions_from_the_proxy_are_by_name_and_domain() {

@@ -11,8 +11,9 @@ use http_body_util::{BodyExt as _, Full};
 use hyper::body::Incoming;
 use tokio::time::timeout;
 
-use super::connect::{Connector, Origin, Reach, RequestBody, Sender};
+use super::connect::{Connector, Origin, RequestBody, Sender};
 use super::error::RegistryError;
+use super::reach::Reach;
 
 /// How long a server may think before it answers.
 const ANSWER: Duration = Duration::from_secs(60);
@@ -266,6 +267,12 @@ fn absolute(base: &str, location: &str) -> Option<String> {
 pub(super) fn same_host(one: &str, other: &str) -> bool {
     let origin = |url: &str| url.parse::<Uri>().ok().and_then(|uri| Origin::of(&uri, true).ok());
     origin(one).is_some() && origin(one) == origin(other)
+}
+
+/// Tells whether two addresses are on the same host, whatever their port and scheme.
+pub(super) fn same_name(one: &str, other: &str) -> bool {
+    let host = |url: &str| Some(url.parse::<Uri>().ok()?.host()?.to_ascii_lowercase());
+    host(one).is_some() && host(one) == host(other)
 }
 
 /// Tells whether an address is on this machine by its name.

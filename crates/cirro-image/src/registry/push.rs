@@ -21,12 +21,12 @@ use serde_json::{Value, json};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
 
-use super::connect::Reach;
 use super::download::wait;
 use super::error::RegistryError;
-use super::http::{Answer, Ask, Payload};
+use super::http::{Answer, Ask, Payload, is_local};
 use super::progress::{Meter, Progress, ProgressSink};
 use super::pull::blocking;
+use super::reach::Reach;
 use super::session::{Session, expect, expect_begin};
 use crate::blobs::Blob;
 use crate::document::{Descriptor, Document};
@@ -418,7 +418,9 @@ async fn begin(session: &Session) -> Result<String, RegistryError> {
 
 /// Makes a request to an address that the registry gave. The authorization goes along to its own host only.
 fn elsewhere(session: &Session, method: Method, url: String) -> Ask {
-    let reach = if session.is_own(&url) { Reach::Any } else { Reach::Outside };
+    // A registry on this machine may send us to this machine.
+    let near = session.is_own(&url) || is_local(&session.endpoint.url(""));
+    let reach = if near { Reach::Any } else { Reach::Outside };
     let mut ask = Ask::new(method, url, session.endpoint.verify);
     ask.reach = reach;
     ask

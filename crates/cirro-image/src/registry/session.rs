@@ -16,10 +16,11 @@ use serde::Deserialize;
 use tokio::sync::Mutex;
 
 use super::challenge::{Challenge, parse_challenges};
-use super::connect::{Connector, Reach};
+use super::connect::Connector;
 use super::error::RegistryError;
-use super::http::{Answer, Ask, Payload, escape, is_local, same_host, send, shown};
+use super::http::{Answer, Ask, Payload, escape, is_local, same_host, same_name, send, shown};
 use super::options::{Credentials, Endpoint};
+use super::reach::Reach;
 use crate::media;
 
 /// Tokens, errors and lists of names are at most this long.
@@ -289,7 +290,8 @@ impl Session {
         }
         // A password goes to another server only if that speaks TLS, or if it and the registry are on this machine.
         let base = self.endpoint.url("");
-        if !realm.starts_with("https://") && self.endpoint.verify {
+        let near = !self.endpoint.verify && (same_name(&base, realm) || is_local(&base) && is_local(realm));
+        if !(realm.starts_with("https://") || near) {
             return Err(RegistryError::Protocol(format!(
                 "{}: a token server must speak https",
                 shown(realm)
@@ -299,7 +301,9 @@ impl Session {
         query.extend(service.map(|service| ("service", service.to_owned())));
         query.extend(self.scopes(scope).into_iter().map(|scope| ("scope", scope)));
         let basic = self.credentials.basic();
-        let reach = if is_local(&base) { Reach::Any } else { Reach::Outside };
+        // The registry's own host is the one that a person named.
+        let named = is_local(&base) || same_name(&base, realm);
+        let reach = if named { Reach::Any } else { Reach::Outside };
         let form = |query: &[(&str, String)]| {
             let pairs: Vec<_> =
                 query.iter().map(|(name, value)| format!("{name}={}", escape(value))).collect();

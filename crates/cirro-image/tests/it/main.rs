@@ -2,6 +2,7 @@
 
 mod archive;
 mod build;
+mod elsewhere;
 mod faults;
 mod hostile;
 mod images;

@@ -189,14 +189,14 @@ impl Remote {
     }
 }
 
-/// Knows `localhost` and whatever a test calls `elsewhere`.
+/// Knows `localhost` and what tests call `elsewhere` and `rebound`: names that do not say that they are this machine.
 struct Names;
 
 impl Resolve for Names {
     fn resolve<'a>(&'a self, name: &'a str) -> Pending<'a, std::io::Result<Vec<IpAddr>>> {
         Box::pin(async move {
             match name {
-                "localhost" | "elsewhere" => Ok(vec![[127, 0, 0, 1].into()]),
+                "localhost" | "elsewhere" | "rebound" => Ok(vec![[127, 0, 0, 1].into()]),
                 _ => Err(std::io::Error::new(std::io::ErrorKind::NotFound, "no such host")),
             }
         })

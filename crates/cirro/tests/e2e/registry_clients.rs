@@ -1,4 +1,4 @@
-//! The registry and its clients: mirrored upstreams, docker, skopeo and podman, kills in the middle of a push.
+//! The registry and its clients: mirrored upstreams, podman, skopeo, docker, oras and helm, kills in the middle of a push.
 
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
@@ -248,5 +248,56 @@ fn clients_push_and_pull_with_and_without_passwords_as_root() {
     cloud.docker(&["rmi", &name]).ok();
     assert!(cloud.docker(&["pull", &second]).ok().contains("Digest: sha256:"));
     podman(&["rmi", "-a", "-f"]).ok();
+    artifacts(&cloud, &host);
     cloud.end();
+}
+
+/// Pushes a file, lists and pulls it.
+const ORAS: &str = r#"
+import os, sys, oras.client
+host, directory = sys.argv[1:]
+os.chdir(directory)
+open("artifact.txt", "w").write("hello")
+client = oras.client.OrasClient(hostname=host, insecure=True)
+client.auth.set_basic_auth("ci", "secret")
+client.push(target=f"{host}/team/artifact:v1", files=["artifact.txt"])
+assert client.get_tags(f"{host}/team/artifact") == ["v1"]
+os.mkdir("pulled")
+client.pull(target=f"{host}/team/artifact:v1", outdir="pulled")
+print(open("pulled/artifact.txt").read())
+"#;
+
+/// Packages a chart, pushes it, lists and pulls it.
+const HELM: &str = r#"
+import os, sys
+from helm_python import chart, registry
+host, directory = sys.argv[1:]
+chart.Chart.create("demo", directory)
+archive = chart.package(f"{directory}/demo", destination=directory)
+with registry.RegistryClient(plain_http=True, credentials_file=f"{directory}/helm.json") as client:
+    client.login(host, "ci", "secret", plain_http=True)
+    registry.push(archive, f"oci://{host}/team/charts", client=client, plain_http=True)
+    assert client.tags(f"{host}/team/charts/demo") == ["0.1.0"]
+    os.mkdir(f"{directory}/out")
+    registry.pull(f"oci://{host}/team/charts/demo", version="0.1.0", client=client,
+                  destination=f"{directory}/out", plain_http=True)
+print(os.listdir(f"{directory}/out"))
+"#;
+
+fn artifacts(cloud: &Cloud, host: &str) {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../scripts/registry-clients");
+    let clients = PathBuf::from(run(Command::new("bash").arg(script)).ok().trim());
+    let python = |client: &str, text: &str| {
+        let directory = cloud.directory.path().join(client);
+        std::fs::create_dir(&directory).unwrap();
+        let mut command = Command::new(clients.join(client).join("bin/python3"));
+        command.env("HOME", &directory).args(["-c", text, host]).arg(&directory);
+        run(&mut command)
+    };
+    assert_eq!(python("oras", ORAS).ok(), "hello\n");
+    if clients.join("helm").exists() {
+        assert_eq!(python("helm", HELM).ok(), "['demo-0.1.0.tgz']\n");
+    } else {
+        eprintln!("skipped: helm-python-sdk needs a Python 3.12, which this host does not have");
+    }
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::Context;
 
 use super::cloud::Cloud;
-use super::{Dockerd, Times, docker, image, row, said, timed};
+use super::{Buildah, Dockerd, Times, docker, image, row, said, timed};
 
 const FILES: usize = 10_000;
 const LARGE_MEGABYTES: usize = 500;
@@ -133,64 +133,5 @@ impl Bench<'_> {
         ]);
         command.args((!cached).then_some("--no-cache")).arg(context);
         timed(|| said(&mut command))
-    }
-}
-
-/// Debian's buildah with a storage of its own.
-struct Buildah {
-    version: String,
-    root: PathBuf,
-}
-
-impl Buildah {
-    fn new(work: &Path) -> anyhow::Result<Self> {
-        let version =
-            said(Command::new("buildah").arg("--version")).context("Debian's buildah is needed as a peer")?;
-        let version = version
-            .split_whitespace()
-            .take(3)
-            .filter(|word| *word != "version")
-            .collect::<Vec<_>>()
-            .join(" ");
-        Ok(Self { version, root: work.join("buildah") })
-    }
-
-    fn command(&self) -> Command {
-        let mut command = Command::new("buildah");
-        command.arg("--root").arg(self.root.join("root")).arg("--runroot").arg(self.root.join("run"));
-        command.args(["--storage-driver", "overlay"]);
-        command
-    }
-
-    fn load(&self, archive: &str) -> anyhow::Result<()> {
-        said(self.command().args(["pull", "-q", &format!("docker-archive:{archive}")]))?;
-        Ok(())
-    }
-
-    fn build(&self, context: &Path, cached: bool) -> anyhow::Result<Duration> {
-        let cache = if cached { "--layers" } else { "--no-cache" };
-        let mut command = self.command();
-        command.args([
-            "bud",
-            "-q",
-            "--pull-never",
-            "--network",
-            "host",
-            "--isolation",
-            "chroot",
-            "--jobs",
-            "3",
-            cache,
-        ]);
-        command.arg(context);
-        timed(|| said(&mut command))
-    }
-}
-
-impl Drop for Buildah {
-    fn drop(&mut self) {
-        // Overlay mounts that a broken run left would keep the directory.
-        let _ = said(self.command().args(["rm", "-a"]));
-        let _ = said(self.command().args(["rmi", "-a", "-f"]));
     }
 }

@@ -1,15 +1,18 @@
 //! A cloud that is measured: everything of its own, ended when dropped.
 
+use std::fs::File;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 
 use super::{interrupted, processes, said};
 
 /// Where directories for sockets and states of processes are made: a `/run` is in memory on most hosts, not on all.
 pub(super) const IN_MEMORY: &str = "/dev/shm";
+/// Names and ranges on one host are shared by all that runs at once: each cloud takes a slot.
+const SLOTS: u16 = 4;
 
 /// A cloud with directories, ports and ranges of its own.
 pub(crate) struct Cloud {
@@ -18,12 +21,15 @@ pub(crate) struct Cloud {
     /// In memory, as `/run` is.
     run: tempfile::TempDir,
     pub(crate) kubernetes: String,
+    slot: u16,
+    _slot_lock: File,
     _guard: interrupted::Guard,
 }
 
 impl Cloud {
     /// Prepares a cloud; nothing runs yet.
     pub(crate) fn new(binary: &Path) -> anyhow::Result<Self> {
+        let (slot, slot_lock) = take_slot()?;
         let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
         let directory = tempfile::tempdir().context("make a directory")?;
         let run = tempfile::tempdir_in(IN_MEMORY).context("make a run directory")?;
@@ -35,7 +41,15 @@ impl Cloud {
             let _ = std::fs::remove_dir_all(&run_path);
         })?;
         let kubernetes = format!("127.0.0.1:{port}");
-        Ok(Self { binary: binary.into(), directory, run, kubernetes, _guard: guard })
+        Ok(Self {
+            binary: binary.into(),
+            directory,
+            run,
+            kubernetes,
+            slot,
+            _slot_lock: slot_lock,
+            _guard: guard,
+        })
     }
 
     /// Starts it and waits until it is ready.
@@ -45,21 +59,17 @@ impl Cloud {
 
     /// The same with some of its parts only.
     pub(crate) fn start_roles(&self, roles: &str) -> anyhow::Result<()> {
+        let range = |number: u16| format!("10.{}.0.0", 238 + 4 * self.slot + number);
+        let ports = 29_000 + 100 * self.slot;
         said(
             self.command("up")
-                .args([
-                    "--detach",
-                    "--roles",
-                    roles,
-                    "--name",
-                    "bench",
-                    "--kubernetes-listen",
-                    &self.kubernetes,
-                ])
-                .args(["--registry-listen", "127.0.0.1:0"])
-                .args(["--docker-subnets", "10.250.0.0/16", "--pod-cidr", "10.251.0.0/24"])
-                .args(["--service-cidr", "10.252.0.0/16", "--transit-cidr", "10.253.0.0/24"])
-                .args(["--node-port-range", "29000-29099", "--node-name", "bench"]),
+                .args(["--detach", "--roles", roles, "--name", &format!("bench{}", self.slot)])
+                .args(["--kubernetes-listen", &self.kubernetes, "--registry-listen", "127.0.0.1:0"])
+                .args(["--docker-subnets", &format!("{}/16", range(0))])
+                .args(["--pod-cidr", &format!("{}/24", range(1))])
+                .args(["--service-cidr", &format!("{}/16", range(2))])
+                .args(["--transit-cidr", &format!("{}/24", range(3))])
+                .args(["--node-port-range", &format!("{ports}-{}", ports + 99), "--node-name", "bench"]),
         )?;
         Ok(())
     }
@@ -129,6 +139,17 @@ impl Cloud {
     pub(crate) fn command(&self, subcommand: &str) -> Command {
         command(&self.binary, self.directory.path(), self.run.path(), subcommand)
     }
+}
+
+fn take_slot() -> anyhow::Result<(u16, File)> {
+    for slot in 0..SLOTS {
+        let path = Path::new(IN_MEMORY).join(format!("cirro-bench-slot-{slot}"));
+        let file = File::options().create(true).truncate(false).write(true).open(path)?;
+        if file.try_lock().is_ok() {
+            return Ok((slot, file));
+        }
+    }
+    bail!("{SLOTS} clouds are measured on this host already")
 }
 
 fn command(binary: &Path, directory: &Path, run: &Path, subcommand: &str) -> Command {

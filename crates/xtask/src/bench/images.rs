@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::{Context, ensure};
 
 use super::cloud::Cloud;
-use super::peer::{DockerRegistry, Dockerd, NAMESPACE};
+use super::peer::{DockerRegistry, Dockerd};
 use super::{Times, docker, row, said, timed};
 
 const NAME: &str = "bench:v1";
@@ -25,7 +25,7 @@ pub(super) fn measure(binary: &Path, rounds: usize) -> anyhow::Result<()> {
     let dockerd = Dockerd::start_with_bridge()?;
     // One for each network, over the same files.
     let near = DockerRegistry::start_over(&files, None)?;
-    let far = DockerRegistry::start_over(&files, Some(NAMESPACE))?;
+    let far = DockerRegistry::start_over(&files, Some(&dockerd.namespace))?;
     let target = format!("docker://{}/{NAME}", near.address);
     let source = format!("docker-archive:{}", archive.display());
     said(Command::new("skopeo").args([

@@ -9,15 +9,14 @@ use anyhow::{Context, bail};
 
 use super::{docker, end, interrupted, said};
 
-/// The network namespace of the peer's engine.
-pub(super) const NAMESPACE: &str = "cirro-bench-peer";
-
 /// A dockerd with its containerd; both end when dropped.
 pub(crate) struct Dockerd {
     /// What `DOCKER_HOST` is to be.
     pub(crate) host: String,
     /// `dockerd 20.10.24`.
     pub(crate) version: String,
+    /// The network namespace that it is in.
+    pub(crate) namespace: String,
     child: Child,
     directory: tempfile::TempDir,
     _run: tempfile::TempDir,
@@ -50,12 +49,13 @@ impl Dockerd {
         let name = directory.path().file_name().context("a name")?;
         let run = tempfile::Builder::new().prefix(name).rand_bytes(0).tempdir_in(super::cloud::IN_MEMORY)?;
         let path = |name: &str| directory.path().join(name);
-        said(Command::new("ip").args(["netns", "add", NAMESPACE]))?;
-        said(Command::new("ip").args(["-n", NAMESPACE, "link", "set", "lo", "up"]))?;
+        let namespace = format!("cirro-peer-{}", std::process::id());
+        said(Command::new("ip").args(["netns", "add", &namespace]))?;
+        said(Command::new("ip").args(["-n", &namespace, "link", "set", "lo", "up"]))?;
         let host = format!("unix://{}", path("docker.sock").display());
         // (`ip netns exec` mounts a new /sys, without the cgroups that dockerd needs.)
         let child = Command::new("nsenter")
-            .arg(format!("--net=/run/netns/{NAMESPACE}"))
+            .arg(format!("--net=/run/netns/{namespace}"))
             .args(["dockerd", "--log-level=error", "-H", &host])
             .args(network)
             .arg("--data-root")
@@ -69,7 +69,7 @@ impl Dockerd {
             .stderr(std::fs::File::create(path("log"))?)
             .spawn()
             .context("start dockerd")?;
-        let (pid, path) = (child.id(), directory.path().to_owned());
+        let (pid, path, within) = (child.id(), directory.path().to_owned(), namespace.clone());
         let guard = interrupted::on_signal(move || {
             let _ = said(Command::new("kill").arg(pid.to_string()));
             // It ends its containers and containerd first.
@@ -79,11 +79,11 @@ impl Dockerd {
                 }
                 std::thread::sleep(Duration::from_millis(100));
             }
-            let _ = said(Command::new("ip").args(["netns", "del", NAMESPACE]));
+            let _ = said(Command::new("ip").args(["netns", "del", &within]));
             let _ = std::fs::remove_dir_all(&path);
         })?;
         let version = format!("dockerd {version}");
-        let this = Self { host, version, child, directory, _run: run, _guard: guard };
+        let this = Self { host, version, namespace, child, directory, _run: run, _guard: guard };
         let deadline = Instant::now() + Duration::from_secs(60);
         while docker(&this.host, &["version"]).is_err() {
             if Instant::now() > deadline {
@@ -103,7 +103,7 @@ impl Dockerd {
 impl Drop for Dockerd {
     fn drop(&mut self) {
         end(&mut self.child);
-        let _ = said(Command::new("ip").args(["netns", "del", NAMESPACE]));
+        let _ = said(Command::new("ip").args(["netns", "del", &self.namespace]));
     }
 }
 
