@@ -70,6 +70,9 @@ use cirro_seams::build::{BuildLibrary, StepRunner};
 pub struct BuildRequest {
     /// Unpacked build context, owned by the caller; see [`unpack_context`].
     pub context: PathBuf,
+    /// Whether the context goes with the build and nobody else writes there: its files may become those of a layer without
+    /// being copied.
+    pub context_is_ours: bool,
     /// Path of the Dockerfile in the context; `Dockerfile` by default.
     pub dockerfile: String,
     /// Names of the result.

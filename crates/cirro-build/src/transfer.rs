@@ -28,6 +28,8 @@ pub(crate) struct Source {
     pub(crate) root: Union,
     /// The rules of the build context; other sources have none.
     pub(crate) ignore: Option<std::sync::Arc<Ignore>>,
+    /// Whether nobody needs it after the build.
+    pub(crate) is_ours: bool,
 }
 
 /// One source as it is written, expanded.
@@ -287,12 +289,24 @@ impl Transfer {
             match &found {
                 Found::Directory => {
                     let cursor = self.directory(into, &self.destination.join(&one.parents))?;
-                    self.hand_over(source, one, OsStr::new(""), cancel, &mut Writer::new(cursor))?;
+                    self.hand_over(
+                        source,
+                        one,
+                        OsStr::new(""),
+                        cancel,
+                        &mut Writer::new(cursor).taking(source.is_ours),
+                    )?;
                 }
                 Found::Archive => self.unpack(source, one, into, cancel)?,
                 Found::File => {
                     let (cursor, name) = self.place(into, one)?;
-                    self.hand_over(source, one, &name, cancel, &mut Writer::new(cursor))?;
+                    self.hand_over(
+                        source,
+                        one,
+                        &name,
+                        cancel,
+                        &mut Writer::new(cursor).taking(source.is_ours),
+                    )?;
                 }
                 Found::Remote(_) => return Err(missing()),
                 Found::Document(content) => {

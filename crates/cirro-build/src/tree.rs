@@ -97,13 +97,13 @@ pub(crate) trait Receiver {
     fn enter(&mut self, name: &OsStr, attributes: &Attributes) -> Result<(), Refusal>;
     /// Leaves the directory that was entered last.
     fn leave(&mut self, attributes: &Attributes) -> Result<(), Refusal>;
-    /// Takes a file; `inode` if it may have several names.
+    /// Takes a file; `is_changed` if these are not its own attributes.
     fn file(
         &mut self,
         name: &OsStr,
         attributes: &Attributes,
-        content: std::fs::File,
-        inode: Option<Inode>,
+        file: &Entry,
+        is_changed: bool,
     ) -> Result<(), Refusal>;
     /// Takes a symbolic link.
     fn link(&mut self, name: &OsStr, attributes: &Attributes, target: &OsStr) -> Result<(), Refusal>;
@@ -176,12 +176,10 @@ impl Traversal<'_> {
         path: &str,
         receiver: &mut dyn Receiver,
     ) -> Result<(), Refusal> {
-        let attributes = self.changes.apply(entry.attributes().map_err(Refusal::at(path))?, false);
+        let own = entry.attributes().map_err(Refusal::at(path))?;
+        let attributes = self.changes.apply(own.clone(), false);
         match entry.kind() {
-            FileType::RegularFile => {
-                let content = entry.open().map_err(Refusal::at(path))?;
-                receiver.file(name, &attributes, content, entry.shared_inode())
-            }
+            FileType::RegularFile => receiver.file(name, &attributes, entry, own != attributes),
             FileType::Symlink => {
                 receiver.link(name, &attributes, &entry.target().map_err(Refusal::at(path))?)
             }
@@ -305,21 +303,15 @@ impl Receiver for Hasher<'_> {
         Ok(())
     }
 
-    fn file(
-        &mut self,
-        name: &OsStr,
-        attributes: &Attributes,
-        content: std::fs::File,
-        inode: Option<Inode>,
-    ) -> Result<(), Refusal> {
-        if let Some(first) = self.links.first(inode, || Path::new(&self.path).join(name)) {
+    fn file(&mut self, name: &OsStr, attributes: &Attributes, file: &Entry, _: bool) -> Result<(), Refusal> {
+        if let Some(first) = self.links.first(file.shared_inode(), || Path::new(&self.path).join(name)) {
             self.header("hard link", name, attributes);
             self.key.field(first.as_os_str().as_bytes());
             self.note(name, attributes, first.as_os_str().as_bytes());
             return Ok(());
         }
         self.header("file", name, attributes);
-        let digest = self.key.content(content).map_err(Refusal::at(name))?;
+        let digest = file.open().and_then(|content| self.key.content(content)).map_err(Refusal::at(name))?;
         self.note(name, attributes, &digest);
         Ok(())
     }
@@ -344,12 +336,19 @@ impl Receiver for Hasher<'_> {
 pub(crate) struct Writer {
     pub(crate) cursor: Cursor,
     links: Links,
+    /// Whether files are taken over and not copied.
+    takes: bool,
 }
 
 impl Writer {
     /// Writes below the cursor's directory.
     pub(crate) fn new(cursor: Cursor) -> Self {
-        Self { cursor, links: Links::default() }
+        Self { cursor, links: Links::default(), takes: false }
+    }
+
+    /// Takes files over where that is the same as to copy them, if their source is not needed any more.
+    pub(crate) fn taking(self, takes: bool) -> Self {
+        Self { takes, ..self }
     }
 
     fn path(&self, name: &OsStr) -> PathBuf {
@@ -408,9 +407,10 @@ impl Receiver for Writer {
         &mut self,
         name: &OsStr,
         attributes: &Attributes,
-        mut content: std::fs::File,
-        inode: Option<Inode>,
+        file: &Entry,
+        is_changed: bool,
     ) -> Result<(), Refusal> {
+        let inode = file.shared_inode();
         if let Some(first) = self.links.first(inode, || self.cursor.path().join(name)) {
             let blocked = self.blocked(name);
             let linked = match self.cursor.entry_at(&first) {
@@ -420,6 +420,14 @@ impl Receiver for Writer {
             };
             return linked.map_err(blocked);
         }
+        // What has another name already may be in a layer already.
+        if self.takes && !is_changed && inode.is_none() {
+            let blocked = self.blocked(name);
+            if self.cursor.take_file(name, file).map_err(blocked)? {
+                return Ok(());
+            }
+        }
+        let mut content = file.open().map_err(Refusal::at(self.path(name)))?;
         self.write_file(name, attributes, |file| copy_content(&mut content, file))
     }
 

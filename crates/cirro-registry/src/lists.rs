@@ -1,5 +1,7 @@
 //! Discovery: tags, the catalog, referrers.
 
+use std::cmp::Ordering;
+
 use axum::body::Body;
 use axum::response::Response;
 use cirro_image::distribution::{BlobDigest, OCI_INDEX, Referrer, RepositoryName};
@@ -24,9 +26,15 @@ struct Page<'a> {
     next: Option<&'a str>,
 }
 
+/// Names compare as the specification has it, "case-insensitive alphanumeric"; those that differ in case only, by bytes.
+fn order(one: &str, other: &str) -> Ordering {
+    let letters = |name: &str| name.to_ascii_lowercase();
+    letters(one).cmp(&letters(other)).then_with(|| one.cmp(other))
+}
+
 /// Cuts the page after `last` with at most `n` names out of all.
 fn page<'a>(all: &'a [String], n: usize, last: Option<&str>) -> Page<'a> {
-    let first = last.map_or(0, |last| all.partition_point(|name| name.as_str() <= last));
+    let first = last.map_or(0, |last| all.partition_point(|name| order(name, last).is_le()));
     let end = first.saturating_add(n).min(all.len());
     let names = &all[first..end];
     let next = if end < all.len() { names.last().map(String::as_str) } else { None };
@@ -48,7 +56,8 @@ impl Registry {
         let n = page_size(head)?;
         let (distribution, repository) = (self.shared.distribution.clone(), name.clone());
         let tags = blocking(move || distribution.tags(&repository)).await?;
-        let tags: Vec<String> = tags.into_iter().map(String::from).collect();
+        let mut tags: Vec<String> = tags.into_iter().map(String::from).collect();
+        tags.sort_by(|one, other| order(one, other));
         let page = page(&tags, n, head.query("last"));
         let link = page.next.map(|last| format!("</v2/{name}/tags/list?n={n}&last={last}>; rel=\"next\""));
         list(&json!({"name": name, "tags": page.names}), link)

@@ -165,7 +165,11 @@ fn wrong_lines_are_told_as_docker_tells_them() {
         ),
         ("FROM a AS b\nFROM a AS B\n", 2, "duplicate name b"),
         ("FROM a\nRUN\n", 2, "RUN requires at least one argument"),
-        ("FROM a\nCOPY x\n", 2, "COPY requires at least two arguments"),
+        (
+            "FROM a\nCOPY x\n",
+            2,
+            "COPY requires at least two arguments, but only one was provided. Destination could not be determined",
+        ),
         ("FROM a\nCOPY --what=1 x y\n", 2, "unknown flag: --what"),
         ("FROM a\nENV x\n", 2, "ENV must have two arguments"),
         ("FROM a\nENV x=1 y\n", 2, "Syntax error - can't find = in \"y\". Must be of the form: name=value"),

@@ -114,7 +114,7 @@ impl Work {
             };
             let root =
                 Union::read_only(std::slice::from_ref(&fetched.root)).map_err(Refusal::at(&fetched.root))?;
-            opened.sources.insert(url, Source { root, ignore: None });
+            opened.sources.insert(url, Source { root, ignore: None, is_ours: false });
             opened._held.push(fetched);
         }
         Ok(opened)

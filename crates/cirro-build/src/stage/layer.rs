@@ -64,8 +64,12 @@ impl Work {
             modified: self.shared.epoch,
         };
         let source = match &from {
-            Some(scratch) => Source { root: open_lower(scratch)?, ignore: None },
-            None => Source { root: self.shared.context.clone(), ignore: Some(self.shared.ignore.clone()) },
+            Some(scratch) => Source { root: open_lower(scratch)?, ignore: None, is_ours: false },
+            None => Source {
+                root: self.shared.context.clone(),
+                ignore: Some(self.shared.ignore.clone()),
+                is_ours: self.shared.request.context_is_ours,
+            },
         };
         let kind = if unpack { "ADD" } else { "COPY" };
         // A linked layer stands by itself: it neither sees nor depends on what is below it.

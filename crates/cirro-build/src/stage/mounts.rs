@@ -167,7 +167,7 @@ impl Work {
             return self.copy(self.context_source(), path, opened).await;
         };
         let below = Scratch::open(&self.shared.library, &self.layers_of(from).await?).await?;
-        let source = Source { root: super::layer::open_lower(&below)?, ignore: None };
+        let source = Source { root: super::layer::open_lower(&below)?, ignore: None, is_ours: false };
         opened.scratches.push(below.clone());
         match below.layer().lower.as_slice() {
             // One layer is a tree as it is.
@@ -192,7 +192,7 @@ impl Work {
         }
         if let Some(from) = &mount.from {
             let below = Scratch::open(&self.shared.library, &self.layers_of(from).await?).await?;
-            let source = Source { root: super::layer::open_lower(&below)?, ignore: None };
+            let source = Source { root: super::layer::open_lower(&below)?, ignore: None, is_ours: false };
             let (into, wanted) = (path.clone(), mount.source.clone());
             blocking(move |cancel| {
                 let union = Union::directory(&into).map_err(Refusal::at(&into))?;
@@ -256,7 +256,7 @@ impl Work {
     }
 
     fn context_source(&self) -> Source {
-        Source { root: self.shared.context.clone(), ignore: Some(self.shared.ignore.clone()) }
+        Source { root: self.shared.context.clone(), ignore: Some(self.shared.ignore.clone()), is_ours: false }
     }
 }
 

@@ -237,6 +237,17 @@ impl Cursor {
         Ok(rustix::fs::linkat(&*file.parent, &file.name, &*upper, name, AtFlags::empty())?)
     }
 
+    /// Gives a file from elsewhere a name here, as [`Self::make_file`]; says whether that can be done.
+    pub(crate) fn take_file(&mut self, name: &OsStr, file: &Entry) -> std::io::Result<bool> {
+        let upper = self.clear(name)?;
+        match rustix::fs::linkat(&*file.parent, &file.name, &*upper, name, AtFlags::empty()) {
+            Ok(()) => Ok(true),
+            // Another file system or project, or one without links.
+            Err(Errno::XDEV | Errno::MLINK | Errno::PERM | Errno::NOTSUP) => Ok(false),
+            Err(error) => Err(error.into()),
+        }
+    }
+
     /// Clears the way for something new that is not a directory; returns the upper directory.
     fn clear(&mut self, name: &OsStr) -> std::io::Result<Arc<OwnedFd>> {
         if let Some(Child::Directory(_)) = self.look(name)? {

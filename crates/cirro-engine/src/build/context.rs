@@ -48,6 +48,7 @@ impl Engine {
     ) -> Result<OwnDirectory, EngineError> {
         let dir = self.shared.options.scratch_dir().join(format!("build-{}", names::new_id()?));
         request.context.clone_from(&dir);
+        request.context_is_ours = true;
         let has_dockerfile = request.dockerfile_text.is_some();
         // The files go with the blocking work, should nobody wait for it any more.
         blocking(move || {
@@ -67,6 +68,7 @@ impl Engine {
         let fetched = self.download(url, FETCHED.into()).await?;
         let dir = self.shared.options.scratch_dir().join(format!("build-{}", names::new_id()?));
         request.context.clone_from(&dir);
+        request.context_is_ours = true;
         let has_dockerfile = request.dockerfile_text.is_some();
         blocking(move || {
             let own = OwnDirectory(dir);
@@ -90,6 +92,7 @@ impl Engine {
         let keep = request.build_args.get("BUILDKIT_CONTEXT_KEEP_GIT_DIR").cloned().flatten();
         let keep = keep.is_some_and(|value| value == "1" || value == "true");
         git::checkout(&own.0, &address.source, &commit, keep).await?;
+        request.context_is_ours = true;
         let (root, subdir) = (own.0.clone(), address.subdir);
         request.context = blocking(move || inside(&root, &subdir)).await?;
         Ok(own)

@@ -102,6 +102,24 @@ async fn a_token_gives_what_it_was_asked_for_and_no_more() {
     get(&outside, &format!("/v2/team/a/blobs/{}", sha256(b"x")), &local).await.expect(401);
 }
 
+/// oras for Python keeps the first token that it gets, and begins a push by asking whether a blob is there.
+#[tokio::test]
+async fn whoever_asks_whether_a_blob_is_there_is_offered_a_token_to_push_it() {
+    let registry = Fixture::with(&users());
+    let outside = registry.router_from("192.0.2.1:1");
+    let blob = format!("/v2/team/a/blobs/{}", sha256(b"x"));
+    let scope = |answer: crate::fixture::Answer| {
+        let challenge = answer.expect(401).header("www-authenticate").to_owned();
+        challenge.split("scope=\"").nth(1).unwrap().split('"').next().unwrap().to_owned()
+    };
+    let probe = || crate::fixture::send(&outside, "HEAD", &blob, &[], "");
+    assert_eq!(scope(probe().await), "repository:team/a:pull,push");
+    assert_eq!(scope(get(&outside, &blob, "").await), "repository:team/a:pull");
+    let token = token(&outside, &scope(probe().await), &basic("ci", "secret")).await;
+    post(&outside, &format!("/v2/team/a/blobs/uploads/?digest={}", sha256(b"x")), &token).await.expect(201);
+    get(&outside, &blob, &token).await.expect(200);
+}
+
 #[tokio::test]
 async fn a_mount_needs_the_right_to_read_its_source() {
     let registry = Fixture::with(&users());

@@ -10,4 +10,5 @@ mod management;
 mod mirror;
 mod pull;
 mod push;
+mod requirements;
 mod skopeo;

@@ -79,6 +79,7 @@ impl Bench<'_> {
                 self.docker(&self.dockerd.host, context, cached)?,
                 self.buildah.build(context, cached)?,
             ];
+            self.clean(cached)?;
             // The first round fills caches.
             if round > 0 {
                 for (all, time) in
@@ -108,6 +109,7 @@ impl Bench<'_> {
             let two =
                 timed(|| said(Command::new("bash").args(["-euc", script, "tar"]).args([context, &target])))?;
             std::fs::remove_dir_all(&target)?;
+            self.clean(false)?;
             if round > 0 {
                 own.push(one);
                 tar.push(two);
@@ -115,6 +117,18 @@ impl Bench<'_> {
         }
         row(name, &Times(own), Some(("tar to tar", &Times(tar))));
         Ok(())
+    }
+
+    /// Removes what was built, lest the disk fills; nothing of it is used again unless it is to be found cached.
+    fn clean(&self, cached: bool) -> anyhow::Result<()> {
+        if cached {
+            return Ok(());
+        }
+        for host in [&self.cloud.docker_host(), &self.dockerd.host] {
+            docker(host, &["image", "prune", "-f"])?;
+            docker(host, &["builder", "prune", "-a", "-f"])?;
+        }
+        self.buildah.prune()
     }
 
     fn own(&self, context: &Path, cached: bool) -> anyhow::Result<Duration> {

@@ -61,6 +61,12 @@ impl Buildah {
         Ok(())
     }
 
+    /// Removes images without names.
+    pub(super) fn prune(&self) -> anyhow::Result<()> {
+        said(self.command().args(["rmi", "--prune", "--force"]))?;
+        Ok(())
+    }
+
     fn bud(&self) -> Command {
         let mut command = self.command();
         command.args(["bud", "-q", "--pull-never", "--isolation", "chroot"]);
