@@ -13,7 +13,7 @@ RELEASE := target/$(TARGET)/release/cirro
 # libseccomp-dev: the static library; the rest is what features need at run time or tests drive.
 PACKAGES := libseccomp-dev pkg-config gcc libc6-dev ca-certificates nftables iproute2 busybox-static debootstrap e2fsprogs \
 	qemu-system-x86 cpio kmod lz4 curl jq bsdutils conntrack skopeo docker-registry procps psmisc \
-	python3-venv docker-compose bzip2 xz-utils \
+	python3-venv etcd-server etcd-client docker-compose bzip2 xz-utils \
 	containerd docker.io podman conmon runc crun buildah git
 
 .PHONY: help

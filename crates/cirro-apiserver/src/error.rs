@@ -151,6 +151,7 @@ pub(crate) fn store(source: StoreError, current: u64) -> ApiError {
         }
         StoreError::Future(revision) => future_revision(revision, current),
         StoreError::TooLarge(what) => too_large(what),
+        StoreError::Unavailable(what) => unavailable(what),
         other => internal(other.to_string()),
     }
 }

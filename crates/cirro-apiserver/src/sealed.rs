@@ -201,6 +201,10 @@ impl ObjectStore for SealedStore {
         self.store.revision()
     }
 
+    fn newest_revision(&self) -> Pending<'_, Result<u64, StoreError>> {
+        self.store.newest_revision()
+    }
+
     fn compact(&self, revision: u64) -> Pending<'_, Result<(), StoreError>> {
         self.store.compact(revision)
     }

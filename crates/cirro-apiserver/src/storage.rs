@@ -93,6 +93,11 @@ impl Storage {
         error::store(source, self.store.revision())
     }
 
+    /// Returns the newest revision of all servers on this store.
+    pub(crate) async fn newest_revision(&self) -> Result<u64, ApiError> {
+        self.store.newest_revision().await.map_err(|source| self.translate(source))
+    }
+
     /// Reads one object's record.
     pub(crate) async fn record(&self, place: Place<'_>) -> Result<Record, ApiError> {
         let record = self.store.get(&place.key()).await.map_err(|source| self.translate(source))?;
@@ -401,6 +406,11 @@ pub(crate) fn begin_creation(
     kind.strategy.prepare_create(&mut object);
     if tracking == Tracking::Difference {
         managed::created(kind, &mut object);
+    }
+    // Upstream's types have a status in any case, and clients read members of it without a look.
+    let is_upstreams = !kind.group.contains('.') || kind.group.ends_with(".k8s.io");
+    if kind.has(Subresource::Status) && is_upstreams && object.get("status").is_none() {
+        object["status"] = Value::Object(Default::default());
     }
     Ok(object)
 }

@@ -21,6 +21,10 @@ const HISTORY_BYTES: usize = 32 * 1024 * 1024;
 /// What a change costs beside its value.
 const CHANGE_OVERHEAD: usize = 128;
 
+/// Watchers are told how far things are after so much history: several times before it is forgotten.
+const PROGRESS_REVISIONS: u64 = HISTORY_REVISIONS as u64 / 10;
+const PROGRESS_BYTES: u64 = HISTORY_BYTES as u64 / 10;
+
 /// The objects of a store.
 pub(crate) struct Index {
     records: BTreeMap<Arc<str>, Record>,
@@ -31,6 +35,10 @@ pub(crate) struct Index {
     floor: u64,
     history: VecDeque<Revision>,
     history_bytes: usize,
+    /// Bytes of history since the beginning, forgotten ones included.
+    remembered_bytes: u64,
+    /// Revision, and bytes remembered, when progress was last reported.
+    reported: (u64, u64),
     watchers: Watchers,
 }
 
@@ -59,6 +67,8 @@ impl Index {
             floor: revision,
             history: VecDeque::new(),
             history_bytes: 0,
+            remembered_bytes: 0,
+            reported: (revision, 0),
             watchers: Watchers::new(),
         }
     }
@@ -133,11 +143,15 @@ impl Index {
         Ok(self.watchers.add(prefix, backlog))
     }
 
-    /// Makes a plan true, and tells those who watch.
+    /// Makes a plan true, and tells those who watch. One that changes nothing has no revision of its own.
     pub(crate) fn apply(&mut self, plan: Plan) {
-        if !plan.is_effective() {
-            return;
+        if plan.is_effective() {
+            self.advance(plan);
         }
+    }
+
+    /// Makes a plan true that has a revision of its own in any case, and tells those who watch.
+    pub(crate) fn advance(&mut self, plan: Plan) {
         for key in &plan.mended {
             self.damaged.remove(key);
         }
@@ -151,10 +165,18 @@ impl Index {
         let changes: Arc<[Change]> = plan.changes.into();
         self.watchers.notify(plan.revision, &changes);
         self.remember(plan.revision, changes);
+        self.report_progress();
         if !plan.mended.is_empty() {
             // What was there before cannot be told, so neither can any older state.
             self.forget_up_to(plan.revision);
         }
+    }
+
+    /// Puts other records in the place of all that is known; who watches is told to list again.
+    pub(crate) fn replace(&mut self, revision: u64, records: Vec<Record>) {
+        self.watchers.lose_all();
+        let records = records.into_iter().map(|record| (record.key.clone(), record)).collect();
+        *self = Self::load(revision, records, BTreeSet::new());
     }
 
     /// Forgets history up to `revision`, whose own state can still be told.
@@ -199,12 +221,23 @@ impl Index {
         since
     }
 
+    /// Tells all watchers now and then how far things are, so that one that sees no changes still knows a
+    /// revision that a new watch could begin at.
+    fn report_progress(&mut self) {
+        let (revisions, bytes) = (self.revision - self.reported.0, self.remembered_bytes - self.reported.1);
+        if revisions >= PROGRESS_REVISIONS || bytes >= PROGRESS_BYTES {
+            self.reported = (self.revision, self.remembered_bytes);
+            self.watchers.report_progress(self.revision);
+        }
+    }
+
     fn remember(&mut self, revision: u64, changes: Arc<[Change]>) {
         let bytes = changes
             .iter()
             .map(|change| CHANGE_OVERHEAD + change.before().map_or(0, |record| record.value.len()))
             .sum();
         self.history_bytes += bytes;
+        self.remembered_bytes += bytes as u64;
         self.history.push_back(Revision { revision, changes, bytes });
         while self.history.len() > HISTORY_REVISIONS || self.history_bytes > HISTORY_BYTES {
             self.forget_oldest();

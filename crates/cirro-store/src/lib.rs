@@ -2,7 +2,7 @@
 //!
 //! | seam | durable | for tests |
 //! | --- | --- | --- |
-//! | [`ObjectStore`] | [`EmbeddedStore`]: all objects in memory, every commit in one redb file | [`MemoryObjectStore`] |
+//! | [`ObjectStore`] | [`EmbeddedStore`]: all objects in memory, every commit in one redb file; [`EtcdStore`]: in an etcd cluster, for several servers | [`MemoryObjectStore`] |
 //! | [`NodeDb`] | [`RedbNodeDb`]: read from disk, so that large indexes do not live in memory | [`MemoryNodeDb`] |
 //!
 //! What a call returned `Ok` for survives `kill -9` and a power cut; what it returned an error for
@@ -17,6 +17,7 @@ use tokio::sync::mpsc;
 #[cfg(test)]
 mod crash_tests;
 mod embedded;
+mod etcd;
 #[cfg(test)]
 mod fault;
 mod index;
@@ -31,6 +32,7 @@ mod shared;
 mod watchers;
 
 pub use embedded::EmbeddedStore;
+pub use etcd::{Endpoint, EtcdClient, EtcdOptions, EtcdStore, fill};
 pub use limits::{MAX_KEY_BYTES, MAX_NODE_VALUE_BYTES, MAX_OPERATIONS, MAX_VALUE_BYTES};
 pub use memory::{MemoryNodeDb, MemoryObjectStore};
 pub use node_db::RedbNodeDb;
@@ -125,6 +127,9 @@ pub enum StoreError {
     /// The disk failed or is full.
     #[error("{0}")]
     Io(String),
+    /// The store cannot be reached; a write may have happened.
+    #[error("{0}")]
+    Unavailable(String),
 }
 
 /// A consistent read of a prefix.
@@ -176,8 +181,12 @@ pub trait ObjectStore: Send + Sync {
         prefix: &str,
         revision: u64,
     ) -> Pending<'_, Result<mpsc::Receiver<WatchItem>, StoreError>>;
-    /// Returns the newest revision.
+    /// Returns the newest revision that this server knows of.
     fn revision(&self) -> u64;
+    /// Returns the newest revision of all servers on this store; it is known here then.
+    fn newest_revision(&self) -> Pending<'_, Result<u64, StoreError>> {
+        Box::pin(std::future::ready(Ok(self.revision())))
+    }
     /// Forgets history up to `revision`.
     fn compact(&self, revision: u64) -> Pending<'_, Result<(), StoreError>>;
 }

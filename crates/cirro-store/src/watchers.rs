@@ -66,6 +66,23 @@ impl Watchers {
         }
     }
 
+    /// Tells everybody that nothing else happened up to a revision.
+    pub(crate) fn report_progress(&mut self, revision: u64) {
+        let prefixes: Vec<_> = self.groups.keys().cloned().collect();
+        for prefix in prefixes {
+            self.send(&prefix, &WatchItem::Progress(revision));
+        }
+    }
+
+    /// Ends all watches: what was watched is not there any more.
+    pub(crate) fn lose_all(&mut self) {
+        for watcher in self.groups.drain().flat_map(|(_, group)| group) {
+            watcher.lost.send(WatchItem::Lost);
+        }
+        self.lengths.clear();
+        self.count = 0;
+    }
+
     fn concerned(&self, changes: &[Change]) -> Vec<Arc<str>> {
         let mut concerned = Vec::new();
         for change in changes {

@@ -1,4 +1,6 @@
-//! Both object stores against a model that keeps every state it ever had.
+//! The object stores against a model that keeps every state it ever had.
+
+mod etcd_server;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -7,6 +9,7 @@ use cirro_store::{
     Change, Condition, EmbeddedStore, MemoryObjectStore, ObjectStore, Operation, Record, StoreError,
     WatchItem,
 };
+use etcd_server::EtcdServer;
 use proptest::prelude::*;
 use tokio::sync::mpsc::Receiver;
 
@@ -123,14 +126,14 @@ fn apply(state: &mut State, operation: &Operation, revision: u64) -> bool {
 type Watching = (Receiver<WatchItem>, String, u64);
 
 /// A store under test, the model beside it.
-struct Run {
+struct Run<'a> {
     store: Option<Box<dyn ObjectStore>>,
-    path: Option<PathBuf>,
+    place: Place<'a>,
     model: Model,
     watching: Vec<Watching>,
 }
 
-impl Run {
+impl Run<'_> {
     fn store(&self) -> &dyn ObjectStore {
         self.store.as_deref().unwrap()
     }
@@ -159,10 +162,12 @@ impl Run {
                 self.model.floor = self.model.floor.max(revision);
             }
             Step::Reopen => {
-                let Some(path) = self.path.clone() else { return };
+                if matches!(self.place, Place::Memory) {
+                    return;
+                }
                 self.read_watchers();
                 self.store = None;
-                self.store = Some(Box::new(EmbeddedStore::open(path).unwrap()));
+                self.store = Some(self.place.open().await);
                 self.model.floor = if newest == 1 { 0 } else { newest };
             }
         }
@@ -266,10 +271,28 @@ fn replay(state: &mut State, change: &Change, revision: u64) {
     }
 }
 
-fn run(store: Box<dyn ObjectStore>, path: Option<PathBuf>, steps: Vec<Step>) {
-    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+/// Where a store is.
+enum Place<'a> {
+    Memory,
+    File(PathBuf),
+    Etcd(&'a EtcdServer, String),
+}
+
+impl Place<'_> {
+    async fn open(&self) -> Box<dyn ObjectStore> {
+        match self {
+            Self::Memory => Box::new(MemoryObjectStore::new()),
+            Self::File(path) => Box::new(EmbeddedStore::open(path).unwrap()),
+            Self::Etcd(server, prefix) => Box::new(server.store(prefix).await),
+        }
+    }
+}
+
+fn run(place: Place<'_>, steps: Vec<Step>) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
-        let mut run = Run { store: Some(store), path, model: Model::new(), watching: Vec::new() };
+        let store = Some(place.open().await);
+        let mut run = Run { store, place, model: Model::new(), watching: Vec::new() };
         for step in steps {
             run.step(step).await;
         }
@@ -281,7 +304,7 @@ proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(256) })]
     #[test]
     fn the_memory_store_is_like_its_model(steps in steps()) {
-        run(Box::new(MemoryObjectStore::new()), None, steps);
+        run(Place::Memory, steps);
     }
 }
 
@@ -290,7 +313,19 @@ proptest! {
     #[test]
     fn the_durable_store_is_like_its_model(steps in steps()) {
         let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("objects.redb");
-        run(Box::new(EmbeddedStore::open(&path).unwrap()), Some(path), steps);
+        run(Place::File(directory.path().join("objects.redb")), steps);
     }
+}
+
+#[test]
+fn the_store_in_etcd_is_like_its_model() {
+    let etcd = EtcdServer::start();
+    let config = ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(32) };
+    let case = std::cell::Cell::new(0);
+    let result = proptest::test_runner::TestRunner::new(config).run(&steps(), |steps| {
+        case.set(case.get() + 1);
+        run(Place::Etcd(&etcd, format!("/case-{}", case.get())), steps);
+        Ok(())
+    });
+    result.unwrap();
 }

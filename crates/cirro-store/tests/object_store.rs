@@ -1,4 +1,6 @@
-//! What every `ObjectStore` promises, on both of them.
+//! What every `ObjectStore` promises, on all of them.
+
+mod etcd_server;
 
 use std::sync::Arc;
 
@@ -7,6 +9,7 @@ use cirro_store::{
     Change, Condition, EmbeddedStore, MAX_KEY_BYTES, MAX_OPERATIONS, MAX_VALUE_BYTES, MemoryObjectStore,
     ObjectStore, Operation, Record, StoreError, WatchItem,
 };
+use etcd_server::EtcdServer;
 use tokio::sync::mpsc::Receiver;
 use tokio::sync::mpsc::error::TryRecvError;
 
@@ -16,6 +19,8 @@ async fn each(test: impl AsyncFn(Store)) {
     test(Arc::new(MemoryObjectStore::new())).await;
     let directory = tempfile::tempdir().unwrap();
     test(Arc::new(EmbeddedStore::open(directory.path().join("objects.redb")).unwrap())).await;
+    let etcd = EtcdServer::start();
+    test(Arc::new(etcd.store("/cloud").await)).await;
 }
 
 fn put(key: &str, value: &str) -> Operation {

@@ -48,10 +48,11 @@ impl Call {
         let (first, revision) = if initial {
             self.present(&selector).await?
         } else {
-            (
-                Vec::new(),
-                self.query.number("resourceVersion")?.unwrap_or(self.server.storage.store.revision()),
-            )
+            let revision = match self.query.number("resourceVersion")? {
+                Some(revision) => revision,
+                None => self.server.storage.newest_revision().await?,
+            };
+            (Vec::new(), revision)
         };
         let kind = self.served.kind.clone();
         let changes = self.server.storage.watch(&kind, self.path.namespace.as_deref(), revision).await;

@@ -53,9 +53,11 @@ impl Storage {
     ) -> Result<Page, ApiError> {
         let prefix = kind.prefix_in(namespace);
         let token = read_token(&options.continue_token)?;
-        let current = self.store.revision();
-        if options.revision > current {
-            return Err(error::future_revision(options.revision, current));
+        if options.revision > self.store.revision() {
+            let current = self.newest_revision().await?;
+            if options.revision > current {
+                return Err(error::future_revision(options.revision, current));
+            }
         }
         let mut revision = match &token {
             Some(token) => token.rv,

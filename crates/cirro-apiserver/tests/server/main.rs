@@ -9,5 +9,6 @@ mod http;
 mod kinds;
 mod kubectl;
 mod rbac;
+mod shared_store;
 mod tokens;
 mod watch;
