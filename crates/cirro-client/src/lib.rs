@@ -7,11 +7,13 @@
 
 mod cache;
 mod events;
+mod leader;
 mod object;
 mod queue;
 
 pub use cache::Cache;
 pub use events::{EventRecorder, Severity, seconds};
+pub use leader::Candidate;
 pub use object::{
     controller_uid, key_of, labels, matches_labels, name, namespace, namespaced_name, text, uid,
 };

@@ -4,6 +4,7 @@ mod deletion;
 mod deployments;
 mod instances;
 mod kubelet;
+mod leader;
 mod pods;
 mod random;
 mod services;
