@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use crate::config::{Config, Flags, Place};
-use crate::{build, df, doctor, down, registry, status, up};
+use crate::{build, df, doctor, down, registry, status, store, up};
 
 /// A private cloud in one binary: containers, images, Kubernetes, virtual machines, networks.
 #[derive(Debug, Parser)]
@@ -74,6 +74,11 @@ enum Command {
         #[command(subcommand)]
         command: RegistryCommand,
     },
+    /// Move the store of API objects
+    Store {
+        #[command(subcommand)]
+        command: StoreCommand,
+    },
     /// Print the version
     Version,
 }
@@ -82,6 +87,12 @@ enum Command {
 enum RegistryCommand {
     /// Read a password from standard input and print its hash for a `[[user]]`
     HashPassword,
+}
+
+#[derive(Debug, Subcommand)]
+enum StoreCommand {
+    /// Move all API objects from the data directory to etcd; the cloud must not run
+    Move(store::Target),
 }
 
 /// Parses the command line and does what it says.
@@ -100,6 +111,7 @@ pub(crate) fn run() -> ExitCode {
         Command::Env => print_env(&place),
         Command::Doctor { fix, output } => doctor::run(&place, fix, output),
         Command::Registry { command: RegistryCommand::HashPassword } => registry::hash_password(),
+        Command::Store { command: StoreCommand::Move(target) } => store::move_objects(&place, target),
         Command::Version => {
             say(&format!("cirro {}\n", env!("CARGO_PKG_VERSION"))).map(|()| ExitCode::SUCCESS)
         }

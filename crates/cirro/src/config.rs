@@ -13,6 +13,8 @@ use clap::Args;
 use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
 
+use crate::store::EtcdPlace;
+
 const DEFAULT_DATA_DIR: &str = "/var/lib/cirro";
 const DEFAULT_RUN_DIR: &str = "/run/cirro";
 const DEFAULT_CONFIG_FILE: &str = "/etc/cirro/cirro.toml";
@@ -85,6 +87,18 @@ pub(crate) struct Flags {
     /// Space kept in a file for the daemon, given up when the disk is full; 0: none [default: a fiftieth of the disk, at most 64m]
     #[arg(long, value_name = "SIZE")]
     pub(crate) disk_reserve: Option<String>,
+    /// Where API objects are: embedded, or etcd://HOST:PORT,...[/PREFIX] for several servers [default: embedded]
+    #[arg(long, value_name = "URL")]
+    pub(crate) store: Option<String>,
+    /// Authority of etcd's certificates; with it, etcd is reached by TLS
+    #[arg(long, value_name = "FILE")]
+    pub(crate) store_ca: Option<PathBuf>,
+    /// Certificate that this server shows to etcd
+    #[arg(long, value_name = "FILE")]
+    pub(crate) store_cert: Option<PathBuf>,
+    /// Key of that certificate
+    #[arg(long, value_name = "FILE")]
+    pub(crate) store_key: Option<PathBuf>,
     /// Least severe log lines written: error, warn, info, debug or trace [default: info]
     #[arg(long, value_name = "LEVEL")]
     pub(crate) log_level: Option<String>,
@@ -132,6 +146,9 @@ pub(crate) struct Config {
     pub(crate) disk_low_water: Option<u64>,
     #[serde(default)]
     pub(crate) disk_reserve: Option<u64>,
+    /// `None`: a file in the data directory.
+    #[serde(default)]
+    pub(crate) store: Option<EtcdPlace>,
     pub(crate) log_level: String,
 }
 
@@ -174,6 +191,7 @@ impl Config {
             insecure_registries: flags.insecure_registry,
             disk_low_water: size("--disk-low-water", flags.disk_low_water)?,
             disk_reserve: size("--disk-reserve", flags.disk_reserve)?,
+            store: store_place(flags.store, [flags.store_ca, flags.store_cert, flags.store_key])?,
             log_level: flags.log_level.unwrap_or_else(|| "info".into()),
         };
         config.check()?;
@@ -296,6 +314,10 @@ impl Flags {
             insecure_registry: list_of(self.insecure_registry, file.insecure_registry),
             disk_low_water: self.disk_low_water.or(file.disk_low_water),
             disk_reserve: self.disk_reserve.or(file.disk_reserve),
+            store: self.store.or(file.store),
+            store_ca: self.store_ca.or(file.store_ca),
+            store_cert: self.store_cert.or(file.store_cert),
+            store_key: self.store_key.or(file.store_key),
             log_level: self.log_level.or(file.log_level),
         }
     }
@@ -303,6 +325,21 @@ impl Flags {
 
 fn list_of<T>(flags: Vec<T>, file: Vec<T>) -> Vec<T> {
     if flags.is_empty() { file } else { flags }
+}
+
+/// Parses where API objects are; files go with etcd only.
+fn store_place(
+    url: Option<String>,
+    [ca, certificate, key]: [Option<PathBuf>; 3],
+) -> anyhow::Result<Option<EtcdPlace>> {
+    match url.as_deref() {
+        None | Some("embedded") => {
+            let files = ca.is_some() || certificate.is_some() || key.is_some();
+            ensure!(!files, "--store-ca, --store-cert, --store-key: only with --store etcd://...");
+            Ok(None)
+        }
+        Some(url) => EtcdPlace::parse(url, ca, certificate, key).map(Some),
+    }
 }
 
 /// Parses a size; 0 is one too.

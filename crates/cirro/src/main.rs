@@ -19,6 +19,7 @@ mod plane;
 mod registry;
 mod rest;
 mod status;
+mod store;
 mod up;
 mod upstream;
 

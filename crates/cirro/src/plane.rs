@@ -9,17 +9,18 @@ use std::time::Duration;
 use anyhow::Context;
 use cirro_apiserver::pki::Pki;
 use cirro_apiserver::{ApiServer, Options};
+use cirro_client::Candidate;
 use cirro_engine::Engine;
 use cirro_kubelet::Kubelet;
 use cirro_seams::api::{Api, ObjectKey, Resource};
-use cirro_store::EmbeddedStore;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tracing::{error, info};
+use tracing::info;
 
 use crate::config::Config;
 use crate::daemon::listen_tcp;
+use crate::store;
 
 /// A node that is not Ready after so long is a fault.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -50,12 +51,7 @@ impl ControlPlane {
         tasks: &TaskTracker,
         stop: &CancellationToken,
     ) -> anyhow::Result<Self> {
-        let path = config.data_dir.join("objects.redb");
-        let store = tokio::task::spawn_blocking(move || EmbeddedStore::open(&path)).await?;
-        let store = Arc::new(store.context("open the store of API objects")?);
-        for key in store.damaged() {
-            error!(%key, "the record's checksum is wrong; it is not served");
-        }
+        let store = store::open(config).await?;
         let gateway = pod_gateway(config);
         let listeners = listen(config, gateway).await?;
         let options = Options {
@@ -70,11 +66,22 @@ impl ControlPlane {
 
         let api = server.client();
         let kinds = server.resources();
-        tasks.spawn(cirro_controllers::run(api.clone(), kinds, stop.clone()));
+        let (followed, scheduled) = (api.clone(), api.clone());
+        let control = move |stop| cirro_controllers::run(followed.clone(), kinds.clone(), stop);
+        let schedule = move |stop| cirro_scheduler::run(scheduled.clone(), stop);
+        if config.store.is_some() {
+            // Other servers may be on the same store.
+            let identity = format!("{}_{}", config.node_name, random_uuid()?);
+            let candidate = |name: &str| Candidate::new(api.clone(), name, &identity);
+            tasks.spawn(candidate("kube-controller-manager").run(stop.clone(), control));
+            tasks.spawn(candidate("kube-scheduler").run(stop.clone(), schedule));
+        } else {
+            tasks.spawn(control(stop.clone()));
+            tasks.spawn(schedule(stop.clone()));
+        }
         if let Some(certificate) = server.root_ca() {
             tasks.spawn(cirro_controllers::publish_root_ca(api.clone(), certificate, stop.clone()));
         }
-        tasks.spawn(cirro_scheduler::run(api.clone(), stop.clone()));
         let options = cirro_kubelet::Options {
             node_name: config.node_name.clone(),
             address: host_address().unwrap_or(gateway),
@@ -168,6 +175,11 @@ fn serve(
         write_private(&config.kubeconfig(), &kubeconfig)?;
     }
     Ok(())
+}
+
+fn random_uuid() -> anyhow::Result<String> {
+    let text = std::fs::read_to_string("/proc/sys/kernel/random/uuid").context("a random name")?;
+    Ok(text.trim().to_owned())
 }
 
 /// An address that a client on this host can use.
