@@ -13,8 +13,10 @@ mod build;
 mod buildah;
 pub(crate) mod cloud;
 mod engine;
+mod etcd;
 mod images;
 mod interrupted;
+mod kubernetes;
 mod peer;
 mod pod;
 mod processes;
@@ -46,6 +48,8 @@ pub(crate) enum Which {
     Registry,
     /// Builds, beside dockerd's classic builder, buildah and tar.
     Build,
+    /// The Kubernetes API, beside etcd.
+    Api,
     /// All of them.
     All,
 }
@@ -82,6 +86,9 @@ pub(crate) fn run(which: Which, rounds: usize, binary: Option<PathBuf>) -> anyho
     }
     if wanted(Which::Build) {
         build::measure(&binary, rounds.min(10))?;
+    }
+    if wanted(Which::Api) {
+        kubernetes::measure(&binary, rounds)?;
     }
     Ok(())
 }

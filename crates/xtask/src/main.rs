@@ -26,7 +26,7 @@ enum Task {
     },
     /// Measure what docs/SPECIFICATION.md promises, beside its peers
     Bench {
-        /// Which: up, memory, run, engine, pod, runtime, registry, build, all
+        /// Which: up, memory, run, engine, pod, runtime, registry, build, api, all
         #[arg(default_value = "all")]
         which: bench::Which,
         /// Rounds of each measurement

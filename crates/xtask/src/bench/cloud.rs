@@ -86,16 +86,27 @@ impl Cloud {
 
     /// The most memory that the daemon has had, in kB.
     pub(crate) fn daemon_peak(&self) -> anyhow::Result<u64> {
-        let processes = self.processes()?;
-        let (pid, _) = processes.iter().find(|(_, role)| role == "daemon").context("the daemon runs")?;
+        let pid = self.daemon()?;
         let text = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
         let peak = text.lines().find_map(|line| line.strip_prefix("VmHWM:")).context("VmHWM in status")?;
         Ok(peak.trim().trim_end_matches("kB").trim().parse()?)
     }
 
+    /// Its data directory.
+    pub(crate) fn data_dir(&self) -> PathBuf {
+        self.directory.path().join("data")
+    }
+
     /// The administrator's kubeconfig.
     pub(crate) fn kubeconfig(&self) -> PathBuf {
-        self.directory.path().join("data/admin.kubeconfig")
+        self.data_dir().join("admin.kubeconfig")
+    }
+
+    /// Process id of the daemon.
+    pub(crate) fn daemon(&self) -> anyhow::Result<u32> {
+        let processes = self.processes()?;
+        let (pid, _) = processes.iter().find(|(_, role)| role == "daemon").context("the daemon runs")?;
+        Ok(*pid)
     }
 
     /// PSS of each process, in kB, by role; the last row is the sum.
