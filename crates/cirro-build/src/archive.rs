@@ -5,7 +5,7 @@
 
 use std::cell::Cell;
 use std::ffi::{OsStr, OsString};
-use std::io::{self, Read};
+use std::io::{self, Read, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 use std::rc::Rc;
@@ -24,6 +24,8 @@ const MAX_BYTES: u64 = 64 << 30;
 const MAX_HEADER_BYTES: u64 = 1 << 20;
 const MAX_PATH_BYTES: usize = 4096;
 const BLOCK: usize = 512;
+/// Bytes of a file that are written at a time.
+const MAX_PIECE: usize = 256 << 10;
 
 /// Whose the unpacked files are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -77,6 +79,20 @@ impl<'r> Opened<'r> {
     /// Returns the whole stream.
     pub(crate) fn into_reader(self) -> impl Read + 'r {
         io::Cursor::new(self.head).chain(self.rest)
+    }
+}
+
+/// Writes all of an entry. The standard library's copy would take 8 KiB at a time.
+fn pour<R: Read>(entry: &mut tar::Entry<'_, R>, file: &mut std::fs::File) -> io::Result<()> {
+    let size = usize::try_from(entry.size()).unwrap_or(usize::MAX);
+    let mut buffer = vec![0; size.clamp(BLOCK, MAX_PIECE)];
+    loop {
+        match entry.read(&mut buffer) {
+            Ok(0) => return Ok(()),
+            Ok(count) => file.write_all(&buffer[..count])?,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
     }
 }
 
@@ -144,7 +160,7 @@ impl Unpacker<'_> {
                 Ok(())
             }
             EntryType::Regular | EntryType::Continuous | EntryType::GNUSparse => {
-                writer.write_file(name, &attributes, |file| io::copy(entry, file).map(drop))
+                writer.write_file(name, &attributes, |file| pour(entry, file))
             }
             EntryType::Symlink => {
                 progress.parent = None;

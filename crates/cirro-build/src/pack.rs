@@ -15,6 +15,8 @@ use crate::{BuildError, context};
 
 /// Deeper trees are refused by the builder too.
 const MAX_DEPTH: usize = 200;
+/// Bytes of a file that are sent at a time.
+const MAX_PIECE: usize = 256 << 10;
 
 /// Writes the tar of the context `dir`; blocks.
 ///
@@ -165,7 +167,10 @@ impl<W: Write> Packer<'_, W> {
         }
         let file = File::open(&full).map_err(failed)?;
         let mut header = header(meta, tar::EntryType::Regular, meta.len());
-        self.tar.append_data(&mut header, path, Exact { file, left: meta.len() }).map_err(failed)
+        // A buffer of this kind is what the standard library's copy takes instead of its own of 8 KiB.
+        let size = usize::try_from(meta.len()).unwrap_or(usize::MAX).min(MAX_PIECE);
+        let content = io::BufReader::with_capacity(size, Exact { file, left: meta.len() });
+        self.tar.append_data(&mut header, path, content).map_err(failed)
     }
 }
 

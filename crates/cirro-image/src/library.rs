@@ -29,6 +29,7 @@ use crate::layers::verify;
 use crate::limits::Limits;
 use crate::quota::Projects;
 use crate::records::{Batch, LayerRecord, Records, RootRecord};
+use crate::tables::Tables;
 use crate::trash::Trash;
 
 /// The library of one host. Cheap to clone.
@@ -97,7 +98,7 @@ impl Library {
         let inner = Inner {
             trash: Trash::open(dir.join("trash"))?,
             dir,
-            records: Records(db),
+            records: Records(Tables(db)),
             limits,
             boot: boot.trim().to_owned(),
             state: Mutex::default(),

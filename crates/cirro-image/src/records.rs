@@ -1,14 +1,12 @@
 //! What the library notes in the host's records, one table per noun.
 
-use std::sync::Arc;
-
-use cirro_store::NodeDb;
 use cirro_types::{Digest, ImageConfig, ImageReference};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::blobs::Blob;
 use crate::error::{ImageError, invalid};
+use crate::tables::{Changes, Tables, parse};
 use crate::unpack::Unpacked;
 
 const IMAGES: &str = "image-images";
@@ -69,83 +67,76 @@ pub(crate) struct RootRecord {
 
 /// The tables.
 #[derive(Clone)]
-pub(crate) struct Records(pub(crate) Arc<dyn NodeDb>);
+pub(crate) struct Records(pub(crate) Tables);
 
 /// Changes that are written at once.
 #[derive(Default)]
-pub(crate) struct Batch(Vec<(&'static str, String, Option<Vec<u8>>)>);
+pub(crate) struct Batch(Changes);
 
 impl Batch {
     pub(crate) fn put_image(&mut self, id: &Digest, record: &ImageRecord, config: &[u8]) {
-        self.put(IMAGES, id.hex(), record);
-        self.0.push((CONFIGS, id.hex(), Some(config.to_vec())));
+        self.0.put(IMAGES, id.hex(), record);
+        self.0.set(CONFIGS, id.hex(), Some(config.to_vec()));
     }
 
     pub(crate) fn delete_image(&mut self, id: &Digest) {
-        self.0.push((IMAGES, id.hex(), None));
-        self.0.push((CONFIGS, id.hex(), None));
-        self.0.push((MANIFESTS, id.hex(), None));
+        self.0.delete(IMAGES, id.hex());
+        self.0.delete(CONFIGS, id.hex());
+        self.0.delete(MANIFESTS, id.hex());
     }
 
     pub(crate) fn put_manifest(&mut self, id: &Digest, manifest: &ManifestRecord) {
-        self.put(MANIFESTS, id.hex(), manifest);
+        self.0.put(MANIFESTS, id.hex(), manifest);
     }
 
     pub(crate) fn put_blob(&mut self, digest: &Digest, blob: &Blob) {
-        self.put(BLOBS, digest.hex(), blob);
+        self.0.put(BLOBS, digest.hex(), blob);
     }
 
     pub(crate) fn delete_blob(&mut self, digest: &Digest) {
-        self.0.push((BLOBS, digest.hex(), None));
+        self.0.delete(BLOBS, digest.hex());
     }
 
     pub(crate) fn put_tag(&mut self, tag: &ImageReference, id: &Digest) {
-        self.put(TAGS, tag.to_string(), id);
+        self.0.put(TAGS, tag.to_string(), id);
     }
 
     pub(crate) fn delete_tag(&mut self, tag: &ImageReference) {
-        self.0.push((TAGS, tag.to_string(), None));
+        self.0.delete(TAGS, tag.to_string());
     }
 
     pub(crate) fn put_layer(&mut self, diff_id: &Digest, record: &LayerRecord) {
-        self.put(LAYERS, diff_id.hex(), record);
+        self.0.put(LAYERS, diff_id.hex(), record);
     }
 
     pub(crate) fn delete_layer(&mut self, diff_id: &Digest) {
-        self.0.push((LAYERS, diff_id.hex(), None));
+        self.0.delete(LAYERS, diff_id.hex());
     }
 
     pub(crate) fn put_root(&mut self, container: &str, record: &RootRecord) {
-        self.put(ROOTS, container.to_owned(), record);
+        self.0.put(ROOTS, container.to_owned(), record);
     }
 
     pub(crate) fn delete_root(&mut self, container: &str) {
-        self.0.push((ROOTS, container.to_owned(), None));
+        self.0.delete(ROOTS, container.to_owned());
     }
 
     pub(crate) fn put_cached(&mut self, key: &Digest, diff_id: &Digest) {
-        self.put(CACHE, key.hex(), diff_id);
+        self.0.put(CACHE, key.hex(), diff_id);
     }
 
     pub(crate) fn delete_cached(&mut self, key: &Digest) {
-        self.0.push((CACHE, key.hex(), None));
+        self.0.delete(CACHE, key.hex());
     }
 
     pub(crate) fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
-
-    fn put(&mut self, table: &'static str, key: String, record: &impl Serialize) {
-        let bytes = serde_json::to_vec(record).expect("records have string keys");
-        self.0.push((table, key, Some(bytes)));
-    }
 }
 
 impl Records {
     pub(crate) fn write(&self, batch: &Batch) -> Result<(), ImageError> {
-        let writes: Vec<_> =
-            batch.0.iter().map(|(table, key, value)| (*table, key.as_str(), value.as_deref())).collect();
-        self.0.write(&writes).map_err(ImageError::Store)
+        self.0.write(&batch.0).map_err(ImageError::Store)
     }
 
     /// Returns every image with its configuration. One that is damaged is left out: the others are still of use.
@@ -216,11 +207,6 @@ impl Records {
             })
             .collect()
     }
-}
-
-fn parse<T: DeserializeOwned>(table: &str, key: &str, bytes: &[u8]) -> Result<T, ImageError> {
-    serde_json::from_slice(bytes)
-        .map_err(|error| ImageError::Invalid(format!("the record `{table}/{key}` is damaged: {error}")))
 }
 
 fn digest(hex: &str) -> Result<Digest, ImageError> {

@@ -10,6 +10,7 @@
 //! below only (OCI image-spec v1.1, `layer.md`): what this layer itself brings stays, and where both are
 //! there the directory is made opaque.
 
+pub(crate) mod make;
 pub(crate) mod metadata;
 mod replace;
 
@@ -29,6 +30,7 @@ use crate::confine::{self, Directory, MAX_PATH, Missing, Tree};
 use crate::error::{Context, ImageError, invalid, reading, shown};
 use crate::hash::Hasher;
 use crate::limits::Limits;
+use crate::ratio::Ratio;
 use crate::recipe::RecipeWriter;
 use crate::tarball::{Chunks, Kind, Member, TarStream, Time, fill};
 use crate::xattr;
@@ -126,7 +128,6 @@ enum Removed {
 
 struct Unpacker<'a> {
     limits: &'a Limits,
-    gauge: &'a Gauge,
     layer: OwnedFd,
     tree: Rc<Tree>,
     recipe: RecipeWriter,
@@ -138,13 +139,13 @@ struct Unpacker<'a> {
     /// Directories' times are set at the end, when nothing changes them any more.
     times: Vec<(Vec<u8>, Time)>,
     pending: usize,
-    written: u64,
+    ratio: Ratio,
     entries: u64,
     opaque_root: bool,
 }
 
 impl<'a> Unpacker<'a> {
-    fn new(gauge: &'a Gauge, limits: &'a Limits, path: &Path) -> Result<Self, ImageError> {
+    fn new(gauge: &Gauge, limits: &'a Limits, path: &Path) -> Result<Self, ImageError> {
         let at = || format!("prepare `{}`", path.display());
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let layer = rustix::fs::openat(CWD, path, flags, Mode::empty()).context(at)?;
@@ -155,7 +156,6 @@ impl<'a> Unpacker<'a> {
         rustix::fs::fchmod(&tree, Mode::from_raw_mode(0o755)).context(at)?;
         Ok(Self {
             limits,
-            gauge,
             layer,
             tree: Rc::new(tree),
             recipe: RecipeWriter::new(recipe, limits.layer_bytes)?,
@@ -164,7 +164,7 @@ impl<'a> Unpacker<'a> {
             displaced: None,
             times: Vec::new(),
             pending: 0,
-            written: 0,
+            ratio: Ratio::new(gauge, limits),
             entries: 0,
             opaque_root: false,
         })
@@ -184,7 +184,7 @@ impl<'a> Unpacker<'a> {
         fail_point("image.unpack.end").context(|| "unpack".into())?;
         self.set_directory_times()?;
         self.recipe.finish()?;
-        Ok((self.written, self.opaque_root))
+        Ok((self.ratio.written(), self.opaque_root))
     }
 
     fn entry(&mut self, member: &Member, stream: &mut TarStream<ChannelChunks>) -> Result<(), ImageError> {
@@ -292,7 +292,7 @@ impl<'a> Unpacker<'a> {
         stream: &mut TarStream<ChannelChunks>,
     ) -> Result<(), ImageError> {
         let refused = |errno| refused(&member.name, errno);
-        let total = self.written.checked_add(member.size);
+        let total = self.ratio.written().checked_add(member.size);
         if total.is_none_or(|total| total > self.limits.layer_bytes) {
             return invalid(format!("layer: more than {} bytes", self.limits.layer_bytes));
         }
@@ -309,28 +309,17 @@ impl<'a> Unpacker<'a> {
                 break;
             }
             file.write_all(piece).context(|| format!("write `{}`", shown(&member.name)))?;
-            self.written += piece.len() as u64;
-            self.check_ratio()?;
+            self.ratio.wrote(piece.len(), "layer")?;
         }
         metadata::set_file(member, &file, &made).map_err(refused)
     }
 
-    fn check_ratio(&self) -> Result<(), ImageError> {
-        let Limits { ratio, ratio_floor, .. } = *self.limits;
-        if self.written > ratio_floor && self.written / ratio > self.gauge.read() {
-            return invalid(format!("layer: one compressed byte gives more than {ratio}"));
-        }
-        Ok(())
-    }
-
-    /// Makes a file; set-id bits wait until it has its owner.
+    /// Makes a file where there may be something else.
     fn create(&mut self, parent: &Directory, name: &[u8], mode: u32) -> rustix::io::Result<OwnedFd> {
-        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let open = || rustix::fs::openat(&parent.fd, name, flags, Mode::from_raw_mode(mode & 0o777));
-        match open() {
+        match make::file(parent, name, mode) {
             Err(Errno::EXIST) => {
                 self.remove(parent, name)?;
-                open()
+                make::file(parent, name, mode)
             }
             other => other,
         }
@@ -362,21 +351,9 @@ impl<'a> Unpacker<'a> {
     }
 
     fn node(&mut self, member: &Member, parent: &Directory, name: &[u8]) -> rustix::io::Result<()> {
-        let (major, minor) = member.device;
-        // Linux has 12 and 20 bits; a character device 0/0 would be a whiteout to overlayfs.
-        let whiteout = member.kind == Kind::Character && member.device == (0, 0);
-        if major > 0xfff || minor > 0xf_ffff || whiteout {
-            return Err(Errno::INVAL);
-        }
+        make::check_device(member)?;
         self.remove(parent, name)?;
-        let kind = match member.kind {
-            Kind::Character => FileType::CharacterDevice,
-            Kind::Block => FileType::BlockDevice,
-            _ => FileType::Fifo,
-        };
-        let device = rustix::fs::makedev(major, minor);
-        rustix::fs::mknodat(&parent.fd, name, kind, Mode::from_raw_mode(0o600), device)?;
-        metadata::set_node(member, parent, name)
+        make::node(member, parent, name)
     }
 
     fn whiteout(&mut self, directory: &[u8], name: &[u8]) -> rustix::io::Result<()> {

@@ -132,15 +132,19 @@ mod tests {
         assert!(root.upper.join("dev").exists());
     }
 
+    /// CVE-2024-23652: a step puts a link in the place of a mount point's parent, and the cleaning up removes what is
+    /// on the host where the link leads.
     #[test]
     fn a_hostile_link_leads_nowhere() {
         let (dir, root) = root();
         let outside = dir.path().join("outside");
-        fs::create_dir(&outside).unwrap();
+        fs::create_dir_all(outside.join("point")).unwrap();
         fs::write(outside.join("hosts"), "").unwrap();
-        let targets = MountTargets::look(&root, []).unwrap();
+        let targets = MountTargets::look(&root, ["/mnt/point", "/mnt/hosts"]).unwrap();
         symlink(&outside, root.upper.join("etc")).unwrap();
+        symlink(&outside, root.upper.join("mnt")).unwrap();
         targets.clean(&root).unwrap();
-        assert!(outside.join("hosts").exists());
+        assert!(outside.join("hosts").exists() && outside.join("point").exists());
+        assert!(root.upper.join("mnt").is_symlink());
     }
 }

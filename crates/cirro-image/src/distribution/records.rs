@@ -14,9 +14,6 @@
 //! The parts of a key are joined by a blank, which no name has. A manifest is written together with its references, so
 //! that a look at one prefix tells whether a blob is needed.
 
-use std::sync::Arc;
-
-use cirro_store::NodeDb;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -24,7 +21,7 @@ use super::digest::BlobDigest;
 use super::error::DistributionError;
 use super::manifest::Manifest;
 use super::name::{RepositoryName, TagName};
-use crate::error::ImageError;
+use crate::tables::{Changes, Tables, parse, part};
 
 const REPOSITORIES: &str = "registry-repositories";
 const LINKS: &str = "registry-links";
@@ -67,31 +64,31 @@ pub(crate) struct TagRecord {
 }
 
 /// The tables.
-pub(crate) struct Records(pub(crate) Arc<dyn NodeDb>);
+pub(crate) struct Records(pub(crate) Tables);
 
 type Result<T> = std::result::Result<T, DistributionError>;
 
 /// Changes that are written at once.
 #[derive(Default)]
-pub(crate) struct Batch(Vec<(&'static str, String, Option<Vec<u8>>)>);
+pub(crate) struct Batch(Changes);
 
 impl Batch {
     pub(crate) fn put_repository(&mut self, repository: &RepositoryName) {
-        self.0.push((REPOSITORIES, repository.to_string(), Some(Vec::new())));
+        self.0.set(REPOSITORIES, repository.to_string(), Some(Vec::new()));
     }
 
     pub(crate) fn delete_repository(&mut self, repository: &RepositoryName) {
-        self.0.push((REPOSITORIES, repository.to_string(), None));
+        self.0.delete(REPOSITORIES, repository.to_string());
     }
 
     pub(crate) fn put_link(&mut self, repository: &RepositoryName, digest: &BlobDigest, link: &Link) {
-        self.put(LINKS, format!("{repository} {digest}"), link);
-        self.0.push((HOLDERS, format!("{digest} {repository}"), Some(Vec::new())));
+        self.0.put(LINKS, format!("{repository} {digest}"), link);
+        self.0.set(HOLDERS, format!("{digest} {repository}"), Some(Vec::new()));
     }
 
     pub(crate) fn delete_link(&mut self, repository: &RepositoryName, digest: &BlobDigest) {
-        self.0.push((LINKS, format!("{repository} {digest}"), None));
-        self.0.push((HOLDERS, format!("{digest} {repository}"), None));
+        self.0.delete(LINKS, format!("{repository} {digest}"));
+        self.0.delete(HOLDERS, format!("{digest} {repository}"));
     }
 
     pub(crate) fn put_manifest(
@@ -101,8 +98,8 @@ impl Batch {
         record: &ManifestRecord,
         bytes: &[u8],
     ) {
-        self.put(MANIFESTS, format!("{repository} {digest}"), record);
-        self.0.push((DOCUMENTS, format!("{repository} {digest}"), Some(bytes.to_vec())));
+        self.0.put(MANIFESTS, format!("{repository} {digest}"), record);
+        self.0.set(DOCUMENTS, format!("{repository} {digest}"), Some(bytes.to_vec()));
         self.references(repository, digest, &record.manifest, Some(Vec::new()));
     }
 
@@ -112,8 +109,8 @@ impl Batch {
         digest: &BlobDigest,
         manifest: &Manifest,
     ) {
-        self.0.push((MANIFESTS, format!("{repository} {digest}"), None));
-        self.0.push((DOCUMENTS, format!("{repository} {digest}"), None));
+        self.0.delete(MANIFESTS, format!("{repository} {digest}"));
+        self.0.delete(DOCUMENTS, format!("{repository} {digest}"));
         self.references(repository, digest, manifest, None);
     }
 
@@ -129,40 +126,33 @@ impl Batch {
         named.sort();
         named.dedup();
         for one in named {
-            self.0.push((REFERENCES, format!("{one} {repository} {digest}"), value.clone()));
+            self.0.set(REFERENCES, format!("{one} {repository} {digest}"), value.clone());
         }
         if let Some(subject) = &manifest.subject {
-            self.0.push((REFERRERS, format!("{repository} {subject} {digest}"), value));
+            self.0.set(REFERRERS, format!("{repository} {subject} {digest}"), value);
         }
     }
 
     pub(crate) fn put_tag(&mut self, repository: &RepositoryName, tag: &TagName, record: &TagRecord) {
-        self.put(TAGS, format!("{repository} {tag}"), record);
+        self.0.put(TAGS, format!("{repository} {tag}"), record);
     }
 
     pub(crate) fn delete_tag(&mut self, repository: &RepositoryName, tag: &TagName) {
-        self.0.push((TAGS, format!("{repository} {tag}"), None));
+        self.0.delete(TAGS, format!("{repository} {tag}"));
     }
 
     pub(crate) fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
-
-    fn put(&mut self, table: &'static str, key: String, record: &impl Serialize) {
-        let bytes = serde_json::to_vec(record).expect("records have string keys");
-        self.0.push((table, key, Some(bytes)));
-    }
 }
 
 impl Records {
     pub(crate) fn write(&self, batch: &Batch) -> Result<()> {
-        let writes: Vec<_> =
-            batch.0.iter().map(|(table, key, value)| (*table, key.as_str(), value.as_deref())).collect();
-        Ok(self.0.write(&writes)?)
+        Ok(self.0.write(&batch.0)?)
     }
 
     pub(crate) fn repositories(&self) -> Result<Vec<RepositoryName>> {
-        self.0.scan(REPOSITORIES, "")?.into_iter().map(|(key, _)| part(REPOSITORIES, &key)).collect()
+        self.0.scan(REPOSITORIES, "")?.into_iter().map(|(key, _)| Ok(part(REPOSITORIES, &key)?)).collect()
     }
 
     pub(crate) fn has_repository(&self, repository: &RepositoryName) -> Result<bool> {
@@ -181,7 +171,7 @@ impl Records {
     pub(crate) fn holders(&self, digest: &BlobDigest) -> Result<Vec<RepositoryName>> {
         let prefix = format!("{digest} ");
         let rows = self.0.scan(HOLDERS, &prefix)?;
-        rows.into_iter().map(|(key, _)| part(HOLDERS, &key[prefix.len()..])).collect()
+        rows.into_iter().map(|(key, _)| Ok(part(HOLDERS, &key[prefix.len()..])?)).collect()
     }
 
     pub(crate) fn manifest(
@@ -217,7 +207,7 @@ impl Records {
     ) -> Result<Vec<BlobDigest>> {
         let prefix = format!("{repository} {subject} ");
         let rows = self.0.scan(REFERRERS, &prefix)?;
-        rows.into_iter().map(|(key, _)| part(REFERRERS, &key[prefix.len()..])).collect()
+        rows.into_iter().map(|(key, _)| Ok(part(REFERRERS, &key[prefix.len()..])?)).collect()
     }
 
     pub(crate) fn tag(&self, repository: &RepositoryName, tag: &TagName) -> Result<Option<TagRecord>> {
@@ -229,7 +219,7 @@ impl Records {
     }
 
     fn one<T: DeserializeOwned>(&self, table: &str, key: &str) -> Result<Option<T>> {
-        self.0.get(table, key)?.map(|bytes| parse(table, key, &bytes)).transpose()
+        self.0.get(table, key)?.map(|bytes| Ok(parse(table, key, &bytes)?)).transpose()
     }
 
     /// Returns the rows with a prefix, their keys without it.
@@ -243,16 +233,4 @@ impl Records {
             .map(|(key, bytes)| Ok((part(table, &key[prefix.len()..])?, parse(table, &key, &bytes)?)))
             .collect()
     }
-}
-
-fn parse<T: DeserializeOwned>(table: &str, key: &str, bytes: &[u8]) -> Result<T> {
-    serde_json::from_slice(bytes).map_err(|_| damaged(table, key))
-}
-
-fn part<T: std::str::FromStr>(table: &str, key: &str) -> Result<T> {
-    key.parse().map_err(|_| damaged(table, key))
-}
-
-fn damaged(table: &str, key: &str) -> DistributionError {
-    ImageError::Invalid(format!("the record `{table}/{key}` is damaged")).into()
 }

@@ -81,7 +81,7 @@ impl Distribution {
         let store = Store {
             library: library.clone(),
             dir,
-            records: Records(Arc::clone(&library.inner.records.0)),
+            records: Records(library.inner.records.0.clone()),
             rules,
             gate: RwLock::default(),
             tagging: Mutex::default(),

@@ -14,11 +14,12 @@ use rustix::io::Errno;
 
 use super::{Asked, Files};
 use crate::confine::{self, Directory, MAX_PATH, Missing, names};
-use crate::error::{Context, ImageError, invalid, shown};
+use crate::error::{Context, ImageError, shown};
 use crate::limits::Limits;
+use crate::ratio::Ratio;
 use crate::tarball::{Kind, Member, Nowhere, ReaderChunks, TarStream, Time};
-use crate::unpack::metadata;
-use cirro_compression::{Gauge, decompress};
+use crate::unpack::{make, metadata};
+use cirro_compression::decompress;
 
 const MAX_DEPTH: usize = MAX_PATH / 2;
 
@@ -57,19 +58,14 @@ impl Files {
             files: self,
             target: target.path,
             options,
-            gauge,
-            limits,
-            written: 0,
+            ratio: Ratio::new(&gauge, &limits),
             times: Vec::new(),
         };
         let mut entries = 0;
         while let Some(member) = stream.next(&mut Nowhere)? {
             entries += 1;
-            if entries > extraction.limits.layer_entries {
-                return Err(ExtractError::Refused(format!(
-                    "more than {} entries",
-                    extraction.limits.layer_entries
-                )));
+            if entries > limits.layer_entries {
+                return Err(ExtractError::Refused(format!("more than {} entries", limits.layer_entries)));
             }
             extraction.entry(&member, &mut stream)?;
         }
@@ -84,9 +80,7 @@ struct Extraction<'a> {
     /// Path of the directory below the root, without links.
     target: Vec<u8>,
     options: Extract,
-    gauge: Gauge,
-    limits: Limits,
-    written: u64,
+    ratio: Ratio,
     /// Directories whose time is set when everything is in them.
     times: Vec<(Vec<u8>, Time)>,
 }
@@ -115,7 +109,9 @@ impl Extraction<'_> {
             Kind::Symlink => rustix::fs::symlinkat(&member.link[..], &parent.fd, name)
                 .and_then(|()| metadata::set_symlink(member, &parent, name)),
             Kind::HardLink => return self.hard_link(member, &parent, name),
-            Kind::Character | Kind::Block | Kind::Fifo => self.node(member, &parent, name),
+            Kind::Character | Kind::Block | Kind::Fifo => {
+                make::check_device(member).and_then(|()| make::node(member, &parent, name))
+            }
         }
         .map_err(failed)
     }
@@ -246,9 +242,7 @@ impl Extraction<'_> {
         stream: &mut TarStream<ReaderChunks<R>>,
     ) -> Result<(), ExtractError> {
         let failed = |errno: Errno| failed(&member.name, errno);
-        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let mode = Mode::from_raw_mode(member.mode & 0o777);
-        let file = rustix::fs::openat(&parent.fd, name, flags, mode).map_err(failed)?;
+        let file = make::file(parent, name, member.mode).map_err(failed)?;
         let made = rustix::fs::fstat(&file).map_err(failed)?;
         let mut file = std::fs::File::from(file);
         loop {
@@ -257,18 +251,9 @@ impl Extraction<'_> {
                 break;
             }
             file.write_all(piece).context(|| format!("write \"{}\"", shown(&member.name)))?;
-            self.written += piece.len() as u64;
-            self.check_ratio()?;
+            self.ratio.wrote(piece.len(), "archive")?;
         }
         metadata::set_file(member, &file, &made).map_err(failed)
-    }
-
-    fn check_ratio(&self) -> Result<(), ImageError> {
-        let Limits { ratio, ratio_floor, .. } = self.limits;
-        if self.written > ratio_floor && self.written / ratio > self.gauge.read() {
-            return invalid(format!("one compressed byte gives more than {ratio}"));
-        }
-        Ok(())
     }
 
     fn link_target(&self, member: &Member) -> rustix::io::Result<(Directory, Vec<u8>)> {
@@ -284,22 +269,6 @@ impl Extraction<'_> {
             rustix::fs::linkat(&target.fd, &target_name[..], &parent.fd, name, AtFlags::empty())
         });
         linked.map_err(|errno| failed(&member.name, errno))
-    }
-
-    fn node(&self, member: &Member, parent: &Directory, name: &[u8]) -> rustix::io::Result<()> {
-        let (major, minor) = member.device;
-        let whiteout = member.kind == Kind::Character && member.device == (0, 0);
-        if major > 0xfff || minor > 0xf_ffff || whiteout {
-            return Err(Errno::INVAL);
-        }
-        let kind = match member.kind {
-            Kind::Character => FileType::CharacterDevice,
-            Kind::Block => FileType::BlockDevice,
-            _ => FileType::Fifo,
-        };
-        let device = rustix::fs::makedev(major, minor);
-        rustix::fs::mknodat(&parent.fd, name, kind, Mode::from_raw_mode(0o600), device)?;
-        metadata::set_node(member, parent, name)
     }
 
     /// Sets directories' times. One that a process inside has moved away meanwhile has none of ours.

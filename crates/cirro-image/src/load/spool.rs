@@ -12,8 +12,9 @@ use crate::confine::{clean, parent};
 use crate::error::{Context, ImageError, invalid, reading, shown};
 use crate::library::Temporary;
 use crate::limits::Limits;
+use crate::ratio::Ratio;
 use crate::tarball::{Kind, Member, Nowhere, ReaderChunks, TarStream};
-use cirro_compression::{Gauge, decompress};
+use cirro_compression::decompress;
 
 /// Links from member to member in one name.
 const MAX_LINKS: usize = 8;
@@ -38,7 +39,7 @@ impl Spool {
         let mut spool = Self { dir, members: HashMap::new(), limits: limits.clone() };
         let (plain, gauge) = decompress(archive).map_err(|error| reading("archive", error))?;
         let mut stream = TarStream::new(ReaderChunks(plain));
-        let (mut written, mut count) = (0, 0);
+        let (mut ratio, mut count) = (Ratio::new(&gauge, limits), 0);
         while let Some(member) = stream.next(&mut Nowhere)? {
             count += 1;
             fail_point("image.spool.member").context(|| "spool archive".into())?;
@@ -47,7 +48,7 @@ impl Spool {
             }
             let spooled = match member.kind {
                 Kind::File => {
-                    spool.write(count, &member, &mut stream, &gauge, &mut written)?;
+                    spool.write(count, &member, &mut stream, &mut ratio)?;
                     Spooled::File(count, member.size)
                 }
                 Kind::HardLink => Spooled::Link(clean(&member.link)),
@@ -106,13 +107,12 @@ impl Spool {
         number: usize,
         member: &Member,
         stream: &mut TarStream<ReaderChunks<Box<dyn Read + '_>>>,
-        gauge: &Gauge,
-        written: &mut u64,
+        ratio: &mut Ratio,
     ) -> Result<(), ImageError> {
         let at = || "spool archive".to_owned();
         let mut file = File::create_new(self.path(number)).context(at)?;
-        let Limits { archive_bytes, ratio, ratio_floor, .. } = self.limits;
-        if written.checked_add(member.size).is_none_or(|total| total > archive_bytes) {
+        let archive_bytes = self.limits.archive_bytes;
+        if ratio.written().checked_add(member.size).is_none_or(|total| total > archive_bytes) {
             return invalid(format!("archive: more than {archive_bytes} bytes"));
         }
         loop {
@@ -121,10 +121,7 @@ impl Spool {
                 return Ok(());
             }
             file.write_all(piece).context(at)?;
-            *written += piece.len() as u64;
-            if *written > ratio_floor && *written / ratio > gauge.read() {
-                return invalid(format!("archive: one compressed byte gives more than {ratio}"));
-            }
+            ratio.wrote(piece.len(), "archive")?;
         }
     }
 
