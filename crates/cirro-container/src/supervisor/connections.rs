@@ -79,6 +79,7 @@ impl EventLoop {
             let connection =
                 Connection { socket, inbox: Inbox::default(), outbox: Outbox::default(), greeted: false };
             self.connections.insert(token, connection);
+            self.rewatch_connection(token);
         }
     }
 
@@ -86,11 +87,15 @@ impl EventLoop {
         if flags.contains(EventFlags::OUT) {
             self.flush(token);
         }
-        let speaks = flags.intersects(EventFlags::IN | EventFlags::HUP | EventFlags::ERR);
-        if speaks && self.upgrade.is_some() {
-            // Nothing is read meanwhile; this is its end.
-            return self.let_go(token);
+        let ended = flags.intersects(EventFlags::HUP | EventFlags::ERR);
+        if self.upgrade.is_some() {
+            // Nothing is read meanwhile. What it asked in the same turn as the upgrade was asked for is still told here.
+            if ended {
+                self.let_go(token);
+            }
+            return;
         }
+        let speaks = ended || flags.contains(EventFlags::IN);
         if let Some(error) = speaks.then(|| self.take_requests(token)).and_then(Result::err) {
             if error.kind() != io::ErrorKind::UnexpectedEof {
                 eprintln!("supervisor: connection: {error}");

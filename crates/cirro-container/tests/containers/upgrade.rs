@@ -56,8 +56,10 @@ async fn an_upgrade_under_load_interrupts_nothing() {
         supervisor.create(meanwhile).await?;
         supervisor.start("meanwhile").await
     });
+    let others = Askers::start(&cloud).await;
     let newer = newer_executable(&cloud);
     let second = within(Supervisor::connect(options(&cloud, newer.clone()))).await.expect("upgrade");
+    others.end().await;
     assert_eq!((cloud.supervisor_pid(), cloud.guardian_pid()), before, "the processes are the same");
     assert!(runs(before.0, &newer), "the supervisor is the new executable");
     assert_eq!(second.list().await.expect("list").len(), MANY + 3);
@@ -95,6 +97,38 @@ async fn an_upgrade_under_load_interrupts_nothing() {
     assert!(runs(cloud.supervisor_pid(), &newer));
     drop(second);
     cloud.end().await;
+}
+
+/// Connections of their own that ask without end: at the moment of an upgrade some have just asked.
+struct Askers {
+    tasks: Vec<tokio::task::JoinHandle<Result<(), cirro_container::ContainerError>>>,
+    enough: std::sync::Arc<std::sync::atomic::AtomicBool>,
+}
+
+impl Askers {
+    async fn start(cloud: &Cloud) -> Self {
+        let enough = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
+        let mut tasks = Vec::new();
+        for _ in 0..8 {
+            let executable = PathBuf::from(env!("CARGO_BIN_EXE_cirro-container-test"));
+            let asker = within(Supervisor::connect(options(cloud, executable))).await.expect("connect");
+            let enough = enough.clone();
+            tasks.push(tokio::spawn(async move {
+                while !enough.load(std::sync::atomic::Ordering::Relaxed) {
+                    asker.list().await?;
+                }
+                Ok(())
+            }));
+        }
+        Self { tasks, enough }
+    }
+
+    async fn end(self) {
+        self.enough.store(true, std::sync::atomic::Ordering::Relaxed);
+        for task in self.tasks {
+            within(task).await.expect("task").expect("every list is answered");
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
