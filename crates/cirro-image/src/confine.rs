@@ -114,33 +114,14 @@ impl Tree {
 
     /// Follows every symlink of a cleaned path, the last one too, as far as it exists; returns a path without symlinks.
     pub(crate) fn follow(&self, path: &[u8]) -> rustix::io::Result<Vec<u8>> {
-        let mut queue: VecDeque<Vec<u8>> = components(path).map(<[u8]>::to_vec).collect();
-        let mut at = self.root()?;
-        let mut links = 0;
-        while let Some(name) = queue.pop_front() {
-            if name == b".." {
-                at = self.open_directory(parent(&at.path))?;
-                continue;
-            }
-            match step(&at, &name)? {
-                Step::Directory(directory) => at = directory,
-                Step::Link(target) => {
-                    links += 1;
-                    if links > MAX_LINKS {
-                        return Err(Errno::LOOP);
-                    }
-                    if target.starts_with(b"/") {
-                        at = self.root()?;
-                    }
-                    components(&target).rev().for_each(|name| queue.push_front(name.to_vec()));
-                }
-                Step::Other(_) => {
-                    let rest: Vec<_> = std::iter::once(at.join(&name)).chain(queue).collect();
-                    return Ok(clean(&rest.join(&b'/')));
-                }
+        let mut walk = self.walk(path)?;
+        match walk.go_on(self)? {
+            Stop::End => Ok(walk.at.path),
+            Stop::At(name, _) => {
+                let rest: Vec<_> = std::iter::once(walk.at.join(&name)).chain(walk.queue).collect();
+                Ok(clean(&rest.join(&b'/')))
             }
         }
-        Ok(at.path)
     }
 
     /// Opens a directory by a cleaned path whose symlinks are followed inside the tree.
@@ -151,42 +132,70 @@ impl Tree {
         if let Ok(directory) = self.open_directory(path) {
             return Ok(directory);
         }
-        let mut queue: VecDeque<Vec<u8>> = components(path).map(<[u8]>::to_vec).collect();
-        let mut at = self.root()?;
-        let mut links = 0;
-        while let Some(name) = queue.pop_front() {
-            if name == b".." {
-                at = self.open_directory(parent(&at.path))?;
-                continue;
-            }
-            match step(&at, &name)? {
-                Step::Directory(directory) => at = directory,
-                Step::Link(target) => {
-                    links += 1;
-                    if links > MAX_LINKS {
-                        return Err(Errno::LOOP);
-                    }
-                    if target.starts_with(b"/") {
-                        at = self.root()?;
-                    }
-                    for component in components(&target).rev() {
-                        queue.push_front(component.to_vec());
-                    }
-                }
-                Step::Other(Errno::NOENT) if shorten(&name, &mut queue) => {}
-                Step::Other(error) => match &mut missing {
+        let mut walk = self.walk(path)?;
+        loop {
+            match walk.go_on(self)? {
+                Stop::End => return Ok(walk.at),
+                Stop::At(name, Errno::NOENT) if shorten(&name, &mut walk.queue) => {}
+                Stop::At(name, error) => match &mut missing {
                     Missing::Fail => return Err(error),
                     Missing::Create(create) => {
-                        create(&at, &name)?;
-                        match step(&at, &name)? {
-                            Step::Directory(directory) => at = directory,
+                        create(&walk.at, &name)?;
+                        match step(&walk.at, &name)? {
+                            Step::Directory(directory) => walk.at = directory,
                             _ => return Err(Errno::NOTDIR),
                         }
                     }
                 },
             }
         }
-        Ok(at)
+    }
+
+    fn walk(&self, path: &[u8]) -> rustix::io::Result<Walk> {
+        let queue = components(path).map(<[u8]>::to_vec).collect();
+        Ok(Walk { at: self.root()?, queue, links: 0 })
+    }
+}
+
+/// A path on its way, component by component.
+struct Walk {
+    at: Directory,
+    queue: VecDeque<Vec<u8>>,
+    /// Symlinks followed so far.
+    links: usize,
+}
+
+/// Where a walk stops.
+enum Stop {
+    /// In the directory that the path stands for.
+    End,
+    /// Before a name, taken from the queue, that is missing or neither a directory nor a symlink.
+    At(Vec<u8>, Errno),
+}
+
+impl Walk {
+    fn go_on(&mut self, tree: &Tree) -> rustix::io::Result<Stop> {
+        while let Some(name) = self.queue.pop_front() {
+            if name == b".." {
+                self.at = tree.open_directory(parent(&self.at.path))?;
+                continue;
+            }
+            match step(&self.at, &name)? {
+                Step::Directory(directory) => self.at = directory,
+                Step::Link(target) => {
+                    self.links += 1;
+                    if self.links > MAX_LINKS {
+                        return Err(Errno::LOOP);
+                    }
+                    if target.starts_with(b"/") {
+                        self.at = tree.root()?;
+                    }
+                    components(&target).rev().for_each(|name| self.queue.push_front(name.to_vec()));
+                }
+                Step::Other(error) => return Ok(Stop::At(name, error)),
+            }
+        }
+        Ok(Stop::End)
     }
 }
 

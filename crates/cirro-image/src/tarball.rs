@@ -5,6 +5,7 @@
 
 pub(crate) mod header;
 pub(crate) mod pax;
+pub(crate) mod sparse;
 pub(crate) mod write;
 
 use std::io::{self, Read};
@@ -93,13 +94,23 @@ pub(crate) struct Member {
     pub(crate) name: Vec<u8>,
     pub(crate) link: Vec<u8>,
     pub(crate) kind: Kind,
+    /// Bytes of its contents in the stream.
     pub(crate) size: u64,
+    /// Where they belong in a file with holes.
+    pub(crate) sparse: Option<sparse::Map>,
     pub(crate) mode: u32,
     pub(crate) uid: u32,
     pub(crate) gid: u32,
     pub(crate) time: Time,
     pub(crate) device: (u32, u32),
     pub(crate) xattrs: Vec<(Vec<u8>, Vec<u8>)>,
+}
+
+impl Member {
+    /// Bytes of its contents with their holes.
+    pub(crate) fn file_size(&self) -> u64 {
+        self.sparse.as_ref().map_or(self.size, |map| map.size)
+    }
 }
 
 /// A tar stream being read.
@@ -138,7 +149,7 @@ impl<C: Chunks> TarStream<C> {
                 b'K' => extensions.link = Some(until_nul(self.extension(&header, sink)?)),
                 // A global header is a remark (git's commit id); docker and containerd ignore it.
                 b'g' => drop(self.extension(&header, sink)?),
-                _ => return self.member(header, extensions).map(Some),
+                _ => return self.member(header, extensions, sink).map(Some),
             }
         }
         invalid("tar: too many extension headers before one entry")
@@ -232,9 +243,14 @@ impl<C: Chunks> TarStream<C> {
         Ok(bytes)
     }
 
-    fn member(&mut self, header: Header<'_>, extensions: Extensions) -> Result<Member, ImageError> {
-        let Extensions { name, link, pax } = extensions;
-        let name = pax.path.or(name).unwrap_or_else(|| header.name());
+    fn member(
+        &mut self,
+        header: Header<'_>,
+        extensions: Extensions,
+        sink: &mut dyn Sink,
+    ) -> Result<Member, ImageError> {
+        let Extensions { name, link, mut pax } = extensions;
+        let name = pax.sparse.name.take().or(pax.path).or(name).unwrap_or_else(|| header.name());
         let link = pax.link.or(link).unwrap_or_else(|| header.link());
         let kind = header.kind(&name)?;
         let size = match kind {
@@ -255,10 +271,19 @@ impl<C: Chunks> TarStream<C> {
             Kind::Character | Kind::Block => header.device()?,
             _ => (0, 0),
         };
+        let form = if kind == Kind::File { pax.sparse.form()? } else { None };
+        let mut sparse = header.is_sparse().then(|| self.old_map(header.bytes(), size, sink)).transpose()?;
         self.begin(size);
+        match form {
+            Some(_) if sparse.is_some() => return invalid("tar: a sparse entry with two maps"),
+            Some(sparse::Form::InRecords) => sparse = Some(pax.sparse.map(size)?),
+            Some(sparse::Form::BeforeData) => sparse = Some(self.map_before_data(&pax.sparse, sink)?),
+            None => {}
+        }
         Ok(Member {
             kind,
-            size,
+            size: self.remaining,
+            sparse,
             mode: header.mode()?,
             uid: owner(pax.uid, || header.uid())?,
             gid: owner(pax.gid, || header.gid())?,

@@ -32,7 +32,7 @@ use crate::hash::Hasher;
 use crate::limits::Limits;
 use crate::ratio::Ratio;
 use crate::recipe::RecipeWriter;
-use crate::tarball::{Chunks, Kind, Member, TarStream, Time, fill};
+use crate::tarball::{Chunks, Kind, Member, Sink, TarStream, Time, fill, sparse};
 use crate::xattr;
 use cirro_compression::Gauge;
 
@@ -140,6 +140,8 @@ struct Unpacker<'a> {
     times: Vec<(Vec<u8>, Time)>,
     pending: usize,
     ratio: Ratio,
+    /// Bytes that files have and nobody wrote.
+    holes: u64,
     entries: u64,
     opaque_root: bool,
 }
@@ -165,6 +167,7 @@ impl<'a> Unpacker<'a> {
             times: Vec::new(),
             pending: 0,
             ratio: Ratio::new(gauge, limits),
+            holes: 0,
             entries: 0,
             opaque_root: false,
         })
@@ -292,17 +295,22 @@ impl<'a> Unpacker<'a> {
         stream: &mut TarStream<ChannelChunks>,
     ) -> Result<(), ImageError> {
         let refused = |errno| refused(&member.name, errno);
-        let total = self.ratio.written().checked_add(member.size);
+        let written = self.ratio.written();
+        let total = written.checked_add(self.holes).and_then(|sum| sum.checked_add(member.file_size()));
         if total.is_none_or(|total| total > self.limits.layer_bytes) {
             return invalid(format!("layer: more than {} bytes", self.limits.layer_bytes));
         }
         let file = self.create(parent, name, member.mode).map_err(refused)?;
         let made = rustix::fs::fstat(&file).map_err(refused)?;
+        let mut file = std::fs::File::from(file);
+        if let Some(map) = &member.sparse {
+            self.sparse_file(member, map, &file, stream)?;
+            return metadata::set_file(member, &file, &made).map_err(refused);
+        }
         if member.size > 0 {
             let note = self.recipe.contents(&parent.join(name), member.size)?;
             self.contents.insert(made.st_ino, note);
         }
-        let mut file = std::fs::File::from(file);
         loop {
             let piece = stream.contents()?;
             if piece.is_empty() {
@@ -312,6 +320,30 @@ impl<'a> Unpacker<'a> {
             self.ratio.wrote(piece.len(), "layer")?;
         }
         metadata::set_file(member, &file, &made).map_err(refused)
+    }
+
+    /// Writes a file with holes. The tar has it in a form that cannot be made again from the file, so its bytes go into the recipe.
+    fn sparse_file(
+        &mut self,
+        member: &Member,
+        map: &sparse::Map,
+        file: &std::fs::File,
+        stream: &mut TarStream<ChannelChunks>,
+    ) -> Result<(), ImageError> {
+        let at = || format!("write `{}`", shown(&member.name));
+        file.set_len(map.size).context(at)?;
+        let mut writer = sparse::Writer::new(map);
+        loop {
+            let piece = stream.contents()?;
+            if piece.is_empty() {
+                break;
+            }
+            self.recipe.raw(piece)?;
+            writer.write(file, piece).context(at)?;
+            self.ratio.wrote(piece.len(), "layer")?;
+        }
+        self.holes += map.size - member.size;
+        Ok(())
     }
 
     /// Makes a file where there may be something else.

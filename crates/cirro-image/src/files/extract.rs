@@ -17,7 +17,7 @@ use crate::confine::{self, Directory, MAX_PATH, Missing, names};
 use crate::error::{Context, ImageError, shown};
 use crate::limits::Limits;
 use crate::ratio::Ratio;
-use crate::tarball::{Kind, Member, Nowhere, ReaderChunks, TarStream, Time};
+use crate::tarball::{Kind, Member, Nowhere, ReaderChunks, TarStream, Time, sparse};
 use crate::unpack::{make, metadata};
 use cirro_compression::decompress;
 
@@ -59,6 +59,7 @@ impl Files {
             target: target.path,
             options,
             ratio: Ratio::new(&gauge, &limits),
+            limits: &limits,
             times: Vec::new(),
         };
         let mut entries = 0;
@@ -81,6 +82,7 @@ struct Extraction<'a> {
     target: Vec<u8>,
     options: Extract,
     ratio: Ratio,
+    limits: &'a Limits,
     /// Directories whose time is set when everything is in them.
     times: Vec<(Vec<u8>, Time)>,
 }
@@ -245,12 +247,23 @@ impl Extraction<'_> {
         let file = make::file(parent, name, member.mode).map_err(failed)?;
         let made = rustix::fs::fstat(&file).map_err(failed)?;
         let mut file = std::fs::File::from(file);
+        let at = || format!("write \"{}\"", shown(&member.name));
+        let mut holes = member.sparse.as_ref().map(sparse::Writer::new);
+        if holes.is_some() {
+            if member.file_size() > self.limits.archive_bytes {
+                return Err(ImageError::Invalid(format!("\"{}\" is too large", shown(&member.name))).into());
+            }
+            file.set_len(member.file_size()).context(at)?;
+        }
         loop {
             let piece = stream.contents()?;
             if piece.is_empty() {
                 break;
             }
-            file.write_all(piece).context(|| format!("write \"{}\"", shown(&member.name)))?;
+            match &mut holes {
+                Some(writer) => writer.write(&file, piece).context(at)?,
+                None => file.write_all(piece).context(at)?,
+            }
             self.ratio.wrote(piece.len(), "archive")?;
         }
         metadata::set_file(member, &file, &made).map_err(failed)

@@ -110,6 +110,9 @@ impl Spool {
         ratio: &mut Ratio,
     ) -> Result<(), ImageError> {
         let at = || "spool archive".to_owned();
+        if member.sparse.is_some() {
+            return invalid(format!("archive: `{}` is a sparse entry", shown(&member.name)));
+        }
         let mut file = File::create_new(self.path(number)).context(at)?;
         let archive_bytes = self.limits.archive_bytes;
         if ratio.written().checked_add(member.size).is_none_or(|total| total > archive_bytes) {

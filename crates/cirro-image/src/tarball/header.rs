@@ -60,11 +60,20 @@ impl<'a> Header<'a> {
             b'4' => Kind::Block,
             b'5' => Kind::Directory,
             b'6' => Kind::Fifo,
-            b'S' => return invalid(format!("tar: sparse entry `{}` is not supported", shown(name))),
+            b'S' if self.format == Format::Gnu => Kind::File,
             flag => {
                 return invalid(format!("tar: entry `{}` has the unknown type {flag:#04x}", shown(name)));
             }
         })
+    }
+
+    /// Whether it has a map of the old GNU form.
+    pub(crate) fn is_sparse(&self) -> bool {
+        self.flag == b'S'
+    }
+
+    pub(crate) fn bytes(&self) -> &'a [u8; BLOCK] {
+        self.bytes
     }
 
     pub(crate) fn mode(&self) -> Result<u32, ImageError> {

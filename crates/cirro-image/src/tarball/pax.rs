@@ -2,9 +2,10 @@
 //!
 //! Source: POSIX.1-2017 `pax`, "pax Extended Header"; `SCHILY.xattr.` from star, as all container tools write it.
 
-use super::Time;
+use super::{Time, sparse};
 use crate::error::{ImageError, invalid, shown};
 
+const SPARSE: &[u8] = b"GNU.sparse.";
 const XATTR: &[u8] = b"SCHILY.xattr.";
 
 /// What of a PAX header matters here.
@@ -17,6 +18,7 @@ pub(crate) struct Records {
     pub(crate) gid: Option<u64>,
     pub(crate) time: Option<Time>,
     pub(crate) xattrs: Vec<(Vec<u8>, Vec<u8>)>,
+    pub(crate) sparse: sparse::Records,
 }
 
 impl Records {
@@ -41,6 +43,9 @@ impl Records {
             self.xattrs.push((name.to_vec(), value.to_vec()));
             return Ok(());
         }
+        if let Some(name) = key.strip_prefix(SPARSE) {
+            return self.sparse.take(name, value);
+        }
         // An empty value takes an earlier record back.
         let present = !value.is_empty();
         match key {
@@ -50,9 +55,6 @@ impl Records {
             b"uid" => self.uid = present.then(|| decimal(value)).transpose()?,
             b"gid" => self.gid = present.then(|| decimal(value)).transpose()?,
             b"mtime" => self.time = present.then(|| time(value)).transpose()?,
-            _ if key.starts_with(b"GNU.sparse.") => {
-                return invalid("tar: sparse entries are not supported");
-            }
             _ => {}
         }
         Ok(())

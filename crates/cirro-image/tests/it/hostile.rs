@@ -378,6 +378,40 @@ fn headers_that_lie_are_refused() {
     }
 }
 
+/// An entry of GNU tar's with holes: a map of one piece, the size that the file is to have, contents.
+fn sparse(piece: (u64, u64), size: u64, contents: &[u8]) -> Tar {
+    let mut head = header(b"sparse", b'S', b"", 0o644, contents.len() as u64);
+    head[257..265].copy_from_slice(b"ustar  \0");
+    head[345..].fill(0);
+    let mut number = |at: usize, value: u64| {
+        head[at] = 0x80;
+        head[at + 4..at + 12].copy_from_slice(&value.to_be_bytes());
+    };
+    number(386, piece.0);
+    number(398, piece.1);
+    number(483, size);
+    Tar::new().raw_entry(head, contents)
+}
+
+#[test]
+fn holes_of_exabytes_and_maps_that_lie_are_refused() {
+    assert!(contained(sparse((4096, 4), 8192, b"data")).1.is_ok());
+    for (piece, size, contents) in [
+        ((0, 4), i64::MAX as u64, &b"data"[..]),
+        ((0, 4), u64::MAX, b"data"),
+        ((8192, 4), 8192, b"data"),
+        ((u64::MAX - 1, 4), 8192, b"data"),
+        ((0, 3), 8192, b"data"),
+        ((0, 5), 8192, b"data"),
+    ] {
+        let (_, result) = contained(sparse(piece, size, contents));
+        assert!(matches!(result, Err(ImageError::Invalid(_))), "{piece:?} {size}: {result:?}");
+    }
+    let cut = Tar::new().pax("GNU.sparse.major", b"1").pax("GNU.sparse.minor", b"0");
+    let cut = cut.pax("GNU.sparse.realsize", b"100").file("a", &[b'9'; 512]);
+    assert!(contained(cut).1.is_err());
+}
+
 #[test]
 fn a_truncated_layer_is_refused() {
     let layer = inside().file("big", &[1; 5000]).end();

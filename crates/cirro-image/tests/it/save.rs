@@ -53,6 +53,48 @@ fn a_layer_comes_out_bit_for_bit() {
 }
 
 #[test]
+fn files_with_holes_are_read_in_every_form_and_come_out_bit_for_bit() {
+    use std::os::unix::fs::{FileExt, MetadataExt};
+    let directory = tempfile::tempdir().unwrap();
+    // More pieces than a header has room for.
+    let file = std::fs::File::create_new(directory.path().join("holes")).unwrap();
+    for piece in 0..40 {
+        file.write_all_at(&[b'a' + (piece % 26) as u8; 4096], piece * 131_072).unwrap();
+    }
+    file.set_len(6 << 20).unwrap();
+    std::fs::write(directory.path().join("plain"), "plain").unwrap();
+    let expected = std::fs::read(directory.path().join("holes")).unwrap();
+    let forms = [
+        &["--format=gnu"][..],
+        &["--format=posix", "--sparse-version=0.0"],
+        &["--format=posix", "--sparse-version=0.1"],
+        &["--format=posix", "--sparse-version=1.0"],
+    ];
+    for form in forms {
+        let output = Command::new("tar")
+            .args(["--create", "--sparse", "--hole-detection=seek"])
+            .args(form)
+            .arg("-C")
+            .arg(directory.path())
+            .args(["holes", "plain"])
+            .output()
+            .expect("tar");
+        let layer = output.stdout;
+        assert!(output.status.success() && layer.len() < 1 << 20, "{form:?}: {}", layer.len());
+        let fixture = Fixture::new();
+        let dir = fixture.layer(&layer).unwrap_or_else(|error| panic!("{form:?}: {error}"));
+        assert!(std::fs::read(dir.join("holes")).unwrap() == expected, "{form:?}");
+        assert!(
+            std::fs::metadata(dir.join("holes")).unwrap().blocks() * 512 < 1 << 20,
+            "{form:?}: the holes are there"
+        );
+        assert_eq!(read(dir.join("plain")), "plain");
+        let archive = saved(&fixture, &["test"]);
+        assert!(archive.windows(layer.len()).any(|window| window == layer), "{form:?}");
+    }
+}
+
+#[test]
 fn several_images_share_their_layers_in_the_archive() {
     let fixture = Fixture::new();
     let [one, two] = [Tar::new().file("a", &[1; 100_000]).end(), Tar::new().file("b", b"2").end()];
