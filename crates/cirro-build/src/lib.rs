@@ -22,6 +22,7 @@
 mod accounts;
 mod archive;
 mod build;
+mod changes;
 mod clamp;
 mod context;
 mod dockerfile;
@@ -56,6 +57,7 @@ use cirro_seams::build::StepLimits;
 use cirro_types::ImageReference;
 
 pub use build::build;
+pub use changes::apply_changes;
 pub use context::unpack_context;
 pub use error::BuildError;
 pub use pack::pack_context;

@@ -12,7 +12,7 @@ use serde_json::json;
 use crate::Face;
 use crate::body;
 use crate::error::ApiError;
-use crate::images::{instructions, reference};
+use crate::images::{self, reference};
 use crate::query::Params;
 
 /// Makes an image of a container.
@@ -22,7 +22,7 @@ pub(crate) async fn commit(
     request: Request<Body>,
 ) -> Result<Response, ApiError> {
     let mut config: ContainerConfig = body::read(request.into_body()).await?;
-    instructions::apply(params.all("changes"), &mut config)?;
+    images::apply_changes(params.all("changes"), &mut config)?;
     let tag = match params.text("repo") {
         Some(repository) => Some(reference(repository, params.get("tag").unwrap_or_default())?),
         None => None,

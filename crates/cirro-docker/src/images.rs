@@ -4,7 +4,7 @@ use axum::body::Body;
 use axum::extract::{Path, State};
 use cirro_engine::Engine;
 use cirro_image::Image;
-use cirro_types::ImageReference;
+use cirro_types::{ContainerConfig, ImageReference};
 use http::Request;
 
 use crate::Face;
@@ -16,7 +16,6 @@ pub(crate) mod archive;
 pub(crate) mod create;
 pub(crate) mod history;
 pub(crate) mod inspect;
-pub(crate) mod instructions;
 pub(crate) mod list;
 pub(crate) mod prune;
 pub(crate) mod registry;
@@ -60,6 +59,14 @@ pub(crate) async fn layers_size(engine: &Engine, images: &[Image]) -> Result<u64
         sizes.extend(layers.iter().copied().zip(engine.layer_sizes(image).await?));
     }
     Ok(sizes.values().sum())
+}
+
+/// Applies the instructions of a commit or an import to a configuration.
+pub(crate) fn apply_changes<'a>(
+    changes: impl Iterator<Item = &'a str>,
+    config: &mut ContainerConfig,
+) -> Result<(), ApiError> {
+    cirro_build::apply_changes(changes, config).map_err(|error| ApiError::invalid(error.to_string()))
 }
 
 /// Makes a reference from docker's two parameters: a name and a tag (or digest).

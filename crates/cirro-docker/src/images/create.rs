@@ -8,7 +8,7 @@ use cirro_types::{HistoryEntry, ImageConfig};
 use http::Request;
 use serde_json::{Value, json};
 
-use super::{instructions, reference, registry};
+use super::{reference, registry};
 use crate::Face;
 use crate::body::{self, Upload};
 use crate::containers::create::check_platform;
@@ -66,7 +66,7 @@ fn imported_config(params: &Params) -> Result<ImageConfig, ApiError> {
         }],
         ..ImageConfig::default()
     };
-    instructions::apply(params.all("changes"), &mut config.config)?;
+    super::apply_changes(params.all("changes"), &mut config.config)?;
     Ok(config)
 }
 
