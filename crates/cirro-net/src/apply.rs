@@ -136,6 +136,18 @@ pub(crate) fn run_nft(text: &str) -> Result<u32, NetError> {
     Err(NetError::Kernel(format!("nft refused: {message}")))
 }
 
+/// Whether this kernel's packet filter sees what passes bridges; on one that was built without that it does not.
+pub(crate) fn filters_bridges(prefix: &str) -> bool {
+    let table = format!("bridge {prefix}-probe");
+    let chain = "{ type filter hook prerouting priority -300; }";
+    let made =
+        run_nft(&format!("add table {table}\nadd chain {table} probe {chain}\ndelete table {table}\n"));
+    if let Err(error) = &made {
+        tracing::warn!(%error, "containers of one network are not kept from taking each other's addresses");
+    }
+    made.is_ok()
+}
+
 fn write_sysctl(path: &str, value: &str) -> Result<(), NetError> {
     let file = Path::new("/proc/sys/net").join(path);
     let failed = |error| NetError::kernel(format!("set sysctl net/{path}"), error);

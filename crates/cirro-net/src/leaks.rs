@@ -49,22 +49,29 @@ pub(crate) fn find(
     Ok(leaks)
 }
 
+/// Families of the tables in the host's namespace.
+const FAMILIES: [&str; 2] = ["inet", "bridge"];
+
 /// Lists every link, namespace and table of a cloud: what is left when its daemon does not run.
 pub(crate) fn list(context: &Context) -> Result<Vec<String>, NetError> {
     let mut found: Vec<String> = own_links(context)?.into_iter().map(|link| format!("link {link}")).collect();
     for file in namespace_files(context)? {
         found.push(format!("network namespace {}", context.netns_dir().join(file).display()));
     }
-    if table_exists(context)? {
-        found.push(format!("nftables table inet {}", context.prefix));
+    for family in FAMILIES {
+        if table_exists(context, family)? {
+            found.push(format!("nftables table {family} {}", context.prefix));
+        }
     }
     Ok(found)
 }
 
 /// Removes every link, namespace and table of this cloud; `bridges` are those that need not have its prefix.
 pub(crate) fn remove_all(context: &Context, bridges: &BTreeSet<String>) -> Result<(), NetError> {
-    if table_exists(context)? {
-        run_nft(&Table::new("inet", &context.prefix).remove())?;
+    for family in FAMILIES {
+        if table_exists(context, family)? {
+            run_nft(&Table::new(family, &context.prefix).remove())?;
+        }
     }
     for file in namespace_files(context)? {
         let path = context.netns_dir().join(&file);
@@ -107,11 +114,11 @@ fn namespace_files(context: &Context) -> Result<Vec<String>, NetError> {
     names.collect::<Result<_, _>>().map_err(failed)
 }
 
-fn table_exists(context: &Context) -> Result<bool, NetError> {
+fn table_exists(context: &Context, family: &str) -> Result<bool, NetError> {
     let output = Command::new("nft")
-        .args(["list", "tables", "inet"])
+        .args(["list", "tables", family])
         .output()
         .map_err(|error| NetError::kernel("run nft", error))?;
-    let wanted = format!("table inet {}", context.prefix);
+    let wanted = format!("table {family} {}", context.prefix);
     Ok(String::from_utf8_lossy(&output.stdout).lines().any(|line| line.trim() == wanted))
 }

@@ -11,7 +11,7 @@ use std::sync::Arc;
 /// A table of ours.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(crate) struct Table {
-    /// `inet` or `arp`.
+    /// `inet`, `arp` or `bridge`.
     pub(crate) family: &'static str,
     /// Its name.
     pub(crate) name: String,

@@ -21,6 +21,7 @@ use crate::nft::Table;
 use crate::state::{ObjectName, State};
 
 pub(crate) mod host;
+mod neighbours;
 pub(crate) mod places;
 pub(crate) mod services;
 pub(crate) mod vpc;
@@ -142,13 +143,15 @@ pub(crate) struct Context {
     pub(crate) prefix: String,
     /// Inodes of the VPCs' namespaces by file; 0 when not made yet.
     pub(crate) vpc_inodes: BTreeMap<String, u64>,
+    /// Whether the kernel's packet filter sees what passes bridges.
+    pub(crate) filters_bridges: bool,
 }
 
 impl Context {
     /// Makes a context without any VPC.
     pub(crate) fn new(options: NetworkOptions) -> Self {
         let prefix = names::prefix(&options.name);
-        Self { options, prefix, vpc_inodes: BTreeMap::new() }
+        Self { options, prefix, vpc_inodes: BTreeMap::new(), filters_bridges: true }
     }
 
     /// Returns the directory of pinned namespaces.

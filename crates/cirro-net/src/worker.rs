@@ -69,7 +69,8 @@ impl Worker {
         runtime: Handle,
         jobs: mpsc::WeakSender<Job>,
     ) -> Result<Self, NetError> {
-        let context = Context::new(options);
+        let mut context = Context::new(options);
+        context.filters_bridges = apply::filters_bridges(&context.prefix);
         std::fs::create_dir_all(context.netns_dir())
             .map_err(|error| NetError::kernel("make the directory of namespaces", error))?;
         let recorded = State::load(db.as_ref())?;

@@ -44,6 +44,9 @@ pub(crate) fn plan(
         plan.links.insert(vpc.link.clone(), transit_link(context, vpc));
     }
     plan.tables.insert("inet", table(context, state, places, services));
+    if context.filters_bridges {
+        plan.tables.insert("bridge", super::neighbours::table(context, state));
+    }
     plan
 }
 

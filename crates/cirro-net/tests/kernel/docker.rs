@@ -8,7 +8,7 @@ use cirro_sys::netlink::{Netlink, NextHop, Route};
 
 use super::lab::{
     HOST, WORLD, ask, ask_here, ask_open, echoes, nft, on_a_host, publish, request, resolve, serve,
-    serve_here, workload,
+    serve_here, until, workload,
 };
 
 pub(crate) fn default_bridge(network: &Network) -> SubnetId {
@@ -285,6 +285,56 @@ fn root_many_ports_are_made_quickly() {
         let each = began.elapsed() / 20;
         eprintln!("a bridge port with a published port: {each:?}");
         assert!(each.as_millis() < 500, "{each:?}");
+        network.tear_down().await.unwrap();
+    });
+}
+
+#[test]
+fn root_who_claims_anothers_address_on_a_bridge_is_not_heard() {
+    on_a_host(async |lab| {
+        let network = lab.start().await;
+        let bridge = default_bridge(&network);
+        let victim = workload(&network, "victim", &bridge, |_| {}).await;
+        let asker = workload(&network, "asker", &bridge, |_| {}).await;
+        let thief = workload(&network, "thief", &bridge, |_| {}).await;
+        let _page = serve(&victim.netns, "victim", 80);
+        let gateway = victim.port.gateway.expect("a gateway");
+        let idle = Ipv4Addr::from(u32::from(victim.port.address) + 77);
+        thief
+            .netns
+            .run(|| {
+                let mut netlink = Netlink::open().unwrap();
+                let index = netlink.index("eth0").unwrap();
+                for address in [victim.port.address, gateway, idle] {
+                    netlink.add_address(index, address, 32).unwrap();
+                    // Asking for a neighbour tells it who asks.
+                    let socket = std::net::UdpSocket::bind((address, 0)).unwrap();
+                    for target in
+                        [asker.port.address, victim.port.address].iter().filter(|target| **target != address)
+                    {
+                        socket.send_to(b"x", (*target, 9000)).unwrap();
+                    }
+                }
+            })
+            .unwrap();
+        until("the claims are dropped", || {
+            let table = nft(&["list", "chain", "bridge", "lab", "guard"]);
+            table.contains("counter packets") && !table.contains("counter packets 0 ")
+        });
+        for _ in 0..5 {
+            assert!(ask(&asker.netns, (victim.port.address, 80)).unwrap().starts_with("victim "));
+        }
+        let known = |address: Ipv4Addr| {
+            let table =
+                asker.netns.run(|| std::fs::read_to_string("/proc/thread-self/net/arp").unwrap()).unwrap();
+            let line =
+                table.lines().find(|line| line.split_whitespace().next() == Some(&address.to_string()));
+            line.map(|line| line.split_whitespace().nth(3).unwrap_or_default().to_owned())
+        };
+        assert_eq!(known(victim.port.address), Some(victim.port.mac.to_string()));
+        assert_ne!(known(gateway), Some(thief.port.mac.to_string()));
+        // What is nobody's may be had: an address may move between containers.
+        until("the idle address is heard of", || known(idle) == Some(thief.port.mac.to_string()));
         network.tear_down().await.unwrap();
     });
 }
