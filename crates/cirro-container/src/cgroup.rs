@@ -19,6 +19,21 @@ pub use statistics::{
     BlockCount, BlockStatistics, CgroupVersion, CpuStatistics, MemoryStatistics, PidsStatistics, Statistics,
 };
 
+/// Returns the path of a workload's cgroups: below the cloud's, or below another one.
+pub(crate) fn path(cloud: &str, parent: Option<&str>, id: &str) -> String {
+    match parent {
+        Some(parent) => format!("{parent}/{id}"),
+        None => format!("/{cloud}/{id}"),
+    }
+}
+
+/// Whether a path can be that of a parent: absolute, clean, not the top, and not in the cloud's own.
+pub(crate) fn is_parent(cloud: &str, path: &str) -> bool {
+    let Some(below) = path.strip_prefix('/') else { return false };
+    below.split('/').all(|name| !matches!(name, "" | "." | "..") && !name.contains('\0'))
+        && below.split('/').next() != Some(cloud)
+}
+
 /// One mounted hierarchy.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Hierarchy {
@@ -163,6 +178,14 @@ impl Group {
     pub(crate) fn children(&self) -> std::collections::BTreeSet<String> {
         let below = self.directories().flat_map(|(_, directory)| children(&directory));
         below.filter_map(|path| Some(path.file_name()?.to_string_lossy().into_owned())).collect()
+    }
+
+    /// Removes those of the groups that have nothing in them. Returns whether none is left.
+    pub(crate) fn remove_if_empty(&self) -> bool {
+        for (_, directory) in self.directories() {
+            let _ = fs::remove_dir(directory);
+        }
+        !self.exists()
     }
 
     /// Whether the workload has a group in any hierarchy.

@@ -55,9 +55,9 @@ impl Supervisor {
     /// # Errors
     /// [`ContainerError::CommandNotFound`] and [`ContainerError::CommandNotExecutable`] for its command; nothing is left behind.
     pub async fn create(&self, request: CreateContainer) -> Result<WorkloadState, ContainerError> {
-        let CreateContainer { id, spec, rootfs, stdio, log } = request;
+        let CreateContainer { id, spec, rootfs, stdio, log, cgroup_parent } = request;
         let spec = raw(&spec)?;
-        self.make(Request::Create { id, spec, rootfs, stdio, log }, Vec::new()).await
+        self.make(Request::Create { id, spec, rootfs, stdio, log, cgroup_parent }, Vec::new()).await
     }
 
     /// Makes and starts a plain process; `fds` become the numbers in `fd_numbers`.

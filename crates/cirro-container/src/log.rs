@@ -2,6 +2,7 @@
 
 pub(crate) mod clock;
 mod entry;
+pub(crate) mod packed;
 mod reader;
 mod splitter;
 mod writer;

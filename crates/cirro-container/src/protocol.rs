@@ -39,6 +39,8 @@ pub(crate) enum Request {
         rootfs: Rootfs,
         stdio: Stdio,
         log: Option<LogFile>,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        cgroup_parent: Option<String>,
     },
     Spawn(CreateProcess),
     Start {

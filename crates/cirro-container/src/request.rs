@@ -53,6 +53,9 @@ pub struct LogFile {
     pub max_size: u64,
     /// Files kept, the current one included.
     pub max_files: u32,
+    /// Whether rotated files are compressed (`.1.gz`).
+    #[serde(default)]
+    pub compress: bool,
     /// Noted with each line.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub attributes: BTreeMap<String, String>,
@@ -71,6 +74,8 @@ pub struct CreateContainer {
     pub stdio: Stdio,
     /// Its log, if it has one.
     pub log: Option<LogFile>,
+    /// The cgroup that its own is made in, from the top of the hierarchies; the cloud's when absent.
+    pub cgroup_parent: Option<String>,
 }
 
 /// A plain process to run under the supervisor (QEMU): its own session and cgroup, nothing else.

@@ -10,12 +10,14 @@
 
 mod adopt;
 mod attachers;
+mod compression;
 mod connections;
 mod ends;
 mod event_loop;
 mod handover;
 mod helpers;
 mod outputs;
+mod parents;
 mod record;
 mod removal;
 mod requests;
@@ -24,6 +26,7 @@ mod workload;
 
 use std::ffi::OsString;
 use std::io;
+use std::path::Path;
 use std::process::ExitCode;
 
 use crate::arguments::Arguments;
@@ -43,6 +46,11 @@ pub fn supervisor_main(args: &[OsString]) -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// Returns the cgroup that a workload's own is below, if that is not the cloud's.
+pub(crate) fn cgroup_parent(run_dir: &Path, id: &str) -> Option<String> {
+    record::Record::load(&directory(run_dir).join(id)).ok()?.cgroup_parent
 }
 
 fn run(arguments: &Arguments) -> io::Result<()> {

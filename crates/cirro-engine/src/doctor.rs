@@ -195,6 +195,9 @@ impl Engine {
         for id in self.stray_shared_memory() {
             found.push(fault("mount", format!("shared memory {id} has no workload")));
         }
+        for name in self.idle_mounted_volumes() {
+            found.push(fault("mount", format!("volume {name} is mounted and no container uses it")));
+        }
         for container in self.containers() {
             let has_log = !container.log_path.as_os_str().is_empty();
             if has_log && is_active(container.phase) && !container.log_path.exists() {

@@ -41,79 +41,33 @@ impl Layers {
 
     /// Follows an absolute path, links included, never out of the root.
     pub(crate) fn find(&self, path: &str) -> io::Result<Option<Found>> {
-        let mut at = Walk::new(self)?;
-        let mut todo = components(Path::new(path));
-        let mut links = 0;
-        while let Some(name) = todo.pop() {
-            if name == ".." {
-                at.up();
-                continue;
-            }
-            match at.look(&name)? {
-                None => return Ok(None),
-                Some(Entry::Directory(parts)) => {
-                    at.stack.push(parts);
-                    at.names.push(name);
-                }
-                Some(Entry::Link(target)) => {
-                    links += 1;
-                    if links > MAX_LINKS {
-                        return Err(Errno::LOOP.into());
-                    }
-                    at.follow(&target);
-                    todo.extend(components(&target));
-                }
-                Some(Entry::Other(dir, name)) => {
-                    return Ok(todo.is_empty().then_some(Found::Other(dir, name)));
-                }
-            }
-        }
-        let parts = at.stack.pop().expect("the root is never left");
-        Ok(Some(Found::Directory(parts)))
+        let mut walk = Walk::along(self, path)?;
+        Ok(match walk.go_on()? {
+            Stop::End => walk.stack.pop().map(Found::Directory),
+            Stop::At(dir, name) => walk.todo.is_empty().then_some(Found::Other(dir, name)),
+            Stop::Missing(_) => None,
+        })
     }
 
     /// Finds a directory by a path below the root whose links are not followed.
     pub(crate) fn find_exact(&self, path: &Path) -> io::Result<Option<Found>> {
-        let mut at = Walk::new(self)?;
-        for name in components(path).into_iter().rev() {
-            match at.look(&name)? {
-                Some(Entry::Directory(parts)) => at.stack.push(parts),
+        let mut walk = Walk::new(self, components(path))?;
+        while let Some(name) = walk.todo.pop() {
+            match walk.look(&name)? {
+                Some(Entry::Directory(parts)) => walk.stack.push(parts),
                 _ => return Ok(None),
             }
         }
-        Ok(at.stack.pop().map(Found::Directory))
+        Ok(walk.stack.pop().map(Found::Directory))
     }
 
     /// Follows an absolute path as far as it exists; returns the names it comes to, without links.
     pub(crate) fn resolve(&self, path: &str) -> io::Result<Vec<OsString>> {
-        let mut at = Walk::new(self)?;
-        let mut todo = components(Path::new(path));
-        let mut links = 0;
-        while let Some(name) = todo.pop() {
-            if name == ".." {
-                at.up();
-                continue;
-            }
-            match at.look(&name)? {
-                Some(Entry::Directory(parts)) => at.stack.push(parts),
-                Some(Entry::Link(target)) => {
-                    links += 1;
-                    if links > MAX_LINKS {
-                        return Err(Errno::LOOP.into());
-                    }
-                    at.follow(&target);
-                    todo.extend(components(&target));
-                    continue;
-                }
-                Some(Entry::Other(..)) | None => {
-                    at.names.push(name);
-                    at.names.extend(todo.into_iter().rev().filter(|name| name != ".."));
-                    return Ok(at.names);
-                }
-            }
-            at.names.push(name);
-        }
-        Ok(at.names)
+        let mut walk = Walk::along(self, path)?;
+        let (Stop::At(_, name) | Stop::Missing(name)) = walk.go_on()? else { return Ok(walk.names) };
+        walk.names.push(name);
+        walk.names.extend(walk.todo.into_iter().rev().filter(|name| name != ".."));
+        Ok(walk.names)
     }
 
     /// Reads a regular file, at most `limit` bytes; nothing when there is none.
@@ -131,34 +85,17 @@ impl Layers {
 
     /// Makes a directory and its parents in the top layer, as overlayfs would; the root must not be mounted.
     pub(crate) fn ensure_dir(&self, path: &str) -> io::Result<()> {
-        let mut at = Walk::new(self)?;
-        let mut todo = components(Path::new(path));
-        let mut links = 0;
-        while let Some(name) = todo.pop() {
-            if name == ".." {
-                at.up();
-                continue;
-            }
-            match at.look(&name)? {
-                Some(Entry::Directory(parts)) => at.stack.push(parts),
-                Some(Entry::Link(target)) => {
-                    links += 1;
-                    if links > MAX_LINKS {
-                        return Err(Errno::LOOP.into());
-                    }
-                    at.follow(&target);
-                    todo.extend(components(&target));
-                    continue;
-                }
-                Some(Entry::Other(..)) => return Err(Errno::NOTDIR.into()),
-                None => {
-                    let parent = self.copy_up(&at)?;
-                    at.stack.push(vec![make_dir(&parent, &name)?]);
+        let mut walk = Walk::along(self, path)?;
+        loop {
+            match walk.go_on()? {
+                Stop::End => return Ok(()),
+                Stop::At(..) => return Err(Errno::NOTDIR.into()),
+                Stop::Missing(name) => {
+                    let parent = self.copy_up(&walk)?;
+                    walk.down(name.clone(), vec![make_dir(&parent, &name)?]);
                 }
             }
-            at.names.push(name);
         }
-        Ok(())
     }
 
     /// Opens the top layer's part of the directory that the walk is at, making what is missing of it.
@@ -180,11 +117,25 @@ impl Layers {
     }
 }
 
-/// Where a walk is: the directories from the root down, each with its parts.
+/// A path on its way: the directories from the root down, each with its parts, and what is left of it.
 struct Walk {
     stack: Vec<Vec<OwnedFd>>,
     /// Names of all but the root.
     names: Vec<OsString>,
+    /// The next one last.
+    todo: Vec<OsString>,
+    /// Links followed so far.
+    links: usize,
+}
+
+/// Where a walk stops.
+enum Stop {
+    /// In the directory that the path stands for.
+    End,
+    /// Before something else than a directory: the directory it is in, in its layer, and its name.
+    At(OwnedFd, OsString),
+    /// Before a name that is nowhere.
+    Missing(OsString),
 }
 
 enum Entry {
@@ -194,9 +145,35 @@ enum Entry {
 }
 
 impl Walk {
-    fn new(layers: &Layers) -> io::Result<Self> {
+    fn new(layers: &Layers, todo: Vec<OsString>) -> io::Result<Self> {
         let root = layers.roots.iter().map(OwnedFd::try_clone).collect::<io::Result<_>>()?;
-        Ok(Self { stack: vec![root], names: Vec::new() })
+        Ok(Self { stack: vec![root], names: Vec::new(), todo, links: 0 })
+    }
+
+    fn along(layers: &Layers, path: &str) -> io::Result<Self> {
+        Self::new(layers, components(Path::new(path)))
+    }
+
+    /// Goes on, links included and never out of the root.
+    fn go_on(&mut self) -> io::Result<Stop> {
+        while let Some(name) = self.todo.pop() {
+            if name == ".." {
+                self.up();
+                continue;
+            }
+            match self.look(&name)? {
+                None => return Ok(Stop::Missing(name)),
+                Some(Entry::Directory(parts)) => self.down(name, parts),
+                Some(Entry::Link(target)) => self.follow(&target)?,
+                Some(Entry::Other(dir, name)) => return Ok(Stop::At(dir, name)),
+            }
+        }
+        Ok(Stop::End)
+    }
+
+    fn down(&mut self, name: OsString, parts: Vec<OwnedFd>) {
+        self.stack.push(parts);
+        self.names.push(name);
     }
 
     fn up(&mut self) {
@@ -206,12 +183,18 @@ impl Walk {
         }
     }
 
-    /// Goes to where a link's target begins.
-    fn follow(&mut self, target: &Path) {
+    /// Goes to where a link's target begins, which is to be gone along next.
+    fn follow(&mut self, target: &Path) -> io::Result<()> {
+        self.links += 1;
+        if self.links > MAX_LINKS {
+            return Err(Errno::LOOP.into());
+        }
         if target.is_absolute() {
             self.stack.truncate(1);
             self.names.clear();
         }
+        self.todo.extend(components(target));
+        Ok(())
     }
 
     fn look(&self, name: &OsStr) -> io::Result<Option<Entry>> {

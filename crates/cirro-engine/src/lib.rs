@@ -41,7 +41,7 @@ mod startup;
 mod tear_down;
 mod volumes;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, OnceLock};
 
 use cirro_container::Supervisor;
@@ -109,6 +109,8 @@ struct Shared {
     sandboxes: Mutex<BTreeMap<String, SandboxRecord>>,
     instances: Mutex<BTreeMap<String, InstanceRecord>>,
     volumes: Mutex<BTreeMap<String, Volume>>,
+    /// Who has had a volume mounted, by the volume.
+    volume_users: Mutex<BTreeMap<String, BTreeSet<String>>>,
     execs: Mutex<Execs>,
     /// One at a time per pod and per machine: their operations have no record to lock before they begin.
     keyed: containers::KeyedLocks,

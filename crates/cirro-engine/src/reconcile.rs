@@ -235,6 +235,7 @@ impl Engine {
 
     /// Removes files of containers that are not there.
     pub(crate) async fn sweep_disk(&self, steps: bool) -> Result<(), EngineError> {
+        self.sweep_mounted_volumes().await?;
         let engine = self.clone();
         blocking(move || {
             engine.sweep_shared_memory()?;

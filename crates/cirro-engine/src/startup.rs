@@ -83,6 +83,7 @@ impl Engine {
                 sandboxes: Mutex::new(records.sandboxes),
                 instances: Mutex::new(records.instances),
                 volumes: Mutex::new(records.volumes),
+                volume_users: Mutex::default(),
                 execs: Mutex::default(),
                 keyed: KeyedLocks::default(),
                 pressure: Pressure::default(),

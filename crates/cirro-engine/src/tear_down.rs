@@ -66,6 +66,6 @@ impl Engine {
             self.shared.network.delete_namespace(&id).await?;
         }
         self.sweep_shared_memory()?;
-        Ok(())
+        self.sweep_mounted_volumes().await
     }
 }

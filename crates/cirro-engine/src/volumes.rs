@@ -2,6 +2,7 @@
 
 mod from;
 mod local;
+mod mounting;
 mod propagation;
 mod sweep;
 
@@ -128,8 +129,14 @@ impl Engine {
             return Err(EngineError::Conflict(text));
         }
         let dir = self.shared.options.volumes_dir().join(name);
-        blocking(move || crate::containers::create::remove_dir(&dir)).await?;
+        blocking(move || {
+            // What is mounted there is somebody else's, and is not removed with it.
+            mounting::unmount(&dir.join("_data"))?;
+            crate::containers::create::remove_dir(&dir)
+        })
+        .await?;
         self.volume_table().remove(name);
+        self.shared.volume_users.lock().expect("no panic while it is held").remove(name);
         self.shared.journal.delete(VOLUMES, name);
         self.shared.events.emit("volume", "destroy", name, &[("driver", "local")]);
         self.shared.journal.flush().await
@@ -263,14 +270,22 @@ impl Engine {
         root: &Rootfs,
     ) -> Result<(), EngineError> {
         (mount.kind, mount.name) = ("volume".into(), Some(volume.name.clone()));
-        mount.source = local::source(volume)?;
-        mount.read_only |= local::is_read_only(volume);
-        if !mount.options.no_copy && !local::is_read_only(volume) {
-            let (source, target, root) = (mount.source.clone(), mount.target.clone(), root.clone());
-            let at = self.shared.options.scratch_dir();
-            blocking(move || fill(&source, &target, &root, &at)).await?;
+        mount.source = volume.mountpoint.clone();
+        if mount.options.no_copy {
+            return Ok(());
         }
-        Ok(())
+        let (looked, target) = (root.clone(), mount.target.clone());
+        // Most targets are in no image at all, which is cheaper to see than to mount.
+        if !blocking(move || has_directory(&looked, &target)).await? {
+            return Ok(());
+        }
+        let _guard = self.shared.keyed.lock(&format!("volume {}", volume.name)).await;
+        self.mount_locked(volume).await?;
+        let (source, target, root) = (mount.source.clone(), mount.target.clone(), root.clone());
+        let at = self.shared.options.scratch_dir();
+        let filled = blocking(move || fill(&source, &target, &root, &at)).await;
+        let unmounted = self.unmount_unused_locked(volume, None).await;
+        filled.and(unmounted)
     }
 
     /// Returns the bytes that the files of a volume take; none for one whose files are elsewhere.
@@ -300,16 +315,18 @@ fn check_bind(path: &std::path::Path, create: bool) -> Result<(), EngineError> {
     std::fs::create_dir_all(path).map_err(io(format!("make {}", path.display())))
 }
 
+/// Whether the image has a directory at `target`.
+fn has_directory(root: &Rootfs, target: &str) -> Result<bool, EngineError> {
+    let context = || format!("look for {target} in the image");
+    let layers = open_layers(root).map_err(io(context()))?;
+    Ok(matches!(layers.find(target).map_err(io(context()))?, Some(Found::Directory(_))))
+}
+
 /// Copies what the image has at `target` into an empty volume.
 fn fill(volume: &Path, target: &str, root: &Rootfs, at: &Path) -> Result<(), EngineError> {
     let context = || format!("fill the volume for {target}");
     let mut entries = std::fs::read_dir(volume).map_err(io(context()))?;
     if entries.next().is_some() {
-        return Ok(());
-    }
-    // Most targets are in no image at all, which is cheaper to see than to mount.
-    let layers = open_layers(root).map_err(io(context()))?;
-    if !matches!(layers.find(target).map_err(io(context()))?, Some(Found::Directory(_))) {
         return Ok(());
     }
     let mut lower = vec![root.upper.clone()];

@@ -101,6 +101,8 @@ pub struct ContainerSpec {
     pub sysctls: BTreeMap<String, String>,
     /// Bytes that its root may take, where the file system keeps project quotas; no bound when absent.
     pub storage_size: Option<u64>,
+    /// The cgroup that its own is made in, from the top of the hierarchies; the cloud's when absent.
+    pub cgroup_parent: Option<String>,
     /// Bytes of /dev/shm; 64 MiB when absent.
     pub shm_size: Option<u64>,
     /// Whether a small init reaps for it.

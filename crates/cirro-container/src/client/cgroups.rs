@@ -40,11 +40,20 @@ impl Supervisor {
         if !crate::arguments::is_safe_name(id) {
             return Err(ContainerError::NotFound(id.to_owned()));
         }
-        let (hierarchies, id) = (self.hierarchies.clone(), id.to_owned());
-        let path = format!("/{}/{id}", self.options.name);
+        let (hierarchies, options, id) = (self.hierarchies.clone(), self.options.clone(), id.to_owned());
         let work = move || {
-            let group = hierarchies.group(&path);
-            if group.exists() { work(&group) } else { Err(ContainerError::NotFound(id)) }
+            let own = hierarchies.group(&crate::cgroup::path(&options.name, None, &id));
+            if own.exists() {
+                return work(&own);
+            }
+            // It may be below another cgroup than the cloud's, which its record tells.
+            let parent = crate::supervisor::cgroup_parent(&options.run_dir, &id);
+            let group = parent
+                .map(|parent| hierarchies.group(&crate::cgroup::path(&options.name, Some(&parent), &id)));
+            match group.filter(Group::exists) {
+                Some(group) => work(&group),
+                None => Err(ContainerError::NotFound(id)),
+            }
         };
         let done = tokio::task::spawn_blocking(work).await;
         done.unwrap_or_else(|error| Err(ContainerError::runtime("work on cgroups", &error)))

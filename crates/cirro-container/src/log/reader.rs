@@ -15,7 +15,8 @@ use tokio::io::unix::AsyncFd;
 use tokio::sync::mpsc;
 
 use super::entry::{LogEntry, read_entry};
-use super::writer::rotated;
+use super::packed::{self, Identity};
+use super::writer::{compressed, rotated};
 use crate::ended::Ended;
 
 /// Bytes of one reading step.
@@ -166,19 +167,76 @@ impl Filter {
 struct Cursor {
     path: PathBuf,
     /// Files still to be read after the current one, oldest first.
-    waiting: VecDeque<File>,
-    current: Option<File>,
+    waiting: VecDeque<Part>,
+    current: Option<Part>,
     partial: Vec<u8>,
+}
+
+/// One file of the row.
+struct Part {
+    /// 0 is the one that is written to.
+    number: u32,
+    identity: Identity,
+    file: File,
+    /// It is to be unpacked before it is read.
+    packed: bool,
+}
+
+impl Part {
+    fn plain(number: u32, file: File) -> io::Result<Self> {
+        let metadata = file.metadata()?;
+        Ok(Self { number, identity: (metadata.dev(), metadata.ino()), file, packed: false })
+    }
+
+    fn open(path: &Path, number: u32) -> io::Result<Self> {
+        if number == 0 {
+            return Self::plain(0, File::open(path)?);
+        }
+        match File::open(rotated(path, number)) {
+            Ok(file) => Self::plain(number, file),
+            Err(_) => {
+                let mut file = File::open(compressed(path, number))?;
+                Ok(Self { number, identity: packed::identity(&mut file)?, file, packed: true })
+            }
+        }
+    }
+
+    /// Makes it one that can be read. A file that cannot be unpacked has nothing to say.
+    fn unpacked(mut self, log: &Path) -> io::Result<Self> {
+        if std::mem::take(&mut self.packed) {
+            self.file = packed::unpack(self.file, log)?;
+        }
+        Ok(self)
+    }
 }
 
 impl Cursor {
     fn open(path: PathBuf, tail: Option<u64>) -> Self {
-        let mut files = snapshot(&path).into_iter().map(|(_, file)| file).collect();
+        let mut files = snapshot(&path).into();
         if let Some(tail) = tail {
-            keep_last_lines(&mut files, tail);
+            keep_last_lines(&mut files, tail, &path);
         }
-        let current = files.pop_front();
-        Self { path, waiting: files, current, partial: Vec::new() }
+        let mut cursor = Self { path, waiting: files, current: None, partial: Vec::new() };
+        cursor.take_next();
+        cursor
+    }
+
+    /// Goes on to the next file that waits; returns whether there is one.
+    fn take_next(&mut self) -> bool {
+        self.partial.clear();
+        self.current = None;
+        while let Some(next) = self.waiting.pop_front() {
+            match next.unpacked(&self.path) {
+                Ok(next) => {
+                    self.current = Some(next);
+                    break;
+                }
+                Err(error) => {
+                    tracing::warn!(path = %self.path.display(), %error, "a rotated log file is not read")
+                }
+            }
+        }
+        self.current.is_some()
     }
 
     /// Reads on. `None` when there is nothing more for now.
@@ -186,13 +244,13 @@ impl Cursor {
         let mut buffer = vec![0; STEP];
         loop {
             let Some(file) = self.current.as_mut() else {
-                self.current = File::open(&self.path).ok();
+                self.current = Part::open(&self.path, 0).ok();
                 if self.current.is_none() {
                     return Ok((self, None));
                 }
                 continue;
             };
-            let length = file.read(&mut buffer)?;
+            let length = file.file.read(&mut buffer)?;
             if length > 0 {
                 let entries = self.split(&buffer[..length]);
                 return Ok((self, Some(entries)));
@@ -219,43 +277,34 @@ impl Cursor {
 
     /// At a file's end: goes on with the next newer one, if there is one.
     fn advance(&mut self) -> io::Result<bool> {
-        if let Some(next) = self.waiting.pop_front() {
-            self.partial.clear();
-            self.current = Some(next);
-            return Ok(true);
+        if !self.waiting.is_empty() {
+            return Ok(self.take_next());
         }
-        let Some(file) = &mut self.current else { return Ok(false) };
-        let mine = identity(&file.metadata()?);
+        let Some(current) = &mut self.current else { return Ok(false) };
+        let mine = current.identity;
         let files = snapshot(&self.path);
-        let Some((_, newest)) = files.last().filter(|(number, _)| *number == 0) else {
+        let Some(newest) = files.last().filter(|file| file.number == 0) else {
             // In the middle of a rotation: the new file is about to appear, and tells so.
             return Ok(false);
         };
-        if identity(&newest.metadata()?) == mine {
+        if newest.identity == mine {
             return Ok(false);
         }
         // It was rotated away, so its length stands now. Asked before, a line could be written in between.
-        if file.metadata()?.len() > file.stream_position()? {
+        if current.file.metadata()?.len() > current.file.stream_position()? {
             return Ok(true);
         }
         // Where it is gone altogether, whatever is left is newer.
         let mut newer = VecDeque::new();
-        for (_, file) in files.into_iter().rev() {
-            if identity(&file.metadata()?) == mine {
+        for file in files.into_iter().rev() {
+            if file.identity == mine {
                 break;
             }
             newer.push_front(file);
         }
         self.waiting = newer;
-        self.partial.clear();
-        self.current = self.waiting.pop_front();
-        Ok(self.current.is_some())
+        Ok(self.take_next())
     }
-}
-
-/// What a file is, whatever its name is now.
-fn identity(metadata: &std::fs::Metadata) -> (u64, u64) {
-    (metadata.dev(), metadata.ino())
 }
 
 /// Opens the file (number 0) and its rotated ones, oldest first, as they stood at one moment.
@@ -264,16 +313,12 @@ fn identity(metadata: &std::fs::Metadata) -> (u64, u64) {
 /// wrong order. Two passes that see the same are a picture of one moment: the writer only moves names upwards, and a
 /// file that is held open keeps its inode. In that moment a rotation may be half done, which leaves a gap in the
 /// numbers but the order intact.
-fn snapshot(path: &Path) -> Vec<(u32, File)> {
+fn snapshot(path: &Path) -> Vec<Part> {
     let mut last = open_all(path);
     for _ in 0..SNAPSHOT_TRIES {
         let next = open_all(path);
-        let seen = |files: &[(u32, File)]| -> Vec<_> {
-            files
-                .iter()
-                .map(|(number, file)| (*number, file.metadata().map(|data| identity(&data)).ok()))
-                .collect()
-        };
+        let seen =
+            |files: &[Part]| -> Vec<_> { files.iter().map(|file| (file.number, file.identity)).collect() };
         if seen(&last) == seen(&next) {
             break;
         }
@@ -283,13 +328,12 @@ fn snapshot(path: &Path) -> Vec<(u32, File)> {
 }
 
 /// Opens what there is in one pass, oldest first. One missing number may be a rotation's gap.
-fn open_all(path: &Path) -> Vec<(u32, File)> {
+fn open_all(path: &Path) -> Vec<Part> {
     let mut files = Vec::new();
     let mut missing = 0;
     for number in 0..MAX_FILES {
-        let name = if number == 0 { path.to_owned() } else { rotated(path, number) };
-        match File::open(name) {
-            Ok(file) => files.push((number, file)),
+        match Part::open(path, number) {
+            Ok(file) => files.push(file),
             Err(_) if missing == 0 => missing += 1,
             Err(_) => break,
         }
@@ -299,14 +343,15 @@ fn open_all(path: &Path) -> Vec<(u32, File)> {
 }
 
 /// Drops and positions files (oldest first) so that the last `lines` lines are left.
-fn keep_last_lines(files: &mut VecDeque<File>, lines: u64) {
+fn keep_last_lines(files: &mut VecDeque<Part>, lines: u64, log: &Path) {
     let mut wanted = lines;
     let mut kept = VecDeque::new();
-    while let Some(mut file) = files.pop_back() {
-        let (start, found) = last_lines(&mut file, wanted).unwrap_or((0, 0));
-        let _ = file.seek(SeekFrom::Start(start));
+    while let Some(part) = files.pop_back() {
+        let Ok(mut part) = part.unpacked(log) else { continue };
+        let (start, found) = last_lines(&mut part.file, wanted).unwrap_or((0, 0));
+        let _ = part.file.seek(SeekFrom::Start(start));
         wanted -= found.min(wanted);
-        kept.push_front(file);
+        kept.push_front(part);
         if wanted == 0 {
             break;
         }

@@ -17,6 +17,8 @@ pub(crate) struct LogWriter {
     buffer: Vec<u8>,
     /// JSON, or nothing.
     attributes: String,
+    /// Files were rotated since this was asked last.
+    rotated: bool,
 }
 
 impl LogWriter {
@@ -31,7 +33,18 @@ impl LogWriter {
             none if none.is_empty() => String::new(),
             some => serde_json::to_string(some)?,
         };
-        Ok(Self { settings, file, size, buffer: Vec::new(), attributes })
+        Ok(Self { settings, file, size, buffer: Vec::new(), attributes, rotated: false })
+    }
+
+    /// Whether there are new files to compress. Told once.
+    pub(crate) fn wants_compression(&mut self) -> bool {
+        std::mem::take(&mut self.rotated) && self.settings.compress
+    }
+
+    /// Returns the oldest rotated file that is not compressed.
+    pub(crate) fn uncompressed(&self) -> Option<PathBuf> {
+        let paths = (1..self.settings.max_files).rev().map(|number| rotated(&self.settings.path, number));
+        paths.into_iter().find(|path| path.exists())
     }
 
     /// Adds a line, or a piece of one, to what [`flush`](Self::flush) writes.
@@ -66,18 +79,35 @@ impl LogWriter {
         let path = &self.settings.path;
         // Only the files up to the first free number move: all of them, but for a rotation that was broken off.
         let oldest = self.settings.max_files.saturating_sub(1);
-        let free = (1..oldest).find(|number| !rotated(path, *number).exists()).unwrap_or(oldest);
+        let is_free = |number: &u32| !rotated(path, *number).exists() && !compressed(path, *number).exists();
+        let free = (1..oldest).find(is_free).unwrap_or(oldest);
         for number in (1..free).rev() {
-            let _ = std::fs::rename(rotated(path, number), rotated(path, number + 1));
+            move_up(path, number);
         }
+        // Nobody is to take an older file for what comes here now.
+        let _ = std::fs::remove_file(compressed(path, 1));
         if self.settings.max_files > 1 {
             std::fs::rename(path, rotated(path, 1))?;
         } else {
             std::fs::remove_file(path)?;
         }
         self.file = open(path)?;
-        self.size = 0;
+        (self.size, self.rotated) = (0, true);
         Ok(())
+    }
+}
+
+/// Gives a rotated file, compressed or not, the next number; what has that number goes.
+fn move_up(path: &Path, number: u32) {
+    let (plain, packed) = (rotated(path, number), compressed(path, number));
+    if plain.exists() {
+        let _ = std::fs::rename(plain, rotated(path, number + 1));
+        let _ = std::fs::remove_file(compressed(path, number + 1));
+        // Of a compression whose last step was broken off.
+        let _ = std::fs::remove_file(packed);
+    } else if packed.exists() {
+        let _ = std::fs::rename(packed, compressed(path, number + 1));
+        let _ = std::fs::remove_file(rotated(path, number + 1));
     }
 }
 
@@ -90,6 +120,11 @@ pub(super) fn rotated(path: &Path, number: u32) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(format!(".{number}"));
     PathBuf::from(name)
+}
+
+/// The name of the `number`th older file when it is compressed.
+pub(super) fn compressed(path: &Path, number: u32) -> PathBuf {
+    super::packed::name(&rotated(path, number))
 }
 
 fn cut_torn_line(file: &mut File) -> io::Result<u64> {

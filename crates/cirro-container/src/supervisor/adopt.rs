@@ -97,7 +97,9 @@ impl EventLoop {
 
     /// Removes what a predecessor did not finish.
     pub(super) fn discard(&mut self, id: &str, directory: WorkloadDirectory) {
-        let helper = Record::load(directory.path()).ok().and_then(|record| record.helper);
+        let before = Record::load(directory.path()).ok();
+        let parent = before.as_ref().and_then(|record| record.cgroup_parent.clone());
+        let helper = before.and_then(|record| record.helper);
         if let Some((pid, _)) = helper.filter(|(pid, start)| process::is_running(*pid, *start)) {
             let _ = kill_group(pid);
         }
@@ -107,6 +109,7 @@ impl EventLoop {
             crate::request::Stdio::default(),
             None,
         );
+        let record = Record { cgroup_parent: parent, ..record };
         self.workloads.insert(id.to_owned(), Workload::new(record, directory));
         self.remove_workload(id, Vec::new());
     }

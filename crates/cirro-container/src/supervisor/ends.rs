@@ -20,6 +20,9 @@ impl EventLoop {
                     self.hear_all_helpers();
                     self.process_ended(ended.pid, None, ended.code);
                     process::reap(ended.pid);
+                    if self.compression_ended(ended.pid, ended.code) {
+                        continue;
+                    }
                     if self.helpers.contains_key(&ended.pid) {
                         self.helper_ended(ended.pid, ended.code);
                     }
@@ -60,6 +63,7 @@ impl EventLoop {
     /// A workload's first process has ended.
     pub(super) fn workload_ended(&mut self, id: &str, code: Option<i32>) {
         self.drain(id);
+        self.stop_compression(id);
         let group = self.group(id);
         let Some(workload) = self.workloads.get_mut(id) else { return };
         let oom_killed = workload.record.kind == Kind::Container && group.oom_kills() > 0;

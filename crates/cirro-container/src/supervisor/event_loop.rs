@@ -53,6 +53,10 @@ pub(super) struct EventLoop {
     pub(super) removals: Vec<Removal>,
     /// Those who wait for a list, and until when: connection and sequence.
     pub(super) lists: Vec<((u64, u64), Instant)>,
+    /// Children that compress logs, by their process ids.
+    pub(super) compressions: HashMap<i32, super::compression::Compression>,
+    /// Cgroups that were made for workloads to be below.
+    pub(super) parents: super::parents::Parents,
     /// Another executable is to take over; nothing new is begun.
     pub(super) upgrade: Option<Upgrade>,
     pub(super) most_helpers: usize,
@@ -77,6 +81,7 @@ impl EventLoop {
     ) -> io::Result<Self> {
         let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         let mut new = Self {
+            parents: super::parents::Parents::load(&directory),
             name,
             directory,
             hierarchies: Hierarchies::detect()?,
@@ -89,6 +94,7 @@ impl EventLoop {
             jobs: VecDeque::new(),
             removals: Vec::new(),
             lists: Vec::new(),
+            compressions: HashMap::new(),
             upgrade: None,
             most_helpers: 2 * cores,
             stopping: false,
@@ -156,7 +162,13 @@ impl EventLoop {
 
     /// The cgroups of a workload.
     pub(super) fn group(&self, id: &str) -> Group {
-        self.hierarchies.group(&format!("/{}/{id}", self.name))
+        self.hierarchies.group(&self.cgroup_path(id))
+    }
+
+    /// The path of a workload's cgroups.
+    pub(super) fn cgroup_path(&self, id: &str) -> String {
+        let parent = self.workloads.get(id).and_then(|workload| workload.record.cgroup_parent.as_deref());
+        crate::cgroup::path(&self.name, parent, id)
     }
 
     /// Lets clients in, tells the guardian, and serves until a shutdown is asked for.

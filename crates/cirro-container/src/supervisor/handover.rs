@@ -94,6 +94,8 @@ impl EventLoop {
     }
 
     fn hand_over(&mut self, upgrade: &Upgrade) -> io::Result<std::convert::Infallible> {
+        let compressed: Vec<String> = self.workloads.keys().cloned().collect();
+        compressed.iter().for_each(|id| self.stop_compression(id));
         let state = self.state(upgrade.from);
         let memory: File = rustix::fs::memfd_create("handover", rustix::fs::MemfdFlags::CLOEXEC)?.into();
         serde_json::to_writer(io::BufWriter::new(&memory), &state)?;

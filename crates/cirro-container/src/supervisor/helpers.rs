@@ -130,7 +130,7 @@ impl EventLoop {
             return Err(ContainerError::NotFound(job.id));
         };
         let (directory, hierarchies) = (&workload.directory, &self.hierarchies);
-        let cgroup = &format!("/{}/{}", self.name, job.id);
+        let cgroup = &self.cgroup_path(&job.id);
         if !matches!(job.work, Work::Spawn { .. }) {
             // Ours, or the host's, has keys that are none of a container's business; without keyrings there are none.
             let _ = process::join_session_keyring(&format!("_ses.{}", job.id));

@@ -55,6 +55,7 @@ impl EventLoop {
     /// One turn of one output.
     pub(super) fn pump(&mut self, id: &str, which: Which) {
         let took = self.take(id, which);
+        self.compress_rotated(id);
         self.flush_attachers(id);
         if took == Took::End {
             self.close_output(id, which);

@@ -33,12 +33,26 @@ pub(super) struct Record {
     pub(super) process: Option<(i32, u64)>,
     pub(super) exit: Option<Exit>,
     pub(super) execs: Vec<ExecState>,
+    /// The cgroup that its own is in, if that is not the cloud's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) cgroup_parent: Option<String>,
 }
 
 impl Record {
     /// A workload that is about to be made.
     pub(super) fn new(id: String, kind: Kind, stdio: Stdio, log: Option<LogFile>) -> Self {
-        Self { id, kind, stdio, log, phase: None, helper: None, process: None, exit: None, execs: Vec::new() }
+        Self {
+            id,
+            kind,
+            stdio,
+            log,
+            phase: None,
+            helper: None,
+            process: None,
+            exit: None,
+            execs: Vec::new(),
+            cgroup_parent: None,
+        }
     }
 
     /// As the daemon sees it; one that is still being made it does not see.

@@ -78,6 +78,7 @@ impl EventLoop {
 
     /// Removes a workload that has ended or was never made, now or as soon as its last process is gone.
     pub(super) fn remove_workload(&mut self, id: &str, answers: Answers) {
+        let group = self.group(id);
         let Some(mut workload) = self.workloads.remove(id) else { return };
         self.close_streams(id, &mut workload);
         for token in std::mem::take(&mut workload.attachers) {
@@ -87,7 +88,7 @@ impl EventLoop {
         for exec in workload.record.execs.iter().filter(|exec| exec.code.is_none()) {
             self.announce(&Message::ExecExited { exec: exec.exec.clone(), code: KILLED });
         }
-        let (now, group) = (Instant::now(), self.group(id));
+        let now = Instant::now();
         group.signal_all(9);
         let until = now + PATIENCE;
         self.try_removal(Removal {
@@ -110,6 +111,9 @@ impl EventLoop {
                 return self.removals.push(removal);
             }
             eprintln!("supervisor: remove cgroups of {}: {error}", removal.id);
+        }
+        if let Some(parent) = &removal.workload.record.cgroup_parent {
+            self.parents.drop_empty(parent, &self.hierarchies);
         }
         if let Err(error) = std::fs::remove_dir_all(removal.workload.directory.path())
             && error.kind() != std::io::ErrorKind::NotFound

@@ -34,9 +34,10 @@ impl EventLoop {
             Request::Hello { version, fresh } => Some(Ok(self.greet(token, version, fresh))),
             Request::Upgrade => self.begin_upgrade(from, descriptors),
             _ if !greeted => Some(Err(ContainerError::State("say hello first".to_owned()))),
-            Request::Create { id, spec, rootfs, stdio, log } => {
+            Request::Create { id, spec, rootfs, stdio, log, cgroup_parent } => {
                 let work = move |streams| Work::Create { spec, rootfs, streams };
-                self.make(from, Record::new(id, Kind::Container, stdio, log), work)
+                let record = Record { cgroup_parent, ..Record::new(id, Kind::Container, stdio, log) };
+                self.make(from, record, work)
             }
             Request::Spawn(request) => self.spawn(from, request, descriptors),
             Request::Start { id } => Some(self.start(&id)),
@@ -85,8 +86,12 @@ impl EventLoop {
         work: impl FnOnce(Streams) -> Work,
     ) -> Option<Answer> {
         let id = record.id.clone();
-        if let Err(error) = self.check_new(&id) {
+        let fits = self.check_new(&id).and_then(|()| self.check_parent(record.cgroup_parent.as_deref()));
+        if let Err(error) = fits {
             return Some(Err(error));
+        }
+        if let Some(parent) = &record.cgroup_parent {
+            self.note_parents(parent);
         }
         let directory = WorkloadDirectory::new(&self.directory, &id);
         let mut workload = Workload::new(record, directory);

@@ -61,6 +61,7 @@ impl Cloud {
             rootfs: Rootfs { lower: vec![self.path("layer")], upper, work },
             stdio: Stdio::default(),
             log: Some(LogFile { path: self.log(id), max_size: 0, max_files: 1, ..LogFile::default() }),
+            cgroup_parent: None,
         }
     }
 

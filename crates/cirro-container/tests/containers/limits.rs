@@ -65,3 +65,48 @@ async fn impossible_limits_are_refused() {
     }
     cloud.end().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_group_elsewhere_is_used_and_goes_with_the_last_one_below_it() {
+    let mut cloud = Cloud::start().await;
+    let parent = format!("/{}-parent/deep", cloud.name);
+    for id in ["one", "two"] {
+        let mut request = cloud.container(id, &["sh", "-c", "cat /proc/self/cgroup; exec sleep 1000"]);
+        request.cgroup_parent = Some(parent.clone());
+        cloud.start_container(request).await;
+    }
+    let wanted = format!(":{parent}/one");
+    let log = cloud.log("one");
+    until(|| std::fs::metadata(&log).is_ok_and(|data| data.len() > 0)).await;
+    until(|| std::fs::read_to_string(&log).is_ok_and(|text| text.contains(&wanted))).await;
+    let used = within(cloud.supervisor.statistics("one")).await.expect("statistics");
+    assert!(used.memory.usage_bytes > 0 && used.pids.current >= 1, "{used:?}");
+    within(cloud.supervisor.update("one", resources(json!({"pids": {"limit": 21}})))).await.expect("update");
+    let used = within(cloud.supervisor.statistics("one")).await.expect("statistics");
+    assert_eq!(used.pids.limit, Some(21));
+    // A successor knows it, and which groups are to go.
+    let before = cloud.supervisor_pid();
+    crate::cloud::kill_9(before);
+    within(async { while cloud.supervisor.list().await.is_err() {} }).await;
+    for id in ["one", "two"] {
+        within(cloud.supervisor.kill(id, 9, true)).await.expect("kill");
+        cloud.exit(id).await;
+        assert!(!groups(&parent).is_empty());
+        within(cloud.supervisor.delete(id, false)).await.expect("delete");
+    }
+    assert_eq!(groups(&format!("/{}-parent", cloud.name)), Vec::<std::path::PathBuf>::new());
+    let mut request = cloud.container("three", &["true"]);
+    request.cgroup_parent = Some(format!("/{}/one", cloud.name));
+    let refused = within(cloud.supervisor.create(request)).await;
+    assert!(matches!(refused, Err(ContainerError::State(_))), "{refused:?}");
+    cloud.end().await;
+}
+
+/// The directories of a group in every hierarchy that has it.
+fn groups(path: &str) -> Vec<std::path::PathBuf> {
+    let mounts = std::fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten();
+    let tops = mounts.map(|entry| entry.path()).chain(["/sys/fs/cgroup".into()]);
+    tops.map(|top: std::path::PathBuf| top.join(path.trim_start_matches('/')))
+        .filter(|group| group.is_dir())
+        .collect()
+}

@@ -148,7 +148,45 @@ fn podman_runs_containers_with_it() {
     say(&mut podman(&["stop", "p1"])).ok();
     assert_eq!(say(&mut podman(&["inspect", "--format", "{{.State.ExitCode}}", "p1"])).ok(), "9\n");
     say(&mut podman(&["rm", "p1"])).ok();
+    a_pod_of_podman_shares_what_it_shares(&podman, &run, &parent);
     line.end();
+}
+
+/// A pod: one container holds the namespaces, the others join them; all are stopped, paused and removed together.
+fn a_pod_of_podman_shares_what_it_shares(
+    podman: &impl Fn(&[&str]) -> Command,
+    run: &impl Fn(&[&str], &[&str]) -> Command,
+    parent: &str,
+) {
+    let create = ["pod", "create", "--name", "pod1", "--hostname", "podhost", "--network", "none"];
+    let infra = ["--infra-image", "box", "--infra-command", "/bin/infra", "--cgroup-parent", parent];
+    say(&mut podman(&[&create[..], &infra].concat())).ok();
+    let member = |flags: &[&str], command: &[&str]| {
+        let mut arguments = vec!["run", "--pod", "pod1"];
+        arguments.extend(flags);
+        arguments.push("box");
+        arguments.extend(command);
+        podman(&arguments)
+    };
+    say(&mut member(&["--detach", "--name", "m1"], &["sh", "-c", TRAP])).ok();
+    let namespaces = ["sh", "-c", "readlink /proc/self/ns/net /proc/self/ns/ipc; hostname"];
+    let mut exec = vec!["exec", "m1"];
+    exec.extend(namespaces);
+    let first = say(&mut podman(&exec)).ok();
+    assert!(first.ends_with("podhost\n"), "{first}");
+    assert_eq!(say(&mut member(&["--rm"], &namespaces)).ok(), first);
+    assert_ne!(say(&mut run(&["--rm"], &namespaces)).ok(), first);
+    let state = || say(&mut podman(&["inspect", "--format", "{{.State.Status}}", "m1"])).ok();
+    say(&mut podman(&["pod", "pause", "pod1"])).ok();
+    assert_eq!(state(), "paused\n");
+    say(&mut podman(&["pod", "unpause", "pod1"])).ok();
+    assert_eq!(state(), "running\n");
+    say(&mut podman(&["pod", "stop", "pod1"])).ok();
+    assert_eq!(say(&mut podman(&["inspect", "--format", "{{.State.ExitCode}}", "m1"])).ok(), "9\n");
+    say(&mut podman(&["pod", "start", "pod1"])).ok();
+    assert_eq!(say(&mut podman(&exec)).ok().lines().last(), Some("podhost"));
+    say(&mut podman(&["pod", "rm", "--force", "--time", "0", "pod1"])).ok();
+    assert_eq!(say(&mut podman(&["ps", "--all", "--quiet"])).ok(), "");
 }
 
 #[test]
@@ -196,13 +234,129 @@ fn dockerd_runs_containers_with_it() {
     say(&mut docker(&["stop", "d1"])).ok();
     assert_eq!(say(&mut docker(&["inspect", "--format", "{{.State.ExitCode}}", "d1"])).ok(), "9\n");
     say(&mut docker(&["rm", "d1"])).ok();
+    dockerds_options_act_through_it(&docker);
+    dockerd_watches_and_restarts_through_it(&docker);
     daemon.stop();
     line.end();
 }
 
-/// The root with busybox as an archive.
+fn dockerds_options_act_through_it(docker: &impl Fn(&[&str]) -> Command) {
+    let detach =
+        ["run", "--detach", "--name", "d2", "--network", "none", "--hostname", "named", "--user", "12:34"];
+    let limits = [
+        "--read-only",
+        "--tmpfs",
+        "/scratch",
+        "--cap-drop",
+        "ALL",
+        "--ulimit",
+        "nofile=77:77",
+        "--pids-limit",
+        "50",
+    ];
+    let last = [
+        "--security-opt",
+        "no-new-privileges",
+        "--sysctl",
+        "kernel.msgmax=9000",
+        "--shm-size",
+        "1m",
+        "box",
+        "sh",
+        "-c",
+        TRAP,
+    ];
+    say(&mut docker(&[&detach[..], &limits, &last].concat())).ok();
+    let look = "hostname; id -u; id -g; ulimit -n; cat /proc/sys/kernel/msgmax; grep -E 'CapBnd|NoNewPrivs|Seccomp:' /proc/self/status; \
+                touch /x 2>/dev/null || echo read-only; touch /scratch/x && echo writable; df -k /dev/shm | tail -n 1";
+    let said = say(&mut docker(&["exec", "d2", "sh", "-c", look])).ok();
+    let words: Vec<&str> = said.split_whitespace().collect();
+    let wanted =
+        "named 12 34 77 9000 CapBnd: 0000000000000000 NoNewPrivs: 1 Seccomp: 2 read-only writable shm 1024";
+    assert_eq!(words[..words.len().min(15)].join(" "), wanted, "{said}");
+    assert!(say(&mut docker(&["top", "d2"])).ok().contains("sleep"));
+    let said = say(&mut docker(&[
+        "exec",
+        "--user",
+        "0",
+        "--workdir",
+        "/etc",
+        "--env",
+        "A=b",
+        "d2",
+        "sh",
+        "-c",
+        "pwd; echo $A; id -u",
+    ]));
+    assert_eq!(said.stdout, "/etc\nb\n0\n", "{said:?}");
+    let said = on_terminal(&docker(&["exec", "-it", "d2", "sh", "-c", "tty; exit 6"]));
+    assert!(said.code == 6 && said.stdout.contains("/dev/pts/"), "{said:?}");
+    let joined = [
+        "run",
+        "--rm",
+        "--network",
+        "none",
+        "--pid",
+        "container:d2",
+        "box",
+        "sh",
+        "-c",
+        "kill -0 1 && echo seen",
+    ];
+    assert_eq!(say(&mut docker(&joined)).ok(), "seen\n");
+    say(&mut docker(&["kill", "d2"])).ok();
+    assert_eq!(say(&mut docker(&["wait", "d2"])).ok(), "137\n");
+    say(&mut docker(&["start", "d2"])).ok();
+    say(&mut docker(&["restart", "--time", "5", "d2"])).ok();
+    assert_eq!(say(&mut docker(&["inspect", "--format", "{{.State.Running}}", "d2"])).ok(), "true\n");
+    say(&mut docker(&["rm", "--force", "d2"])).ok();
+}
+
+fn dockerd_watches_and_restarts_through_it(docker: &impl Fn(&[&str]) -> Command) {
+    let run = ["run", "--detach", "--network", "none"];
+    let health = [
+        "--name",
+        "d3",
+        "--health-cmd",
+        "test -e /ok",
+        "--health-interval",
+        "100ms",
+        "--health-retries",
+        "1",
+    ];
+    say(&mut docker(&[&run[..], &health, &["box", "sh", "-c", TRAP]].concat())).ok();
+    let status = |wanted: &str| {
+        let said = say(&mut docker(&["inspect", "--format", "{{.State.Health.Status}}", "d3"])).ok();
+        (said.trim_end() == wanted).then_some(())
+    };
+    wait_for("its illness", || status("unhealthy"));
+    let directory = tempfile::tempdir().expect("directory");
+    let file = directory.path().join("ok");
+    std::fs::write(&file, "it is\n").expect("file");
+    say(&mut docker(&["cp", &file.to_string_lossy(), "d3:/ok"])).ok();
+    wait_for("its health", || status("healthy"));
+    let back = directory.path().join("back");
+    say(&mut docker(&["cp", "d3:/ok", &back.to_string_lossy()])).ok();
+    assert_eq!(std::fs::read_to_string(&back).expect("copy"), "it is\n");
+    say(&mut docker(&["rm", "--force", "d3"])).ok();
+
+    let again = ["--name", "d4", "--restart", "on-failure:2", "box", "sh", "-c", "echo again; exit 7"];
+    say(&mut docker(&[&run[..], &again].concat())).ok();
+    let state = "{{.RestartCount}} {{.State.Status}} {{.State.ExitCode}}";
+    wait_for("its last end", || {
+        let said = say(&mut docker(&["inspect", "--format", state, "d4"])).ok();
+        (said == "2 exited 7\n").then_some(())
+    });
+    assert_eq!(say(&mut docker(&["logs", "d4"])).ok(), "again\n".repeat(3));
+    say(&mut docker(&["rm", "d4"])).ok();
+}
+
+/// The root with busybox as an archive, and in it what holds the namespaces of a pod.
 fn archive(line: &Line) -> String {
-    let archive: PathBuf = line.path("box.tar");
-    say(Command::new("tar").arg("-C").arg(line.rootfs("box")).arg("-cf").arg(&archive).arg(".")).ok();
+    let (archive, root): (PathBuf, PathBuf) = (line.path("box.tar"), line.rootfs("box"));
+    let infra = root.join("bin/infra");
+    std::fs::write(&infra, "#!/bin/sh\ntrap 'exit 0' TERM\nwhile :; do sleep 0.05; done\n").expect("infra");
+    std::fs::set_permissions(&infra, std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("mode");
+    say(Command::new("tar").arg("-C").arg(root).arg("-cf").arg(&archive).arg(".")).ok();
     archive.to_string_lossy().into_owned()
 }

@@ -49,6 +49,53 @@ async fn a_follower_sees_a_rotated_log_to_its_end() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn rotated_files_are_compressed_and_read_as_if_they_were_not() {
+    let mut cloud = Cloud::start().await;
+    let log = cloud.log("packed");
+    let script =
+        "trap 'echo last; exit 0' TERM; n=0; while :; do n=$((n+1)); echo line $n; sleep 0.001; done";
+    let mut request = cloud.container("packed", &["sh", "-c", script]);
+    request.log = Some(LogFile {
+        path: log.clone(),
+        max_size: 4_000,
+        max_files: 5_000,
+        compress: true,
+        ..LogFile::default()
+    });
+    std::fs::create_dir_all(log.parent().expect("parent")).expect("directory");
+    let (ended, is_ended) = tokio::sync::watch::channel(false);
+    let follower = read_log(&log, LogQuery { follow: true, ..LogQuery::default() }, is_ended);
+    let following = tokio::spawn(all_lines(follower));
+    cloud.start_container(request).await;
+    until(|| log.with_extension("log.4.gz").exists()).await;
+    within(cloud.supervisor.kill("packed", 15, false)).await.expect("kill");
+    assert_eq!(cloud.exit("packed").await.code, Some(0));
+    ended.send(true).expect("follower");
+    let followed = within(following).await.expect("follower");
+    let count = followed.len() - 1;
+    let expected: Vec<String> =
+        (1..=count).map(|number| format!("line {number}\n")).chain(["last\n".to_owned()]).collect();
+    assert_eq!(followed, expected);
+    let (_ended, is_ended) = tokio::sync::watch::channel(true);
+    let again = all_lines(read_log(&log, LogQuery::default(), is_ended.clone())).await;
+    assert_eq!(again, expected);
+    let tail = LogQuery { tail: Some(count as u64 - 1), ..LogQuery::default() };
+    assert_eq!(all_lines(read_log(&log, tail, is_ended)).await, expected[2..]);
+    // Nothing half-done is left once it has ended.
+    let names = std::fs::read_dir(log.parent().expect("parent")).expect("directory").flatten();
+    assert!(names.map(|entry| entry.file_name()).all(|name| !name.to_string_lossy().ends_with(".new")));
+    cloud.end().await;
+}
+
+async fn all_lines(mut entries: tokio::sync::mpsc::Receiver<cirro_container::LogEntry>) -> Vec<String> {
+    let mut lines = Vec::new();
+    while let Some(entry) = entries.recv().await {
+        lines.push(String::from_utf8(entry.line.to_vec()).expect("text"));
+    }
+    lines
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn attached_before_the_start_everything_comes() {
     let cloud = Cloud::start().await;
     let request = cloud.container("watched", &["sh", "-c", "echo out; echo err >&2; seq 1 50000; exit 4"]);

@@ -187,6 +187,7 @@ fn merge(
         security_opt: host.security_opt,
         sysctls: host.sysctls,
         storage_size: storage::size(&host.storage_opt)?,
+        cgroup_parent: cgroup_parent(&host.cgroup_parent)?,
         shm_size: shm_size(host.shm_size)?,
         init: host.init.unwrap_or(false),
         pid_mode: pid_mode(&host.pid_mode)?,
@@ -248,6 +249,24 @@ fn extra_host(text: &str, gateway: &impl Fn() -> Option<IpAddr>) -> Result<(Stri
             .map_err(|_| ApiError::invalid(format!("invalid IP address in add-host: \"{address}\"")))?,
     };
     Ok((name.to_owned(), address))
+}
+
+/// Cleans the path of a cgroup as if it began at the top; nothing is the cloud's.
+fn cgroup_parent(path: &str) -> Result<Option<String>, ApiError> {
+    if path.is_empty() {
+        return Ok(None);
+    }
+    let mut names: Vec<&str> = Vec::new();
+    for name in path.split('/').filter(|name| !matches!(*name, "" | ".")) {
+        match name {
+            ".." => _ = names.pop(),
+            name => names.push(name),
+        }
+    }
+    match names.is_empty() {
+        true => Err(ApiError::invalid(format!("invalid cgroup parent: {path}"))),
+        false => Ok(Some(format!("/{}", names.join("/")))),
+    }
 }
 
 /// Reads a size of shared memory; 0 is the default.

@@ -173,6 +173,11 @@ fn cgroup_namespace(container: &Container) -> &'static str {
     }
 }
 
+/// A list that nobody gave is `null`, as Go writes it.
+fn list_or_null(list: &[String]) -> Value {
+    if list.is_empty() { Value::Null } else { json!(list) }
+}
+
 /// Returns links as docker writes them: `/CONTAINER:/OWN NAME/ALIAS`.
 fn links(container: &Container) -> Value {
     let link = |(other, alias): &(String, String)| format!("/{other}:/{}/{alias}", container.name);
@@ -186,7 +191,7 @@ fn host_defaults(container: &Container) -> Value {
     json!({
         "Binds": null, "ContainerIDFile": "", "PortBindings": ports::bindings(&spec.publish),
         "AutoRemove": spec.auto_remove, "VolumeDriver": "", "VolumesFrom": null, "ConsoleSize": [0, 0],
-        "CapAdd": spec.cap_add, "CapDrop": spec.cap_drop, "Dns": spec.dns,
+        "CapAdd": list_or_null(&spec.cap_add), "CapDrop": list_or_null(&spec.cap_drop), "Dns": spec.dns,
         "DnsOptions": spec.dns_options, "DnsSearch": spec.dns_search, "ExtraHosts": null, "GroupAdd": null,
         "Cgroup": "", "OomScoreAdj": spec.oom_score_adj.unwrap_or_default(),
         "PidMode": "", "Privileged": spec.privileged, "PublishAllPorts": spec.publish_all,

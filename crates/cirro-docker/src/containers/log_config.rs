@@ -18,7 +18,7 @@ pub(super) fn parse(wanted: &request::LogConfig) -> Result<LogConfig, ApiError> 
         "" | JSON_FILE => JSON_FILE,
         // The same files as json-file's, with dockerd's limits for this driver.
         LOCAL => {
-            (log.max_size, log.max_files) = (20 << 20, 5);
+            (log.max_size, log.max_files, log.compress) = (20 << 20, 5, true);
             LOCAL
         }
         "none" => {
@@ -34,17 +34,31 @@ pub(super) fn parse(wanted: &request::LogConfig) -> Result<LogConfig, ApiError> 
             _ => set(&mut log, driver, name, value)?,
         }
     }
+    if log.compress && log.max_files < 2 {
+        let default = !wanted.config.contains_key("compress");
+        let text = "compress cannot be true when max-file is less than 2 or max-size is not set";
+        if !default {
+            return Err(ApiError::invalid(text));
+        }
+        log.compress = false;
+    }
     Ok(log)
 }
 
-/// A supervisor writes every line before it reads the next one; a buffer that may lose lines is not there.
+/// A log is a file, which takes a line at once or loses it (when the disk is full): no workload waits for it in either mode, and
+/// there is nothing that a buffer would have to hold.
 fn check_mode(wanted: &request::LogConfig) -> Result<(), ApiError> {
     match wanted.config.get("mode").map_or("", String::as_str) {
         "" | "blocking" if wanted.config.contains_key("max-buffer-size") => Err(ApiError::invalid(
             "logger: max-buffer-size option is only supported with 'mode=non-blocking'",
         )),
         "" | "blocking" => Ok(()),
-        "non-blocking" => Err(ApiError::not_supported("the log option mode=non-blocking")),
+        "non-blocking" => match wanted.config.get("max-buffer-size") {
+            Some(size) if parse_byte_size(size).is_none() => Err(ApiError::invalid(format!(
+                "error parsing option max-buffer-size: invalid size: '{size}'"
+            ))),
+            _ => Ok(()),
+        },
         other => Err(ApiError::invalid(format!("logger: logging mode not supported: {other}"))),
     }
 }
@@ -60,13 +74,7 @@ fn set(log: &mut LogConfig, driver: &str, name: &str, value: &str) -> Result<(),
         ("max-file", _) => {
             log.max_files = value.parse().ok().filter(|files| *files > 0).ok_or_else(invalid)?;
         }
-        // How `local` stores what it has is its own affair.
-        ("compress", _) => match go_bool(value).ok_or_else(invalid)? {
-            true if driver == JSON_FILE => {
-                return Err(ApiError::not_supported("the log option compress=true"));
-            }
-            _ => (),
-        },
+        ("compress", _) => log.compress = go_bool(value).ok_or_else(invalid)?,
         ("labels", JSON_FILE) => attributes.labels = list(),
         ("labels-regex", JSON_FILE) => attributes.labels_pattern = text(),
         ("env", JSON_FILE) => attributes.env = list(),
@@ -101,7 +109,11 @@ mod tests {
     #[test]
     fn sizes_have_units() {
         let log = parsed("local", &[("max-size", "1m"), ("max-file", "2"), ("compress", "true")]).unwrap();
-        assert_eq!((log.max_size, log.max_files), (1 << 20, 2));
+        assert_eq!((log.max_size, log.max_files, log.compress), (1 << 20, 2, true));
+        assert!(!parsed("json-file", &[]).unwrap().compress);
+        assert!(!parsed("local", &[("max-file", "1")]).unwrap().compress);
+        assert!(parsed("json-file", &[("compress", "true")]).unwrap().compress);
+        parsed("json-file", &[("mode", "non-blocking"), ("max-buffer-size", "4m")]).unwrap();
     }
 
     #[test]
@@ -120,13 +132,7 @@ mod tests {
             ("local", ("labels", "a"), 400, "unknown log opt 'labels' for log driver local"),
             ("json-file", ("colour", "a"), 400, "unknown log opt 'colour' for json-file log driver"),
             ("json-file", ("mode", "odd"), 400, "logger: logging mode not supported: odd"),
-            (
-                "json-file",
-                ("mode", "non-blocking"),
-                501,
-                "the log option mode=non-blocking is not supported yet",
-            ),
-            ("json-file", ("compress", "true"), 501, "the log option compress=true is not supported yet"),
+            ("json-file", ("compress", "odd"), 400, "invalid value for log option compress: odd"),
             (
                 "json-file",
                 ("max-buffer-size", "1m"),
@@ -137,6 +143,10 @@ mod tests {
             let error = parsed(kind, &[option]).unwrap_err();
             assert_eq!((error.status.as_u16(), error.message.as_str()), (status, text));
         }
+        let one_file = parsed("json-file", &[("max-file", "1"), ("compress", "true")]).unwrap_err();
+        assert!(one_file.message.starts_with("compress cannot be true when max-file is less than 2"));
+        let odd = parsed("json-file", &[("mode", "non-blocking"), ("max-buffer-size", "much")]).unwrap_err();
+        assert!(odd.message.starts_with("error parsing option max-buffer-size"));
         assert!(!parsed("none", &[("whatever", "x")]).unwrap().keep);
     }
 }

@@ -77,6 +77,7 @@ pub(crate) struct HostConfig {
     pub(crate) security_opt: Vec<String>,
     pub(crate) tmpfs: BTreeMap<String, String>,
     pub(crate) storage_opt: BTreeMap<String, String>,
+    pub(crate) cgroup_parent: String,
     pub(crate) shm_size: i64,
     pub(crate) sysctls: BTreeMap<String, String>,
     pub(crate) mounts: Vec<Value>,

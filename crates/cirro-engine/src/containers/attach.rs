@@ -135,7 +135,10 @@ impl Engine {
             }
             entry.record.container.clone()
         };
-        self.shared.supervisor.resize(&container.id, columns, rows).await?;
+        // Without a terminal there is nothing to do, and containerd calls that done.
+        if container.spec.tty {
+            self.shared.supervisor.resize(&container.id, columns, rows).await?;
+        }
         let size = [("height", rows.to_string()), ("width", columns.to_string())];
         self.emit_container("resize", &container, &size);
         Ok(())

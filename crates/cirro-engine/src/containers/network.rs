@@ -176,6 +176,7 @@ impl Engine {
     /// Gives back what [`Self::join_network`] made; whatever is not there is no error.
     pub(crate) async fn leave_network(&self, container: &Container) -> Result<(), EngineError> {
         self.drop_shared_memory(container)?;
+        self.unmount_volumes(container).await?;
         if !owns_namespace(&container.spec.network) {
             return Ok(());
         }

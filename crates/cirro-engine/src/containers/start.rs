@@ -112,6 +112,7 @@ impl Engine {
     /// Makes everything that the process needs.
     async fn prepare(&self, record: &Record) -> Result<(CreateContainer, Joined), EngineError> {
         let (engine, looked) = (self.clone(), record.clone());
+        self.mount_volumes(&record.container).await?;
         // Both run to their end whatever happens to the other, so that an undo finds nothing half-done.
         let (user, joined) = tokio::join!(
             blocking(move || engine.prepare_root(&looked)),
@@ -194,8 +195,10 @@ impl Engine {
                 path: container.log_path.clone(),
                 max_size: asked.log.max_size,
                 max_files: asked.log.max_files,
+                compress: asked.log.compress,
                 attributes: log_attributes,
             }),
+            cgroup_parent: asked.cgroup_parent.clone(),
         })
     }
 

@@ -125,7 +125,7 @@ impl Engine {
         Ok(())
     }
 
-    /// Sends a signal (name or number; SIGKILL when empty).
+    /// Sends a signal (name or number; SIGKILL when empty); returns after SIGKILL when it has ended.
     pub async fn kill_container(&self, name: &str, signal: &str) -> Result<(), EngineError> {
         let signal = if signal.is_empty() { signals::KILL } else { signals::parse(signal)? };
         let id = self.find_own(name)?;
@@ -143,7 +143,15 @@ impl Engine {
             entry.record.clone()
         };
         if signal == signals::KILL {
-            return self.send(&record.container, signal).await;
+            // No lock is held: the exit needs it.
+            let ended = self.wait_container(&id, WaitCondition::NotRunning).await?;
+            self.send(&record.container, signal).await?;
+            return match tokio::time::timeout(KILL_WAIT, ended).await {
+                Ok(_) => Ok(()),
+                Err(_) => Err(EngineError::Failed(format!(
+                    "cannot kill container: {name}: tried to kill container, but did not receive an exit event"
+                ))),
+            };
         }
         self.shared.supervisor.kill(&id, signal, false).await?;
         self.emit_container("kill", &record.container, &[("signal", signal.to_string())]);

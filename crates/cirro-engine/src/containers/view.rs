@@ -52,11 +52,20 @@ impl Engine {
         let running = if is_active(container.phase) { container.pid } else { None };
         let lock = if running.is_some() { None } else { Some(lock) };
         let dir = self.shared.options.container_dir(&id);
+        let mounted = running.is_none() && mounts == Mounts::All;
+        if mounted {
+            self.mount_volumes(&container).await?;
+        }
         let root = blocking(move || match running {
             Some(pid) => of_running(&id, pid, mounts),
             None => of_stopped(&record.root, &record.container, dir, at, mounts),
-        });
-        Ok(View { files: Files::new(root.await?), container, _lock: lock })
+        })
+        .await;
+        if mounted {
+            // The view has its own copies.
+            self.unmount_volumes(&container).await?;
+        }
+        Ok(View { files: Files::new(root?), container, _lock: lock })
     }
 }
 

@@ -121,17 +121,23 @@ pub(crate) fn want_slave(own: &[ResolvedMount]) -> bool {
 
 fn own_mount(spec: &ContainerSpec, resolved: &ResolvedMount, host: &HostFacts) -> Value {
     let asked = &resolved.options;
-    let access = if resolved.read_only { "ro" } else { "rw" };
     if resolved.kind != "tmpfs" {
         let bind = if asked.non_recursive { "bind" } else { "rbind" };
         // What is mounted below the source would else be a way to write.
         let recursive = host.recursive_read_only && !asked.read_only_non_recursive;
-        let access = if resolved.read_only && recursive { "rro" } else { access };
+        // A source that the host has mounted read-only stays so: nothing is said of a mount that may be written to.
+        let access = match resolved.read_only {
+            true if recursive => Some("rro"),
+            true => Some("ro"),
+            false => None,
+        };
         let subpath = asked.subpath.as_ref().map(|subpath| format!("{SUBPATH}{subpath}"));
-        let mut options = vec![bind, asked.propagation.as_str(), access];
+        let mut options = vec![bind, asked.propagation.as_str()];
+        options.extend(access);
         options.extend(subpath.as_deref());
         return mount(&resolved.target, "bind", &resolved.source.to_string_lossy(), &options);
     }
+    let access = if resolved.read_only { "ro" } else { "rw" };
     let mut options = vec!["noexec".to_owned(), "nosuid".into(), "nodev".into(), access.into()];
     for word in &asked.tmpfs {
         // `exec` takes the `noexec` away that docker begins with, and so on.

@@ -28,12 +28,8 @@ pub(super) fn check(source: &Path, propagation: Propagation) -> Result<(), Engin
     };
     match (shared_only, shared, slave) {
         (true, false, _) => refuse("shared"),
-        // What a container mounts stays in the namespace that its root was made in.
-        (true, true, _) => {
-            Err(EngineError::NotSupported("a bind with the propagation shared is not supported".into()))
-        }
         (false, false, false) => refuse("shared or slave"),
-        (false, ..) => Ok(()),
+        (true, true, _) | (false, ..) => Ok(()),
     }
 }
 

@@ -11,6 +11,9 @@ pub struct LogConfig {
     pub max_size: u64,
     /// Number of files kept, the current one included.
     pub max_files: u32,
+    /// Whether files that were rotated away are compressed.
+    #[serde(default)]
+    pub compress: bool,
     /// What is noted with each line.
     #[serde(default)]
     pub attributes: LogAttributes,
@@ -18,7 +21,13 @@ pub struct LogConfig {
 
 impl Default for LogConfig {
     fn default() -> Self {
-        Self { keep: true, max_size: 16 << 20, max_files: 3, attributes: LogAttributes::default() }
+        Self {
+            keep: true,
+            max_size: 16 << 20,
+            max_files: 3,
+            compress: false,
+            attributes: LogAttributes::default(),
+        }
     }
 }
 

@@ -16,6 +16,7 @@ mod lifecycle;
 mod options;
 mod registry_clients;
 mod robust;
+mod run_options;
 mod survival;
 mod walk_container;
 mod walk_kubernetes;

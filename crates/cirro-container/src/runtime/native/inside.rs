@@ -74,6 +74,11 @@ pub(super) fn find_or_make(root: impl AsFd, path: &Path, sort: Sort, links: Link
     Ok(place)
 }
 
+/// Whether there is something at a path.
+pub(super) fn is_there(root: impl AsFd, path: &Path) -> bool {
+    find(&root, path, Links::Follow).is_ok()
+}
+
 /// A link that leads nowhere counts as being there; the caller finds that it cannot be opened.
 fn make_one(parent: &OwnedFd, name: &OsStr, sort: Sort) -> io::Result<()> {
     let result = match sort {

@@ -11,7 +11,7 @@ use oci_spec::runtime::{LinuxIdMapping, Mount};
 use rustix::fs::{Mode, OFlags, ResolveFlags};
 
 use super::copy_up;
-use super::inside::{Links, Sort, find_or_make, sort_of};
+use super::inside::{self, Links, Sort, find_or_make, sort_of};
 use super::options::{Attributes, Binding, Options, READ_ONLY, propagation};
 use super::tree;
 use super::users::Maps;
@@ -168,19 +168,21 @@ impl Prepared {
         // What shows the kernel is never put where a link leads (CVE-2019-19921, CVE-2023-27561).
         let kernel = matches!(&self.body, Body::Filesystem(kind) if kind == "proc" || kind == "sysfs");
         let links = if kernel { Links::Refuse } else { Links::Follow };
+        let was_there = inside::is_there(root, &self.destination);
         let place = find_or_make(root, &self.destination, self.sort, links)?;
         match &self.body {
             Body::Tree(tree) => tree::attach(tree, &place),
-            Body::Filesystem(kind) => self.attach_new(kind, &place),
+            Body::Filesystem(kind) => self.attach_new(kind, &place, was_there),
             Body::Cgroups(trees) => self.attach_cgroups(trees, &place),
         }
     }
 
-    fn attach_new(&self, kind: &str, place: &OwnedFd) -> io::Result<()> {
+    fn attach_new(&self, kind: &str, place: &OwnedFd, was_there: bool) -> io::Result<()> {
         let options = &self.options;
         let tree = tree::new(kind, self.source.as_deref(), &options.data, options.own)?;
         if kind == "tmpfs" {
-            if !options.data.iter().any(|(key, _)| key == "mode") {
+            // As with runc: what was there lends its mode, a place that was made for the mount lends none.
+            if was_there && !options.data.iter().any(|(key, _)| key == "mode") {
                 let mode = rustix::fs::fstat(place)?.st_mode & 0o7777;
                 rustix::fs::fchmod(&reopen(&tree)?, Mode::from_raw_mode(mode))?;
             }

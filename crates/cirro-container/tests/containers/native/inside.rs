@@ -56,7 +56,7 @@ async fn mounts_are_what_their_options_say() {
         "one fixed",
         "/bin/busybox",
         "copied",
-        "755",
+        "1777",
         "1770",
         "words rw,nosuid,nodev,noexec,relatime,size=64k,mode=1770",
     ];
