@@ -43,8 +43,16 @@ impl LogWriter {
 
     /// Returns the oldest rotated file that is not compressed.
     pub(crate) fn uncompressed(&self) -> Option<PathBuf> {
-        let paths = (1..self.settings.max_files).rev().map(|number| rotated(&self.settings.path, number));
-        paths.into_iter().find(|path| path.exists())
+        let mut oldest = None;
+        for number in 1..self.settings.max_files {
+            let plain = rotated(&self.settings.path, number);
+            if plain.exists() {
+                oldest = Some(plain);
+            } else if !compressed(&self.settings.path, number).exists() {
+                break;
+            }
+        }
+        oldest
     }
 
     /// Adds a line, or a piece of one, to what [`flush`](Self::flush) writes.

@@ -53,8 +53,9 @@ impl Engine {
         let lock = if running.is_some() { None } else { Some(lock) };
         let dir = self.shared.options.container_dir(&id);
         let mounted = running.is_none() && mounts == Mounts::All;
-        if mounted {
-            self.mount_volumes(&container).await?;
+        if mounted && let Err(error) = self.mount_volumes(&container).await {
+            self.unmount_volumes(&container).await?;
+            return Err(error);
         }
         let root = blocking(move || match running {
             Some(pid) => of_running(&id, pid, mounts),
