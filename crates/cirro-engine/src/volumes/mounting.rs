@@ -32,7 +32,7 @@ impl Engine {
         for volume in self.mounted_volumes_of(container) {
             let _guard = self.shared.keyed.lock(&format!("volume {}", volume.name)).await;
             let path = volume.mountpoint.display().to_string();
-            self.volume_users().entry(volume.name.clone()).or_default().insert(container.id.clone());
+            self.mounted_by().entry(volume.name.clone()).or_default().insert(container.id.clone());
             self.mount_locked(&volume).await.map_err(|error| {
                 EngineError::Failed(format!("error while mounting volume '{path}': {error}"))
             })?;
@@ -44,7 +44,7 @@ impl Engine {
     pub(crate) async fn unmount_volumes(&self, container: &Container) -> Result<(), EngineError> {
         for volume in self.mounted_volumes_of(container) {
             let _guard = self.shared.keyed.lock(&format!("volume {}", volume.name)).await;
-            if let Some(users) = self.volume_users().get_mut(&volume.name) {
+            if let Some(users) = self.mounted_by().get_mut(&volume.name) {
                 users.remove(&container.id);
             }
             self.unmount_unused_locked(&volume, Some(&container.id)).await?;
@@ -52,7 +52,7 @@ impl Engine {
         Ok(())
     }
 
-    fn volume_users(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, BTreeSet<String>>> {
+    fn mounted_by(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, BTreeSet<String>>> {
         self.shared.volume_users.lock().expect("no panic while it is held")
     }
 
@@ -115,7 +115,7 @@ impl Engine {
 
     /// Whether somebody has had a volume mounted, or a container that runs has it since before this daemon.
     fn is_used(&self, volume: &str, but: Option<&str>) -> bool {
-        if self.volume_users().get(volume).is_some_and(|users| !users.is_empty()) {
+        if self.mounted_by().get(volume).is_some_and(|users| !users.is_empty()) {
             return true;
         }
         let table = self.table();
