@@ -30,7 +30,8 @@ pub(crate) async fn logs(
     let query = query(&params)?;
     let container = face.engine.container(&name)?;
     if !container.spec.log.keep {
-        return Err(ApiError::not_supported("reading the log of a container with the log driver none"));
+        let message = "configured logging driver does not support reading".into();
+        return Err(ApiError { status: http::StatusCode::NOT_IMPLEMENTED, message });
     }
     let wanted = Wanted { tty: container.spec.tty, stdout: wanted_streams.0, stderr: wanted_streams.1 };
     let style = Style { timestamps: params.flag("timestamps"), details: params.flag("details") };

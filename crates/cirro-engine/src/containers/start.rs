@@ -132,7 +132,10 @@ impl Engine {
     fn prepare_root(&self, record: &Record) -> Result<User, EngineError> {
         let container = &record.container;
         for mount in &container.spec.mounts {
-            if let MountSource::Bind { path, create: true } = &mount.source {
+            // A file may be bound, too; what is gone since the creation becomes a directory.
+            if let MountSource::Bind { path, create: true } = &mount.source
+                && path.symlink_metadata().is_err()
+            {
                 std::fs::create_dir_all(path).map_err(io(format!("make {}", path.display())))?;
             }
         }

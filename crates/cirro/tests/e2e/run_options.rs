@@ -239,7 +239,8 @@ fn namespaces_are_shared(cloud: &Cloud) {
     for kind in ["ipc", "uts", "pid", "cgroup"] {
         assert_eq!(link("guest", kind), host(kind), "{kind}");
     }
-    let refused = docker(cloud, &["run", "--rm"], "--ipc container:guest2", &["busybox", "true"]).fails();
+    let never = ["run", "--rm", "--pull", "never"];
+    let refused = docker(cloud, &never, "--ipc container:guest2", &["busybox", "true"]).fails();
     assert!(refused.contains("No such container: guest2"), "{refused}");
     cloud.docker(&["rm", "-f", "guest", "taker", "giver"]).ok();
 }
@@ -347,8 +348,7 @@ fn what_makes_no_sense_is_refused(cloud: &Cloud) {
         ("--pid container:absent", "No such container: absent"),
         ("--oom-score-adj 2000", "range for oom score adj is [-1000, 1000]"),
         ("--memory 1m", "Minimum memory limit allowed is 6MB"),
-        ("--blkio-weight 5", "Range of blkio weight is from 10 to 1000"),
-        ("--cpus 100000", "Range of CPUs is from"),
+        ("--cpus 100000", "range of CPUs is from"),
         ("--cpuset-cpus 4000", "not available"),
         ("--security-opt nonsense=1", "nonsense"),
         ("--runtime absent", "unknown or invalid runtime name: absent"),
@@ -359,7 +359,8 @@ fn what_makes_no_sense_is_refused(cloud: &Cloud) {
         ("--volume-driver absent -v x:/y", "plugin \"absent\" not found"),
         ("--cgroup-parent /", "cgroup"),
     ] {
-        let said = docker(cloud, &["run", "--rm"], options, &["busybox", "true"]).fails();
+        // Of a 404 the client thinks that the image is missing.
+        let said = docker(cloud, &["run", "--rm", "--pull", "never"], options, &["busybox", "true"]).fails();
         assert!(said.contains(text), "{options}: {said}");
     }
 }
