@@ -18,6 +18,8 @@ use crate::storage::Storage;
 
 mod account;
 mod limits;
+pub(crate) mod outside;
+mod priority;
 pub(crate) mod quota;
 mod secret;
 mod security;
@@ -59,6 +61,7 @@ impl Storage {
         match (kind.group.as_str(), kind.plural.as_str(), old) {
             ("", "pods", None) => {
                 account::admit(self, kind, namespace, new).await?;
+                priority::admit(self, kind, new).await?;
                 tolerations::admit(new);
                 limits::admit(self, kind, namespace, new).await
             }

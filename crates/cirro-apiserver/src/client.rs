@@ -22,8 +22,9 @@ pub(crate) struct LocalClient {
 }
 
 impl LocalClient {
-    fn kind(&self, resource: &Resource) -> Result<&Arc<Kind>, ApiError> {
-        self.storage.registry.kind(&resource.group, &resource.plural).ok_or_else(error::no_such_path)
+    fn kind(&self, resource: &Resource) -> Result<Arc<Kind>, ApiError> {
+        let registry = self.storage.definitions.registry();
+        registry.kind(&resource.group, &resource.plural).cloned().ok_or_else(error::no_such_path)
     }
 
     async fn replace(
@@ -34,7 +35,7 @@ impl LocalClient {
     ) -> Result<Arc<Value>, ApiError> {
         let kind = self.kind(resource)?;
         let (namespace, name) = (json::namespace(&object), json::name(&object));
-        let place = Place { kind, namespace, name };
+        let place = Place { kind: &kind, namespace, name };
         // A namespace that is being deleted ends when the controller that emptied it takes the
         // finalizer out of its spec.
         let target = match target {
@@ -55,7 +56,7 @@ impl Api for LocalClient {
         let key = key.clone();
         Box::pin(async move {
             let kind = self.kind(&key.resource)?;
-            self.storage.get(Place { kind, namespace: &key.namespace, name: &key.name }).await
+            self.storage.get(Place { kind: &kind, namespace: &key.namespace, name: &key.name }).await
         })
     }
 
@@ -67,7 +68,7 @@ impl Api for LocalClient {
         let (resource, namespace) = (resource.clone(), namespace.map(str::to_owned));
         Box::pin(async move {
             let kind = self.kind(&resource)?;
-            let page = self.storage.list(kind, namespace.as_deref(), &ListOptions::default()).await?;
+            let page = self.storage.list(&kind, namespace.as_deref(), &ListOptions::default()).await?;
             let items = page.records.iter().map(|record| self.storage.decoded.decode(record));
             Ok(ObjectList { items: items.collect::<Result<_, _>>()?, revision: page.revision })
         })
@@ -82,7 +83,7 @@ impl Api for LocalClient {
         Box::pin(async move {
             let kind = self.kind(&resource)?;
             let (sender, receiver) = mpsc::channel(WATCH_BUFFER);
-            match self.storage.watch(kind, None, revision).await {
+            match self.storage.watch(&kind, None, revision).await {
                 Ok(changes) => {
                     tokio::spawn(forward(self.storage.clone(), changes, sender));
                 }
@@ -100,7 +101,7 @@ impl Api for LocalClient {
         Box::pin(async move {
             let kind = self.kind(&resource)?;
             let namespace = json::namespace(&object).to_owned();
-            self.storage.create(kind, &namespace, object, false).await
+            self.storage.create(&kind, &namespace, object, false).await
         })
     }
 
@@ -123,7 +124,7 @@ impl Api for LocalClient {
         let key = key.clone();
         Box::pin(async move {
             let kind = self.kind(&key.resource)?;
-            let place = Place { kind, namespace: &key.namespace, name: &key.name };
+            let place = Place { kind: &kind, namespace: &key.namespace, name: &key.name };
             let target = if status { Target::Status } else { Target::Object };
             let change = |old: &Value| Ok(crate::patch::merged(old, &patch));
             self.storage.modify(place, target, false, change).await
@@ -136,7 +137,7 @@ impl Api for LocalClient {
         Box::pin(async move {
             let kind = self.kind(&Resource::new("", "pods"))?;
             let (namespace, name) = (json::namespace(&binding), json::name(&binding));
-            crate::binding::bind(&self.storage, Place { kind, namespace, name }, &binding, false).await
+            crate::binding::bind(&self.storage, Place { kind: &kind, namespace, name }, &binding, false).await
         })
     }
 
@@ -157,7 +158,7 @@ impl Api for LocalClient {
         let key = key.clone();
         Box::pin(async move {
             let kind = self.kind(&key.resource)?;
-            let place = Place { kind, namespace: &key.namespace, name: &key.name };
+            let place = Place { kind: &kind, namespace: &key.namespace, name: &key.name };
             self.storage.delete(place, &options, false).await.map(drop)
         })
     }

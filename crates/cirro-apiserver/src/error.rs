@@ -156,6 +156,12 @@ pub(crate) fn store(source: StoreError, current: u64) -> ApiError {
     }
 }
 
+/// 405 for objects of a definition that is being deleted.
+pub(crate) fn creation_ended() -> ApiError {
+    let message = "create not allowed while custom resource definition is terminating";
+    error(405, "MethodNotAllowed", message.into(), None)
+}
+
 /// 422 with a cause per fault.
 pub(crate) fn invalid(kind: &Kind, name: &str, causes: Causes) -> ApiError {
     let words: Vec<_> = causes.0.iter().map(|cause| format!("{}: {}", cause.field, cause.body)).collect();
@@ -203,6 +209,20 @@ impl Causes {
         self.0.is_empty()
     }
 
+    pub(crate) fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Takes over the faults of a value that stands at `field`.
+    pub(crate) fn extend_under(&mut self, field: &str, part: Self) {
+        let join = |inner: String| match inner.as_str() {
+            "" => field.to_owned(),
+            inner if inner.starts_with('[') => format!("{field}{inner}"),
+            inner => format!("{field}.{inner}"),
+        };
+        self.0.extend(part.0.into_iter().map(|cause| Cause { field: join(cause.field), ..cause }));
+    }
+
     fn push(&mut self, reason: &'static str, field: &str, body: String) {
         self.0.push(Cause { reason, field: field.to_owned(), body });
     }
@@ -240,6 +260,21 @@ impl Causes {
         let detail = format!("supported values: {}", supported.join(", "));
         let body = with_detail(format!("Unsupported value: {}", go_value(value)), &detail);
         self.push("FieldValueNotSupported", field, body);
+    }
+
+    /// A value of another type; `found` is the name of its own.
+    pub(crate) fn type_invalid(&mut self, field: &str, found: &str, detail: &str) {
+        self.push("FieldValueTypeInvalid", field, with_detail(format!("Invalid value: {found:?}"), detail));
+    }
+
+    /// A value that rules refuse; it is told by the name of its type.
+    pub(crate) fn invalid_text(&mut self, field: &str, kind: &str, detail: &str) {
+        self.invalid(field, &kind.into(), detail);
+    }
+
+    pub(crate) fn too_many(&mut self, field: &str, count: u64, limit: u64) {
+        let detail = format!("must have at most {limit} items");
+        self.push("FieldValueTooMany", field, with_detail(format!("Too many: {count}"), &detail));
     }
 
     pub(crate) fn too_long(&mut self, field: &str, detail: &str) {

@@ -72,7 +72,7 @@ impl ApiServer {
             Route::Issuer => Ok(answer::document(&tokens::configuration())),
             Route::TokenKeys => Ok(answer::keys(&self.storage.tokens.keys())),
             Route::Resource(path) => self.resource(user, path, request).await,
-            route => discovery::answer(&self.storage.registry, &route, &request),
+            route => discovery::answer(&self.storage.definitions.registry(), &route, &request),
         }
     }
 
@@ -82,9 +82,12 @@ impl ApiServer {
         path: ResourcePath,
         request: Request<Body>,
     ) -> Result<Response<Body>, ApiError> {
-        let registry = &self.storage.registry;
+        let registry = self.storage.definitions.registry();
         let served = registry.served(&path.group, &path.version, &path.plural).cloned();
         let served = served.ok_or_else(error::no_such_path)?;
+        if served.kind.custom.as_ref().is_some_and(|custom| custom.needs_webhook) {
+            return Err(error::not_supported("conversion of custom objects by a webhook"));
+        }
         let subresource = match &path.subresource {
             None => None,
             Some(name) => Some(find_subresource(&served, name)?),
@@ -177,7 +180,11 @@ impl Call {
 
     /// Starts an answer with the warnings of the version that was spoken.
     pub(crate) fn answer(&self) -> Answer<'_> {
-        let deprecation = self.served.view().and_then(|view| view.deprecation.clone());
+        let custom = self.served.kind.custom.as_ref();
+        let deprecation = match self.served.view() {
+            Some(view) => view.deprecation.clone(),
+            None => custom.and_then(|custom| custom.deprecation.clone()),
+        };
         Answer { served: &self.served, accept: self.accept, warnings: deprecation.into_iter().collect() }
     }
 }

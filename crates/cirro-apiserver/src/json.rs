@@ -40,6 +40,14 @@ pub(crate) fn object_mut<'a>(value: &'a mut Value, member: &str) -> &'a mut Map<
     slot.as_object_mut().expect("made an object above")
 }
 
+/// Returns the place of a member, in what is made an object when it is something else.
+pub(crate) fn member_mut<'a>(value: &'a mut Value, member: &str) -> &'a mut Value {
+    if !value.is_object() {
+        *value = Value::Object(Map::new());
+    }
+    &mut value[member]
+}
+
 /// Returns the elements of an array at a path, for changing.
 pub(crate) fn elements_mut<'a>(value: &'a mut Value, path: &str) -> impl Iterator<Item = &'a mut Value> {
     let found = path.split('.').try_fold(value, |value, member| value.get_mut(member));

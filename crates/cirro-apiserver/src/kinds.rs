@@ -12,6 +12,7 @@ mod classes;
 mod compute;
 mod coordination;
 mod core;
+mod definition;
 mod discovery;
 mod event;
 mod extension;
@@ -30,6 +31,7 @@ mod volume;
 mod workload;
 
 pub(crate) use classes::system_priorities;
+pub(crate) use definition::{COLUMN_FORMATS, COLUMN_TYPES};
 pub(crate) use pod::quality_of_service;
 
 /// Returns the registry of everything that is served.
@@ -54,6 +56,7 @@ pub(crate) fn registry() -> Registry {
         storage::kinds,
         flowcontrol::kinds,
         extension::kinds,
+        definition::kinds,
         compute::kinds,
         network::kinds,
     ];

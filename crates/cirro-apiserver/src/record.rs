@@ -23,6 +23,11 @@ fn beginning(kind: &Kind) -> String {
     format!(r#"{{"kind":"{}","apiVersion":"{}","metadata":{{"#, kind.kind, kind.api_version())
 }
 
+/// Whether bytes were stored in the kind's present version.
+pub(crate) fn is_current(kind: &Kind, value: &[u8]) -> bool {
+    value.starts_with(beginning(kind).as_bytes())
+}
+
 /// Encodes an object for the store.
 pub(crate) fn encode(kind: &Kind, object: &Value) -> Result<Bytes, ApiError> {
     let mut bytes = beginning(kind).into_bytes();

@@ -1,16 +1,18 @@
 //! The registry of kinds: what the API serves, as data.
 //!
 //! Every handler asks a [`Kind`]; none knows a kind by name. Built-in kinds and our own are made by the
-//! functions in `kinds/`; kinds that arrive at run time will be made from their definitions. Where a
+//! functions in `kinds/`; kinds that arrive at run time are made from their definitions (`custom`). Where a
 //! rule needs code, the entry names a [`Strategy`].
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::ops::Deref;
+use std::sync::{Arc, OnceLock};
 
 use cirro_seams::Pending;
 use cirro_seams::api::{ApiError, DeleteOptions, Resource};
 use serde_json::Value;
 
+use crate::custom::CustomVersion;
 use crate::error::Causes;
 use crate::table::Column;
 
@@ -35,9 +37,28 @@ pub(crate) struct Kind {
     /// What field selectors may name beside `metadata.name` and `metadata.namespace`.
     pub(crate) selectable: Vec<Selectable>,
     pub(crate) columns: Vec<Column>,
-    pub(crate) strategy: &'static dyn Strategy,
+    pub(crate) strategy: Rules,
     /// Other groups and versions that the same objects are served in.
     pub(crate) views: Vec<View>,
+    /// What its definition says, when the kind came at run time.
+    pub(crate) custom: Option<Arc<CustomVersion>>,
+}
+
+/// The strategy of a kind: one that is built in, or one that was made from a definition.
+pub(crate) enum Rules {
+    BuiltIn(&'static dyn Strategy),
+    Custom(Box<dyn Strategy>),
+}
+
+impl Deref for Rules {
+    type Target = dyn Strategy;
+
+    fn deref(&self) -> &Self::Target {
+        match self {
+            Self::BuiltIn(strategy) => *strategy,
+            Self::Custom(strategy) => strategy.as_ref(),
+        }
+    }
 }
 
 /// A field that a selector may name.
@@ -158,6 +179,15 @@ pub(crate) trait Strategy: Sync + Send {
     }
     /// Finds faults of an object on its own.
     fn validate(&self, _object: &Value, _causes: &mut Causes) {}
+    /// Finds faults of a change: of the new state, and of the way there.
+    fn validate_change(&self, object: &Value, old: &Value, causes: &mut Causes) {
+        self.validate(object, causes);
+        self.validate_update(object, old, causes);
+    }
+    /// Whether a write to the status alone is validated too.
+    fn validates_status(&self) -> bool {
+        false
+    }
     /// Finds forbidden changes.
     fn validate_update(&self, _object: &Value, _old: &Value, _causes: &mut Causes) {}
     /// Store keys that the object owns exclusively, written and deleted with it in one transaction.
@@ -228,8 +258,9 @@ impl Kind {
             subresources: Vec::new(),
             selectable: Vec::new(),
             columns: crate::table::name_and_age(),
-            strategy: &NoRules,
+            strategy: Rules::BuiltIn(&NoRules),
             views: Vec::new(),
+            custom: None,
         }
     }
 
@@ -277,7 +308,7 @@ impl Kind {
 
     /// Names its rules.
     pub(crate) fn strategy(mut self, strategy: &'static dyn Strategy) -> Self {
-        self.strategy = strategy;
+        self.strategy = Rules::BuiltIn(strategy);
         self
     }
 
@@ -355,9 +386,18 @@ pub(crate) struct Served {
 
 impl Served {
     /// Serves a kind in its storage version.
-    #[cfg(test)]
     pub(crate) fn storage(kind: Arc<Kind>) -> Self {
         Self { kind, view: None }
+    }
+
+    /// Serves a kind in one of its views.
+    pub(crate) fn in_view(kind: Arc<Kind>, index: usize) -> Self {
+        Self { kind, view: Some(index) }
+    }
+
+    /// Whether stored bytes go out as they are.
+    pub(crate) fn is_stored_form(&self) -> bool {
+        self.view.is_none() && self.kind.custom.is_none()
     }
 
     /// Returns the view, unless it is the storage version.
@@ -401,31 +441,54 @@ impl Served {
         if let Some(view) = self.view() {
             (view.export)(&mut object);
             object["apiVersion"] = self.api_version().into();
+        } else if let Some(custom) = &self.kind.custom {
+            // It may have been stored in another version.
+            object["apiVersion"] = self.api_version().into();
+            custom.complete(&mut object);
         }
         object
     }
 }
 
-/// All kinds that are served.
+/// All kinds that are served at a time.
 pub(crate) struct Registry {
     kinds: Vec<Arc<Kind>>,
-    by_path: BTreeMap<(String, String, String), Served>,
+    /// In the order of discovery.
+    serving: Vec<Served>,
+    by_path: BTreeMap<(String, String, String), usize>,
+    /// The document of OpenAPI v2 about these kinds, once somebody asked: as JSON and as protobuf.
+    pub(crate) swagger: [OnceLock<bytes::Bytes>; 2],
 }
 
 impl Registry {
     /// Gathers kinds.
     pub(crate) fn new(kinds: Vec<Kind>) -> Self {
         let kinds: Vec<_> = kinds.into_iter().map(Arc::new).collect();
-        let mut by_path = BTreeMap::new();
-        for kind in &kinds {
-            let views = (0..kind.views.len()).map(Some);
-            for view in [None].into_iter().chain(views) {
-                let served = Served { kind: kind.clone(), view };
-                let path = (served.group().to_owned(), served.version().to_owned(), kind.plural.clone());
-                by_path.insert(path, served);
-            }
+        // Views come last, so that a group's first version is the one that is stored.
+        let storage = kinds.iter().cloned().map(Served::storage);
+        let views = kinds
+            .iter()
+            .flat_map(|kind| (0..kind.views.len()).map(|index| Served::in_view(kind.clone(), index)));
+        let serving = storage.chain(views).collect();
+        Self::serving(kinds, serving)
+    }
+
+    /// Returns the registry with kinds more: each as it is stored, and as it is served.
+    pub(crate) fn with(&self, more: impl Iterator<Item = (Arc<Kind>, Vec<Served>)>) -> Self {
+        let (mut kinds, mut serving) = (self.kinds.clone(), self.serving.clone());
+        for (kind, served) in more {
+            kinds.push(kind);
+            serving.extend(served);
         }
-        Self { kinds, by_path }
+        Self::serving(kinds, serving)
+    }
+
+    fn serving(kinds: Vec<Arc<Kind>>, serving: Vec<Served>) -> Self {
+        let path = |served: &Served| {
+            (served.group().to_owned(), served.version().to_owned(), served.kind.plural.clone())
+        };
+        let by_path = serving.iter().enumerate().map(|(index, served)| (path(served), index)).collect();
+        Self { kinds, serving, by_path, swagger: Default::default() }
     }
 
     /// Returns every kind once.
@@ -435,7 +498,8 @@ impl Registry {
 
     /// Finds what a request's path names.
     pub(crate) fn served(&self, group: &str, version: &str, plural: &str) -> Option<&Served> {
-        self.by_path.get(&(group.to_owned(), version.to_owned(), plural.to_owned()))
+        let index = self.by_path.get(&(group.to_owned(), version.to_owned(), plural.to_owned()))?;
+        Some(&self.serving[*index])
     }
 
     /// Finds a kind by group and plural, whatever the version.
@@ -446,12 +510,7 @@ impl Registry {
     /// Returns the groups with their versions, in the order of discovery, each with what it serves.
     pub(crate) fn groups(&self) -> Vec<Group<'_>> {
         let mut groups: Vec<Group<'_>> = Vec::new();
-        // Views come last, so that a group's first version is the one that is stored.
-        let kinds = self.kinds.iter();
-        let storage = kinds.clone().filter_map(|kind| self.served(&kind.group, &kind.version, &kind.plural));
-        let views = kinds.flat_map(|kind| kind.views.iter().map(move |view| (view, &kind.plural)));
-        let views = views.filter_map(|(view, plural)| self.served(&view.group, &view.version, plural));
-        for served in storage.chain(views) {
+        for served in &self.serving {
             let at = groups.iter().position(|group| group.name == served.group());
             let at = at.unwrap_or_else(|| {
                 groups.push(Group { name: served.group(), versions: Vec::new() });
@@ -462,6 +521,12 @@ impl Registry {
                 Some((_, kinds)) => kinds.push(served),
                 None => versions.push((served.version(), vec![served])),
             }
+        }
+        let came_later = |group: &&mut Group<'_>| {
+            group.versions.iter().any(|(_, all)| all.iter().any(|one| one.kind.custom.is_some()))
+        };
+        for group in groups.iter_mut().filter(came_later) {
+            group.versions.sort_by(|(one, _), (other, _)| crate::custom::by_priority(one, other));
         }
         groups
     }

@@ -10,7 +10,7 @@ use serde::Deserialize;
 
 mod check;
 
-pub(crate) use check::check;
+pub(crate) use check::{Checked, check};
 
 static FILE: &[u8] = include_bytes!("../data/types.json.gz");
 
@@ -206,6 +206,12 @@ impl Type {
         });
         let short = name.rsplit('.').next().unwrap_or(name);
         Self { name: short.into(), inlined: inlined.collect(), fields, others: None }
+    }
+
+    /// Makes the type of a kind that came at run time.
+    pub(crate) fn own(name: &str, mut fields: Vec<(Box<str>, Field)>, others: Option<Field>) -> Self {
+        fields.sort_by(|(one, _), (other, _)| one.cmp(other));
+        Self { name: name.into(), fields, inlined: Vec::new(), others: others.map(Box::new) }
     }
 
     /// Returns what members look like that the type does not name, where it lets them be.

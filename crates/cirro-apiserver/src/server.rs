@@ -5,13 +5,14 @@ use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, RwLock};
 
-use cirro_seams::api::{Api, ApiError, Resource, ResourceInfo};
+use cirro_seams::api::{Api, ApiError, ResourceInfo};
 use cirro_seams::node::NodeStreams;
 use cirro_store::ObjectStore;
 use ipnet::Ipv4Net;
 use serde_json::{Value, json};
 
 use crate::client::LocalClient;
+use crate::custom::Definitions;
 use crate::error;
 use crate::kinds;
 use crate::pki::{Pki, PkiError};
@@ -101,20 +102,24 @@ impl ApiServer {
         if let Some(sealed) = sealed {
             sealed.seal_all().await.map_err(|source| error::store(source, store.revision()))?;
         }
+        let registry = kinds::registry();
         let storage = Storage {
+            definitions: Definitions::new(&registry),
             rbac: Rbac::new(store.clone()),
             quotas: Default::default(),
             fairness: Default::default(),
+            outside: Default::default(),
             tokens,
             pki,
             store,
-            registry: kinds::registry(),
+            registry,
             decoded: DecodeCache::default(),
             service_cidr: options.service_cidr,
             node_ports: options.node_ports.clone(),
         };
         let server = Self { storage: Arc::new(storage), node_streams: Arc::default() };
         server.bootstrap(&options).await?;
+        server.storage.follow_definitions().await;
         Ok(server)
     }
 
@@ -126,16 +131,9 @@ impl ApiServer {
         Arc::new(LocalClient { storage: self.storage.clone() })
     }
 
-    /// Returns the kinds whose objects are kept, for the controllers that follow all of them.
-    pub fn resources(&self) -> Vec<ResourceInfo> {
-        let stored = self.storage.registry.kinds().iter().filter(|kind| kind.stored);
-        stored
-            .map(|kind| ResourceInfo {
-                resource: Resource::new(&kind.group, &kind.plural),
-                kind: kind.kind.clone(),
-                namespaced: kind.namespaced,
-            })
-            .collect()
+    /// Returns the kinds whose objects are kept, as they change, for the controllers that follow all of them.
+    pub fn resources(&self) -> tokio::sync::watch::Receiver<Vec<ResourceInfo>> {
+        self.storage.definitions.resources()
     }
 
     /// Returns the authority's certificate as PEM, when there is one.

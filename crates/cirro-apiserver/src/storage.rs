@@ -16,8 +16,10 @@ use serde_json::Value;
 use tokio::sync::mpsc;
 
 use crate::admission::Admitted;
+use crate::admission::outside::{Attributes, Operation as Write, Outside};
 use crate::admission::quota::Gate;
 use crate::allocate::{self, Pool};
+use crate::custom::{self, Definitions};
 use crate::error::{self, Causes};
 use crate::fairness::Fairness;
 use crate::json;
@@ -32,6 +34,7 @@ use crate::validate;
 mod batch;
 mod delete;
 mod list;
+mod outside;
 
 pub(crate) use delete::Deletion;
 pub(crate) use list::{ListOptions, Page};
@@ -42,11 +45,16 @@ const MAX_ATTEMPTS: usize = 16;
 /// Storage of all kinds.
 pub(crate) struct Storage {
     pub(crate) store: Arc<dyn ObjectStore>,
+    /// The kinds that are built in.
     pub(crate) registry: Registry,
+    /// All kinds, those that came at run time too.
+    pub(crate) definitions: Definitions,
     pub(crate) decoded: DecodeCache,
     pub(crate) rbac: Rbac,
     pub(crate) quotas: Gate,
     pub(crate) fairness: Fairness,
+    /// Webhooks and policies.
+    pub(crate) outside: Outside,
     pub(crate) tokens: Tokens,
     /// The cloud's authority, where there is one.
     pub(crate) pki: Option<Arc<Pki>>,
@@ -140,17 +148,44 @@ impl Storage {
         tracking: Tracking,
         dry_run: bool,
     ) -> Result<Arc<Value>, ApiError> {
+        let created = self.create_now(kind, namespace, object, tracking, dry_run).await?;
+        if !dry_run {
+            self.settled(kind, &created).await;
+        }
+        Ok(created)
+    }
+
+    /// Waits until what a definition defines is served.
+    async fn settled(&self, kind: &Kind, object: &Value) {
+        if custom::is_definition(kind) {
+            let revision = json::text(object, "metadata.resourceVersion").parse();
+            self.definitions.reached(revision.unwrap_or(0)).await;
+        }
+    }
+
+    async fn create_now(
+        &self,
+        kind: &Arc<Kind>,
+        namespace: &str,
+        object: Value,
+        tracking: Tracking,
+        dry_run: bool,
+    ) -> Result<Arc<Value>, ApiError> {
         let object = begin_creation(kind, namespace, object, tracking)?;
         for _ in 0..MAX_ATTEMPTS {
             let mut object = object.clone();
             let generated = generate_name(&mut object);
             kind.strategy.named(&mut object);
-            let _pass = self.pass(kind, namespace).await?;
+            let early = self.early_pass(kind, namespace).await?;
             let guard = self.namespace_guard(kind, namespace, json::name(&object)).await?;
             self.admit(kind, namespace, &mut object, None).await?;
+            self.mutate_creation(kind, namespace, &mut object, dry_run).await?;
             let (claims, value) = self.complete_creation(kind, &mut object).await?;
             let place = Place { kind, namespace, name: json::name(&object) };
             let admitted = self.check(kind, &object, None).await?;
+            let write = Attributes::of(place, Write::Create, Some(&object), None, dry_run);
+            self.validate_outside(&write).await?;
+            let _pass = self.late_pass(early, kind, namespace).await?;
             let admitted = admitted.and(self.charge(kind, namespace, None, Some(&object)).await?);
             let mut conditions = admitted.conditions;
             conditions.push(Condition::Absent(place.key()));
@@ -265,10 +300,26 @@ impl Storage {
         target: Target,
         tracking: Tracking,
         dry_run: bool,
+        change: impl FnMut(&Value) -> Result<Value, ApiError> + Send,
+    ) -> Result<Arc<Value>, ApiError> {
+        let changed = self.modify_now(place, target, tracking, dry_run, change).await?;
+        // The task that follows definitions writes with trust; it cannot wait for itself.
+        if !dry_run && target != Target::Whole {
+            self.settled(place.kind, &changed).await;
+        }
+        Ok(changed)
+    }
+
+    async fn modify_now(
+        &self,
+        place: Place<'_>,
+        target: Target,
+        tracking: Tracking,
+        dry_run: bool,
         mut change: impl FnMut(&Value) -> Result<Value, ApiError> + Send,
     ) -> Result<Arc<Value>, ApiError> {
         for _ in 0..MAX_ATTEMPTS {
-            let _pass = self.pass(place.kind, place.namespace).await?;
+            let early = self.early_pass(place.kind, place.namespace).await?;
             let record = self.record(place).await?;
             let old = self.decoded.decode(&record)?;
             let mut new = change(&old)?;
@@ -285,10 +336,15 @@ impl Storage {
                 }
                 (_, sent) => managed::restored(&mut new, &old, sent),
             };
-            self.complete_update(place.kind, target, &mut new, &old).await?;
+            self.complete_update(place, target, &mut new, &old, dry_run).await?;
+            if target != Target::Whole {
+                let write = Attributes::of(place, Write::Update, Some(&new), Some(&old), dry_run);
+                self.validate_outside(&write.on(target)).await?;
+            }
+            let _pass = self.late_pass(early, place.kind, place.namespace).await?;
             let after = (!delete::is_over(place.kind, &new)).then_some(&new);
             let admitted = self.charge(place.kind, place.namespace, Some(&old), after).await?;
-            if new == *old {
+            if new == *old && record::is_current(place.kind, &record.value) {
                 return Ok(old);
             }
             if tracking == Tracking::Difference && !reset {
@@ -308,20 +364,29 @@ impl Storage {
 
     async fn complete_update(
         &self,
-        kind: &Kind,
+        place: Place<'_>,
         target: Target,
         new: &mut Value,
         old: &Value,
+        dry_run: bool,
     ) -> Result<(), ApiError> {
+        let kind = place.kind;
         let mut causes = Causes::default();
         if target == Target::Object {
             kind.strategy.defaults(new);
             kind.strategy.prepare_update(new, old);
             self.admit(kind, json::namespace(old), new, Some(old)).await?;
+        }
+        if target != Target::Whole {
+            self.mutate_update(place, target, new, old, dry_run).await?;
+        }
+        if target == Target::Object {
             self.allocate(kind, new, Some(old), &mut causes).await?;
             validate::metadata(kind, new, &mut causes);
-            kind.strategy.validate(new, &mut causes);
-            kind.strategy.validate_update(new, old, &mut causes);
+            kind.strategy.validate_change(new, old, &mut causes);
+        } else if target == Target::Status && kind.strategy.validates_status() {
+            kind.strategy.defaults(new);
+            kind.strategy.validate_change(new, old, &mut causes);
         }
         if !causes.is_empty() {
             return Err(error::invalid(kind, json::name(old), causes));
@@ -329,7 +394,7 @@ impl Storage {
         if target == Target::Object {
             self.check(kind, new, Some(old)).await?;
         }
-        if kind.strategy.has_generation() && meaning_changed(new, old) {
+        if kind.strategy.has_generation() && meaning_changed(kind, new, old) {
             let generation = json::number(old, "metadata.generation").unwrap_or(0);
             new["metadata"]["generation"] = (generation + 1).into();
         }
@@ -376,7 +441,10 @@ pub(crate) fn begin_creation(
     if !object.is_object() {
         return Err(error::bad_request("the object is not a JSON object"));
     }
-    json::drop_nulls(&mut object);
+    if kind.custom.as_ref().is_some_and(|custom| custom.ends) {
+        return Err(error::creation_ended());
+    }
+    drop_nulls(kind, &mut object);
     object["apiVersion"] = kind.api_version().into();
     object["kind"] = kind.kind.clone().into();
     let metadata = json::object_mut(&mut object, "metadata");
@@ -415,6 +483,14 @@ pub(crate) fn begin_creation(
     Ok(object)
 }
 
+/// Takes out nulls where they mean nothing: everywhere, but in what a schema of its own describes.
+pub(crate) fn drop_nulls(kind: &Kind, object: &mut Value) {
+    match kind.custom {
+        None => json::drop_nulls(object),
+        Some(_) => json::drop_nulls(&mut object["metadata"]),
+    }
+}
+
 /// Makes a name from `generateName` when there is no other; returns whether it did.
 fn generate_name(object: &mut Value) -> bool {
     let base = json::text(object, "metadata.generateName");
@@ -429,7 +505,7 @@ fn generate_name(object: &mut Value) -> bool {
 
 /// Restores in a new state what its target may not change.
 fn carry_over(kind: &Kind, target: Target, new: &mut Value, old: &Value) -> Result<(), ApiError> {
-    json::drop_nulls(new);
+    drop_nulls(kind, new);
     json::object_mut(new, "metadata");
     let (uid, old_uid) = (json::text(new, "metadata.uid"), json::text(old, "metadata.uid"));
     if !uid.is_empty() && uid != old_uid {
@@ -486,10 +562,12 @@ fn with_status_of(old: &Value, new: &Value) -> Value {
     next
 }
 
-/// Whether something beside metadata and status changed, or the deletion began.
-fn meaning_changed(new: &Value, old: &Value) -> bool {
+/// Whether something beside metadata and the status that is written apart changed, or the deletion began.
+fn meaning_changed(kind: &Kind, new: &Value, old: &Value) -> bool {
     let (Some(new_members), Some(old_members)) = (new.as_object(), old.as_object()) else { return true };
-    let meaning = |key: &&String| !matches!(key.as_str(), "metadata" | "status");
+    // A custom kind without the subresource has a member of that name like any other.
+    let plain_status = kind.custom.is_some() && !kind.has(Subresource::Status);
+    let meaning = |key: &&String| key.as_str() != "metadata" && (plain_status || key.as_str() != "status");
     let mut keys = new_members.keys().chain(old_members.keys()).filter(meaning);
     keys.any(|key| new_members.get(key) != old_members.get(key))
         || json::at(new, "metadata.deletionTimestamp") != json::at(old, "metadata.deletionTimestamp")

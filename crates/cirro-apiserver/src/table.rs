@@ -6,6 +6,7 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use crate::json;
+use crate::jsonpath::JsonPath;
 use crate::registry::Served;
 
 pub(crate) mod apps;
@@ -28,6 +29,8 @@ pub(crate) struct Column {
     pub(crate) kind: &'static str,
     /// OpenAPI format of its cells.
     pub(crate) format: &'static str,
+    /// For whoever reads the Table's head.
+    pub(crate) description: String,
     /// 0 is always shown, more only in wide output.
     pub(crate) priority: u8,
     pub(crate) cell: Cell,
@@ -39,12 +42,21 @@ pub(crate) enum Cell {
     Path(String),
     /// A function of the object.
     Code(fn(&Value) -> Value),
+    /// The first value that a path finds, in the form of the column's type; absent values are null.
+    Found(JsonPath),
 }
 
 impl Column {
     /// Makes a column of strings from a function.
     pub(crate) fn text(name: &str, cell: fn(&Value) -> Value) -> Self {
-        Self { name: name.into(), kind: "string", format: "", priority: 0, cell: Cell::Code(cell) }
+        Self {
+            name: name.into(),
+            kind: "string",
+            format: "",
+            description: String::new(),
+            priority: 0,
+            cell: Cell::Code(cell),
+        }
     }
 
     /// Makes a column of whole numbers from a function.
@@ -76,7 +88,29 @@ impl Column {
         match &self.cell {
             Cell::Path(path) => json::at(object, path).cloned().unwrap_or_else(|| "<none>".into()),
             Cell::Code(cell) => cell(object),
+            Cell::Found(path) => path.first(object).map_or(Value::Null, |value| typed(self.kind, value)),
         }
+    }
+}
+
+/// Returns a value as a cell of a type.
+///
+/// Source: apiextensions-apiserver `pkg/registry/customresource/tableconvertor`.
+fn typed(kind: &str, value: &Value) -> Value {
+    match (kind, value) {
+        ("integer", Value::Number(number)) => match number.as_i64() {
+            Some(number) => number.into(),
+            None => number.as_f64().map_or(Value::Null, |number| (number as i64).into()),
+        },
+        ("number", Value::Number(_)) | ("boolean", Value::Bool(_)) => value.clone(),
+        ("date", Value::String(time)) => match time.parse::<Timestamp>() {
+            Ok(_) => age(time).into(),
+            Err(_) => Value::Null,
+        },
+        ("string", Value::String(text)) => text.clone().into(),
+        ("string", Value::Null) => Value::Null,
+        ("string", other) => other.to_string().into(),
+        _ => Value::Null,
     }
 }
 
@@ -120,7 +154,7 @@ pub(crate) fn head(api_version: &str, columns: &[Column], metadata: Value) -> Va
 
 fn definition(column: &Column) -> Value {
     json!({"name": column.name, "type": column.kind, "format": column.format,
-        "description": "", "priority": column.priority})
+        "description": column.description, "priority": column.priority})
 }
 
 /// Returns the row of an object.

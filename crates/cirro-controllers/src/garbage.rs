@@ -6,11 +6,13 @@
 //! | Foreground | the finalizer `foregroundDeletion` | dependents that block go first, then the finalizer |
 //! | Orphan | the finalizer `orphan` | references to the owner are taken out, then the finalizer |
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 
 use cirro_client::{Cache, Next, WorkQueue, key_of, namespace, text, uid};
 use cirro_seams::api::{ApiError, DeleteOptions, ObjectKey, Resource, ResourceInfo};
 use serde_json::{Value, json};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 
 use crate::Context;
 use crate::ownership::owner_references;
@@ -21,69 +23,119 @@ const ORPHAN: &str = "orphan";
 
 struct Controller {
     context: Arc<Context>,
-    kinds: Vec<(ResourceInfo, Cache)>,
+    kinds: Arc<Kinds>,
 }
 
-/// Runs the controller over `kinds` until the context's stop.
-pub(crate) async fn run(context: Arc<Context>, kinds: Vec<ResourceInfo>) {
-    // Events own nothing and nobody owns them.
-    let kinds = kinds.into_iter().filter(|kind| kind.resource.plural != "events");
-    let kinds: Vec<_> = kinds
-        .map(|kind| {
-            let cache = context.cache(&kind.resource.group, &kind.resource.plural);
-            (kind, cache)
-        })
-        .collect();
-    for (_, cache) in &kinds {
-        cache.synced().await;
+/// What is followed; it grows and shrinks with the definitions of custom kinds.
+#[derive(Default)]
+struct Kinds(RwLock<Vec<Followed>>);
+
+#[derive(Clone)]
+struct Followed {
+    kind: ResourceInfo,
+    cache: Cache,
+    /// Ends the cache.
+    stop: CancellationToken,
+}
+
+impl Kinds {
+    fn all(&self) -> Vec<Followed> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
+
+    fn cache(&self, resource: &Resource) -> Option<Cache> {
+        self.all().into_iter().find(|one| one.kind.resource == *resource).map(|one| one.cache)
+    }
+}
+
+/// Runs the controller over the kinds that there are until the context's stop.
+pub(crate) async fn run(context: Arc<Context>, mut kinds: watch::Receiver<Vec<ResourceInfo>>) {
     let queue: Arc<WorkQueue<ObjectKey>> = WorkQueue::new();
-    let controller = Arc::new(Controller { context, kinds });
-    controller.listen(&queue);
+    let controller = Arc::new(Controller { context, kinds: Arc::default() });
+    let first = kinds.borrow_and_update().clone();
+    controller.follow(first, &queue).await;
     let stop = controller.context.stop.clone();
-    cirro_client::run("garbage", queue, 2, stop, move |key| {
-        let controller = controller.clone();
+    let follow = async {
+        while kinds.changed().await.is_ok() {
+            let now = kinds.borrow_and_update().clone();
+            controller.follow(now, &queue).await;
+        }
+    };
+    let worker = controller.clone();
+    let work = cirro_client::run("garbage", queue.clone(), 2, stop.clone(), move |key| {
+        let controller = worker.clone();
         async move { controller.reconcile(&key).await }
-    })
-    .await;
+    });
+    tokio::join!(work, stop.run_until_cancelled(follow));
 }
 
 impl Controller {
-    fn listen(self: &Arc<Self>, queue: &Arc<WorkQueue<ObjectKey>>) {
-        for (kind, cache) in &self.kinds {
-            let (queue, resource) = (queue.clone(), kind.resource.clone());
-            let caches: Vec<(Resource, Cache)> =
-                self.kinds.iter().map(|(kind, cache)| (kind.resource.clone(), cache.clone())).collect();
-            cache.on_change(move |old, new| {
-                let Some(object) = new.or(old) else { return };
-                if new.is_some() && (!owner_references(object).is_empty() || is_deleting(object)) {
-                    queue.add(key_of(&resource, object));
-                }
-                // The owner is gone or going: its dependents are looked at, and owners that wait for this one.
-                if new.is_none_or(|new| is_deleting(new)) {
-                    for (resource, cache) in &caches {
-                        for dependent in cache.owned_by(uid(object)) {
-                            queue.add(key_of(resource, &dependent));
-                        }
-                    }
-                }
-                if new.is_none() {
-                    for (resource, cache) in &caches {
-                        for owner in owner_references(object) {
-                            let found = cache.get(namespace(object), text(&owner, "/name"));
-                            if let Some(found) = found.filter(|found| uid(found) == text(&owner, "/uid")) {
-                                queue.add(key_of(resource, &found));
-                            }
-                        }
-                    }
-                }
-            });
+    /// Takes up kinds that are new, and lets go of those that are no more.
+    async fn follow(&self, kinds: Vec<ResourceInfo>, queue: &Arc<WorkQueue<ObjectKey>>) {
+        let mut gone = Vec::new();
+        let mut followed = self.kinds.all();
+        followed.retain(|one| {
+            let stays = kinds.contains(&one.kind);
+            if !stays {
+                gone.push(one.clone());
+            }
+            stays
+        });
+        gone.iter().for_each(|one| one.stop.cancel());
+        // Events own nothing and nobody owns them.
+        let new = kinds
+            .into_iter()
+            .filter(|kind| kind.resource.plural != "events" && followed.iter().all(|one| one.kind != *kind));
+        let new = new.map(|kind| {
+            let stop = self.context.stop.child_token();
+            let cache = Cache::start(self.context.api.clone(), kind.resource.clone(), stop.clone());
+            Followed { kind, cache, stop }
+        });
+        let new: Vec<_> = new.collect();
+        followed.extend(new.iter().cloned());
+        *self.kinds.0.write().unwrap_or_else(PoisonError::into_inner) = followed;
+        for one in &new {
+            tokio::select! {
+                () = one.cache.synced() => {}
+                () = one.stop.cancelled() => {}
+            }
         }
+        new.iter().for_each(|one| self.listen(one, queue));
+    }
+
+    fn listen(&self, followed: &Followed, queue: &Arc<WorkQueue<ObjectKey>>) {
+        let (queue, resource) = (queue.clone(), followed.kind.resource.clone());
+        let kinds = self.kinds.clone();
+        followed.cache.on_change(move |old, new| {
+            let Some(object) = new.or(old) else { return };
+            if new.is_some() && (!owner_references(object).is_empty() || is_deleting(object)) {
+                queue.add(key_of(&resource, object));
+            }
+            // The owner is gone or going: its dependents are looked at, and owners that wait for this one.
+            if new.is_none_or(|new| is_deleting(new)) {
+                for one in kinds.all() {
+                    for dependent in one.cache.owned_by(uid(object)) {
+                        queue.add(key_of(&one.kind.resource, &dependent));
+                    }
+                }
+            }
+            if new.is_none() {
+                for one in kinds.all() {
+                    for owner in owner_references(object) {
+                        let found = one.cache.get(namespace(object), text(&owner, "/name"));
+                        if let Some(found) = found.filter(|found| uid(found) == text(&owner, "/uid")) {
+                            queue.add(key_of(&one.kind.resource, &found));
+                        }
+                    }
+                }
+            }
+        });
     }
 
     async fn reconcile(&self, key: &ObjectKey) -> Result<Next, ApiError> {
-        let cache = self.kinds.iter().find(|(kind, _)| kind.resource == key.resource).map(|(_, cache)| cache);
-        let Some(object) = cache.and_then(|cache| cache.get(&key.namespace, &key.name)) else {
+        let Some(object) =
+            self.kinds.cache(&key.resource).and_then(|cache| cache.get(&key.namespace, &key.name))
+        else {
             return Ok(Next::Wait);
         };
         if is_deleting(&object) {
@@ -130,11 +182,10 @@ impl Controller {
     /// Finds an owner; asks the API itself before believing that it is gone.
     async fn find_owner(&self, dependent: &ObjectKey, owner: &Value) -> Result<Option<Arc<Value>>, ApiError> {
         let group = text(owner, "/apiVersion").rsplit_once('/').map_or("", |(group, _)| group);
-        let kind = self
-            .kinds
-            .iter()
-            .find(|(kind, _)| kind.resource.group == group && kind.kind == text(owner, "/kind"));
-        let Some((kind, cache)) = kind else {
+        let is_meant =
+            |kind: &ResourceInfo| kind.resource.group == group && kind.kind == text(owner, "/kind");
+        let Some(Followed { kind, cache, .. }) = self.kinds.all().into_iter().find(|one| is_meant(&one.kind))
+        else {
             // An owner of a kind that is not served cannot be seen; it is left alone.
             return Ok(Some(Arc::new(Value::Null)));
         };
@@ -185,8 +236,9 @@ impl Controller {
     }
 
     fn dependents(&self, owner: &str) -> Vec<(Resource, Arc<Value>)> {
-        let each = self.kinds.iter().flat_map(|(kind, cache)| {
-            cache.owned_by(owner).into_iter().map(|dependent| (kind.resource.clone(), dependent))
+        let each = self.kinds.all().into_iter().flat_map(|one| {
+            let dependents = one.cache.owned_by(owner).into_iter();
+            dependents.map(move |dependent| (one.kind.resource.clone(), dependent))
         });
         each.collect()
     }

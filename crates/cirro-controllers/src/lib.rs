@@ -21,6 +21,7 @@ use std::sync::Arc;
 
 use cirro_client::{Cache, EventRecorder};
 use cirro_seams::api::{Api, Resource, ResourceInfo};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 /// What all controllers share.
@@ -42,8 +43,8 @@ impl Context {
     }
 }
 
-/// Runs every controller until `stop` is cancelled. `kinds` are those that the API serves.
-pub async fn run(api: Arc<dyn Api>, kinds: Vec<ResourceInfo>, stop: CancellationToken) {
+/// Runs every controller until `stop` is cancelled. `kinds` are those that the API serves, as they change.
+pub async fn run(api: Arc<dyn Api>, kinds: watch::Receiver<Vec<ResourceInfo>>, stop: CancellationToken) {
     let cache = |group, plural| Cache::start(api.clone(), Resource::new(group, plural), stop.clone());
     let context = Arc::new(Context {
         deployments: cache("apps", "deployments"),

@@ -6,6 +6,7 @@ use std::time::Duration;
 use cirro_client::{Next, WorkQueue, key_of, name, uid};
 use cirro_seams::api::{ApiError, DeleteOptions, Resource, ResourceInfo};
 use serde_json::{Value, json};
+use tokio::sync::watch;
 
 use crate::Context;
 use crate::pods::is_deleting;
@@ -14,7 +15,7 @@ use crate::pods::is_deleting;
 const AGAIN: Duration = Duration::from_millis(500);
 
 /// Runs the controller until the context's stop.
-pub(crate) async fn run(context: Arc<Context>, kinds: Vec<ResourceInfo>) {
+pub(crate) async fn run(context: Arc<Context>, kinds: watch::Receiver<Vec<ResourceInfo>>) {
     let namespaces = context.cache("", "namespaces");
     namespaces.synced().await;
     let queue: Arc<WorkQueue<String>> = WorkQueue::new();
@@ -24,13 +25,17 @@ pub(crate) async fn run(context: Arc<Context>, kinds: Vec<ResourceInfo>) {
             own.add(name(namespace).to_owned());
         }
     });
-    let kinds: Arc<Vec<ResourceInfo>> = Arc::new(kinds.into_iter().filter(|kind| kind.namespaced).collect());
     let stop = context.stop.clone();
     cirro_client::run("namespace", queue, 2, stop, move |name| {
         let (context, kinds, namespaces) = (context.clone(), kinds.clone(), namespaces.clone());
         async move {
             match namespaces.get("", &name).filter(|namespace| is_deleting(namespace)) {
-                Some(namespace) => empty(&context, &kinds, &namespace).await,
+                Some(namespace) => {
+                    // Definitions of custom kinds come and go.
+                    let kinds: Vec<_> =
+                        kinds.borrow().iter().filter(|kind| kind.namespaced).cloned().collect();
+                    empty(&context, &kinds, &namespace).await
+                }
                 None => Ok(Next::Wait),
             }
         }
@@ -43,7 +48,11 @@ async fn empty(context: &Context, kinds: &[ResourceInfo], namespace: &Value) -> 
     // Events come last: the deletion of the others may make some.
     let (events, others): (Vec<_>, Vec<_>) = kinds.iter().partition(|kind| kind.resource.plural == "events");
     for kind in others.into_iter().chain(events) {
-        let list = context.api.list(&kind.resource, Some(name(namespace))).await?;
+        let list = match context.api.list(&kind.resource, Some(name(namespace))).await {
+            // Its definition has just gone, and its objects with it.
+            Err(error) if error.is_not_found() => continue,
+            list => list?,
+        };
         left += list.items.len();
         for object in list.items.iter().filter(|object| !is_deleting(object)) {
             let options = DeleteOptions { uid: Some(uid(object).to_owned()), ..DeleteOptions::default() };

@@ -120,7 +120,7 @@ impl Storage {
     /// Counts what a namespace uses of a quota that is being written, into its status.
     pub(super) async fn count(&self, namespace: &str, quota: &mut Value) -> Result<(), ApiError> {
         let mut sum = Usage::new();
-        for kind in self.registry.kinds().iter().filter(|kind| kind.stored && kind.namespaced) {
+        for kind in self.definitions.registry().kinds().iter().filter(|kind| kind.stored && kind.namespaced) {
             let hard = quota["spec"]["hard"].as_object().into_iter().flatten();
             if !hard.map(|(name, _)| name).any(|name| concerns(kind, name)) {
                 continue;
@@ -157,7 +157,7 @@ impl Storage {
 }
 
 /// Whether a kind is that of quotas.
-pub(super) fn is_quota(kind: &Kind) -> bool {
+pub(crate) fn is_quota(kind: &Kind) -> bool {
     kind.group.is_empty() && kind.plural == "resourcequotas"
 }
 

@@ -40,7 +40,7 @@ impl Answer<'_> {
 
     /// Answers with one stored object.
     pub(crate) fn record(self, record: &Record, include: Include) -> Result<Response<Body>, ApiError> {
-        if self.accept == Accept::Json && self.served.view().is_none() {
+        if self.accept == Accept::Json && self.served.is_stored_form() {
             let mut out = Vec::with_capacity(record.value.len() + 64);
             record::splice(&self.served.kind, &record.value, record.revision, &mut out);
             return Ok(self.finish(StatusCode::OK, out.into()));
@@ -98,7 +98,7 @@ impl Answer<'_> {
             if index > 0 {
                 out.push(b',');
             }
-            if accept == Accept::Json && self.served.view().is_none() {
+            if accept == Accept::Json && self.served.is_stored_form() {
                 record::splice(&self.served.kind, &record.value, record.revision, &mut out);
             } else {
                 let object = record::decode(&record.value, record.revision)?;

@@ -115,7 +115,7 @@ impl Call {
         }
         self.check_name(&value)?;
         self.check_schema(&mut value, &duplicates, warnings)?;
-        json::drop_nulls(&mut value);
+        crate::storage::drop_nulls(&self.served.kind, &mut value);
         Ok(self.served.import(value))
     }
 }

@@ -126,7 +126,7 @@ fn resource_list(registry: &Registry, group: &str, version: &str) -> Result<Valu
 /// Short names and categories are of the version that is meant when none is named.
 fn add_names(entry: &mut Value, served: &Served) {
     let kind = &served.kind;
-    if served.view().is_some() {
+    if served.view().is_some() && kind.custom.is_none() {
         return;
     }
     if !kind.short_names.is_empty() {

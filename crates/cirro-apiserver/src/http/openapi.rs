@@ -19,6 +19,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::answer;
 use super::discovery::served;
+use crate::custom::{METADATA, published, tag_of};
 use crate::registry::{Registry, Served, Subresource};
 
 static DEFINITIONS: &[u8] = include_bytes!("../../data/definitions.json.gz");
@@ -28,9 +29,9 @@ const REFERENCE: &str = "\"#/components/schemas/";
 pub(super) fn index(registry: &Registry) -> Value {
     let mut paths = BTreeMap::new();
     for group in registry.groups() {
-        for (version, _) in &group.versions {
+        for (version, kinds) in &group.versions {
             let path = path_of(group.name, version);
-            let url = format!("/openapi/v3/{path}?hash={}", hash());
+            let url = format!("/openapi/v3/{path}?hash={}{}", hash(), tag_of(kinds));
             paths.insert(path, json!({"serverRelativeURL": url}));
         }
     }
@@ -58,7 +59,9 @@ pub(super) fn document(registry: &Registry, group: &str, version: &str) -> Resul
     let path = path_of(group, version);
     let kinds = served(registry, group, version)?;
     let kept = KEPT.lock().expect("no panic while it is held").get(&path).cloned();
+    let tag = tag_of(&kinds);
     let text = match kept {
+        _ if !tag.is_empty() => write_document(&kinds).into_bytes(),
         Some(kept) => inflate(&kept),
         None => {
             let text = write_document(&kinds).into_bytes();
@@ -67,7 +70,7 @@ pub(super) fn document(registry: &Registry, group: &str, version: &str) -> Resul
         }
     };
     let mut response = answer::bytes(text.into());
-    tagged(&mut response, hash());
+    tagged(&mut response, &format!("{}{tag}", hash()));
     Ok(response)
 }
 
@@ -99,14 +102,26 @@ fn write_document(kinds: &[&Served]) -> String {
     if kinds.iter().any(|served| served.kind.has(Subresource::Scale)) {
         roots.push("io.k8s.api.autoscaling.v1.Scale");
     }
-    let schemas =
-        with_schemas(&roots, |schemas| serde_json::to_string(schemas).expect("definitions are JSON"));
+    let customs = published(kinds);
+    if !customs.is_empty() {
+        roots.push(METADATA);
+    }
+    let customs: BTreeMap<_, _> = customs.iter().map(|(name, schema)| (name.as_str(), raw(schema))).collect();
+    let schemas = with_schemas(&roots, |schemas| {
+        let mut all = schemas.clone();
+        all.extend(customs.iter().map(|(name, schema)| (*name, &**schema)));
+        serde_json::to_string(&all).expect("definitions are JSON")
+    });
     let paths: BTreeMap<_, _> = kinds.iter().flat_map(|served| paths(served)).collect();
     let info = json!({"title": "Kubernetes", "version": crate::VERSION});
     format!(
         r#"{{"openapi":"3.0.0","info":{info},"paths":{},"components":{{"schemas":{schemas}}}}}"#,
         json!(paths)
     )
+}
+
+fn raw(schema: &Value) -> Box<RawValue> {
+    RawValue::from_string(schema.to_string()).expect("it is JSON")
 }
 
 /// Calls `use_them` with the definitions that `roots` need.

@@ -7,9 +7,11 @@ use serde_json::{Value, json};
 
 use super::Call;
 use super::write::{Patch, read_body};
+use crate::custom::{ScalePaths, follow_members};
 use crate::decode;
 use crate::error;
 use crate::json;
+use crate::registry::Kind;
 use crate::storage::Target;
 use crate::table;
 
@@ -19,7 +21,8 @@ impl Call {
     /// Answers with the scale.
     pub(super) async fn get_scale(&self) -> Result<Response<Body>, ApiError> {
         let object = self.server.storage.get(self.place()).await?;
-        Ok(self.answer().foreign(StatusCode::OK, &scale_of(&object)))
+        let kind = &self.served.kind;
+        Ok(self.answer().foreign(StatusCode::OK, &scale_of(kind, &object)))
     }
 
     /// Replaces the scale.
@@ -39,9 +42,9 @@ impl Call {
         &self,
         change: impl Fn(&Value) -> Result<Value, ApiError> + Send + Sync,
     ) -> Result<Response<Body>, ApiError> {
-        let place = self.place();
+        let (place, kind) = (self.place(), &self.served.kind);
         let change = |old: &Value| {
-            let wanted = change(&scale_of(old))?;
+            let wanted = change(&scale_of(kind, old))?;
             // Go's zero is left out of JSON and of protobuf.
             let replicas = match json::at(&wanted, "spec.replicas") {
                 None => 0,
@@ -50,24 +53,56 @@ impl Call {
                 }
             };
             let mut new = old.clone();
-            new["spec"]["replicas"] = replicas.into();
+            set_replicas(kind, &mut new, replicas);
             new["metadata"]["resourceVersion"] = wanted["metadata"]["resourceVersion"].clone();
             Ok(new)
         };
         let updated =
             self.server.storage.modify(place, Target::Object, self.query.dry_run()?, change).await?;
-        Ok(self.answer().foreign(StatusCode::OK, &scale_of(&updated)))
+        Ok(self.answer().foreign(StatusCode::OK, &scale_of(kind, &updated)))
     }
 }
 
-fn scale_of(object: &Value) -> Value {
-    let selector = table::selector_of(object);
+/// Where the kind's definition says that the numbers are, if it came with one.
+fn paths_of(kind: &Kind) -> Option<&ScalePaths> {
+    kind.custom.as_ref()?.scale.as_ref()
+}
+
+fn set_replicas(kind: &Kind, object: &mut Value, replicas: i64) {
+    let Some(paths) = paths_of(kind) else {
+        object["spec"]["replicas"] = replicas.into();
+        return;
+    };
+    let mut at = object;
+    for member in &paths.spec_replicas {
+        at = json::member_mut(at, member);
+    }
+    *at = replicas.into();
+}
+
+fn scale_of(kind: &Kind, object: &Value) -> Value {
+    let (replicas, counted, selector) = match paths_of(kind) {
+        None => {
+            let selector = table::selector_of(object);
+            let selector = if selector == "<none>" { String::new() } else { selector };
+            (json::number(object, "spec.replicas"), json::number(object, "status.replicas"), selector)
+        }
+        Some(paths) => {
+            let number = |members| follow_members(object, members).and_then(Value::as_i64);
+            let selector =
+                paths.selector.as_ref().and_then(|members| follow_members(object, members)?.as_str());
+            (
+                number(&paths.spec_replicas),
+                number(&paths.status_replicas),
+                selector.unwrap_or_default().to_owned(),
+            )
+        }
+    };
     let mut metadata = json!({});
     for member in ["name", "namespace", "uid", "resourceVersion", "creationTimestamp"] {
         metadata[member] = object["metadata"][member].clone();
     }
     json!({"kind": "Scale", "apiVersion": "autoscaling/v1", "metadata": metadata,
-        "spec": {"replicas": json::number(object, "spec.replicas").unwrap_or(0)},
-        "status": {"replicas": json::number(object, "status.replicas").unwrap_or(0),
-            "selector": if selector == "<none>" { String::new() } else { selector }}})
+        "spec": {"replicas": replicas.unwrap_or(0)},
+        "status": {"replicas": counted.unwrap_or(0), "selector": selector}})
 }

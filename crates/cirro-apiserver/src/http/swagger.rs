@@ -3,17 +3,15 @@
 //! Clients read the definitions (validation, explain) and the parameters of the patch operations (what the server
 //! understands), so those are what the document has. It is written at the first request for it and kept compressed.
 
-use std::sync::OnceLock;
-
 use axum::body::Body;
 use axum::http::Response;
 use axum::http::header::{ACCEPT, CONTENT_TYPE, HeaderMap, HeaderValue};
-use bytes::Bytes;
 use cirro_seams::api::ApiError;
 use serde_json::{Map, Value, json};
 
 use super::answer;
 use super::openapi::{collection_path, deflate, hash, inflate, tagged, with_schemas};
+use crate::custom::{METADATA, published, tag_of};
 use crate::error;
 use crate::registry::Registry;
 
@@ -33,12 +31,10 @@ enum Form {
 
 /// Answers with the document.
 pub(super) fn answer(headers: &HeaderMap, registry: &Registry) -> Result<Response<Body>, ApiError> {
-    static JSON: OnceLock<Bytes> = OnceLock::new();
-    static PROTO: OnceLock<Bytes> = OnceLock::new();
     let form = wanted(headers).ok_or_else(error::not_acceptable)?;
     let (kept, media_type) = match form {
-        Form::Json => (&JSON, "application/json"),
-        Form::Protobuf => (&PROTO, PROTOBUF),
+        Form::Json => (&registry.swagger[0], "application/json"),
+        Form::Protobuf => (&registry.swagger[1], PROTOBUF),
     };
     let kept = kept.get_or_init(|| {
         let document = document(registry);
@@ -49,7 +45,13 @@ pub(super) fn answer(headers: &HeaderMap, registry: &Registry) -> Result<Respons
     });
     let mut response = answer::bytes(inflate(kept).into());
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(media_type));
-    tagged(&mut response, hash());
+    let groups = registry.groups();
+    let all: Vec<_> = groups
+        .iter()
+        .flat_map(|group| &group.versions)
+        .flat_map(|(_, kinds)| kinds.iter().copied())
+        .collect();
+    tagged(&mut response, &format!("{}{}", hash(), tag_of(&all)));
     Ok(response)
 }
 
@@ -69,11 +71,14 @@ fn wanted(headers: &HeaderMap) -> Option<Form> {
 }
 
 fn document(registry: &Registry) -> Value {
-    let mut roots: Vec<String> = Vec::new();
+    let mut roots: Vec<String> = vec![METADATA.into()];
     let mut paths = Map::new();
+    let mut customs = Map::new();
     for group in registry.groups() {
         for served in group.versions.iter().flat_map(|(_, kinds)| kinds) {
             roots.push(served.schema().to_owned());
+            customs
+                .extend(published(&[served]).into_iter().map(|(name, schema)| (name, custom_of_v2(schema))));
             let kind = &served.kind;
             if !kind.stored {
                 continue;
@@ -99,10 +104,47 @@ fn document(registry: &Registry) -> Value {
             let schema = serde_json::from_str(schema.get()).expect("definitions are JSON");
             ((*name).to_owned(), schema_of_v2(schema))
         });
-        converted.collect::<Map<_, _>>()
+        converted.chain(std::mem::take(&mut customs)).collect::<Map<_, _>>()
     });
     json!({"swagger": "2.0", "info": {"title": "Kubernetes", "version": crate::VERSION},
         "paths": paths, "definitions": definitions})
+}
+
+/// Writes the schema of a custom kind as v2 has it: what v2 cannot say is left open.
+///
+/// Source: apiextensions-apiserver `pkg/controller/openapi/v2/conversion.go`.
+fn custom_of_v2(mut schema: Value) -> Value {
+    relax(&mut schema);
+    schema_of_v2(schema)
+}
+
+fn relax(schema: &mut Value) {
+    let set = |schema: &Value, extension: &str| schema.get(extension) == Some(&Value::Bool(true));
+    let open = set(schema, "x-kubernetes-preserve-unknown-fields") || set(schema, "nullable");
+    let either = set(schema, "x-kubernetes-int-or-string");
+    let Some(members) = schema.as_object_mut() else { return };
+    for member in ["anyOf", "oneOf", "not", "nullable"] {
+        members.remove(member);
+    }
+    if !members.get("allOf").is_some_and(|all| all.to_string().contains("$ref")) {
+        members.remove("allOf");
+    }
+    if open {
+        for member in ["type", "items", "properties", "additionalProperties"] {
+            members.remove(member);
+        }
+    }
+    if either {
+        members.remove("type");
+    }
+    if let Some(Value::Object(properties)) = members.get_mut("properties") {
+        properties.values_mut().for_each(relax);
+    }
+    for inner in ["items", "additionalProperties"] {
+        if let Some(schema) = members.get_mut(inner) {
+            relax(schema);
+        }
+    }
 }
 
 /// Writes a schema of OpenAPI v3 as v2 has it: a reference stands alone, and what may be a number or text is text of a
@@ -139,7 +181,7 @@ mod tests {
         let document = document(&crate::kinds::registry());
         let definitions = document["definitions"].as_object().unwrap();
         let text = document.to_string();
-        assert!(!text.contains("allOf") && !text.contains(REFERENCE));
+        assert!(!text.contains("\"allOf\":[") && !text.contains(REFERENCE));
         for rest in text.split("\"#/definitions/").skip(1) {
             assert!(definitions.contains_key(rest.split('"').next().unwrap()));
         }

@@ -190,7 +190,7 @@ impl Watcher {
     async fn event(&self, kind: &str, record: &Record) -> Result<(), Gone> {
         let mut line = format!(r#"{{"type":"{kind}","object":"#).into_bytes();
         let answer = self.call.answer();
-        if self.call.accept == Accept::Json && self.call.served.view().is_none() {
+        if self.call.accept == Accept::Json && self.call.served.is_stored_form() {
             record::splice(&self.call.served.kind, &record.value, record.revision, &mut line);
         } else {
             let object = self.storage.decoded.decode(record);

@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 
 use super::Call;
 use super::query::FieldValidation;
+use crate::custom;
 use crate::decode::{self, Decoded, MAX_BODY};
 use crate::error;
 use crate::json;
@@ -94,6 +95,9 @@ impl Call {
         }
         let mut answer = self.answer();
         let patch = Patch::read(request).await?;
+        if self.served.kind.custom.is_some() {
+            patch.refuse_strategic()?;
+        }
         let (target, dry_run) = (target(subresource), self.query.dry_run()?);
         let mut warnings = Vec::new();
         let change = |old: &Value| {
@@ -197,7 +201,10 @@ impl Call {
         duplicates: &[String],
         warnings: &mut Vec<String>,
     ) -> Result<(), ApiError> {
-        let checked = schema::check(self.served.schema(), object);
+        let checked = match &self.served.kind.custom {
+            Some(custom) => custom::check(custom, object),
+            None => schema::check(self.served.schema(), object),
+        };
         if let Some(mismatch) = checked.mismatch {
             let (kind, version) = (&self.served.kind.kind, self.served.version());
             return Err(error::bad_request(format!(
@@ -290,6 +297,16 @@ impl Patch {
         };
         let Decoded { value, duplicates } = decode::json(&body)?;
         Ok(Self { kind, value, duplicates })
+    }
+
+    /// Refuses a strategic merge patch: what came at run time has no patch rules.
+    fn refuse_strategic(&self) -> Result<(), ApiError> {
+        match self.kind {
+            PatchKind::Strategic => Err(error::unsupported_media_type(
+                "the body of the request was in an unknown format - accepted media types include: application/json-patch+json, application/merge-patch+json, application/apply-patch+yaml".into(),
+            )),
+            _ => Ok(()),
+        }
     }
 
     /// Returns an object of `definition` with the patch applied.

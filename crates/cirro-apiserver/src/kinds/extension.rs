@@ -1,7 +1,7 @@
 //! What extends the API: apiregistration.k8s.io/v1 APIService, and the kinds of
 //! admissionregistration.k8s.io/v1.
 //!
-//! They are stored and checked; nothing is proxied to and no webhook is called yet.
+//! They are stored and checked here; `admission::outside` acts on the latter. Nothing is proxied to yet.
 //!
 //! Source: `kube-aggregator/pkg/apis/apiregistration/validation`, `pkg/apis/admissionregistration`.
 
@@ -9,6 +9,7 @@ use std::collections::HashSet;
 
 use serde_json::{Value, json};
 
+use crate::admission::outside::compile_faults;
 use crate::error::Causes;
 use crate::json::{self, set_default};
 use crate::registry::{Kind, Strategy, Subresource};
@@ -254,6 +255,7 @@ impl Strategy for Policy {
 
     fn validate(&self, object: &Value, causes: &mut Causes) {
         one_of("spec.failurePolicy", object, &["Fail", "Ignore"], causes);
+        compile_faults(&object["spec"], causes);
         if json::at(object, "spec.matchConstraints").is_none() {
             causes.required("spec.matchConstraints", "");
         } else {

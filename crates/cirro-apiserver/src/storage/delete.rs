@@ -26,11 +26,26 @@ impl Storage {
         options: &DeleteOptions,
         dry_run: bool,
     ) -> Result<Deletion, ApiError> {
+        let deletion = self.delete_now(place, options, dry_run).await?;
+        if let (Deletion::Begun(object), false) = (&deletion, dry_run) {
+            self.settled(place.kind, object).await;
+        }
+        Ok(deletion)
+    }
+
+    async fn delete_now(
+        &self,
+        place: Place<'_>,
+        options: &DeleteOptions,
+        dry_run: bool,
+    ) -> Result<Deletion, ApiError> {
         for _ in 0..MAX_ATTEMPTS {
-            let _pass = self.pass(place.kind, place.namespace).await?;
+            let early = self.early_pass(place.kind, place.namespace).await?;
             let record = self.record(place).await?;
             let old = self.decoded.decode(&record)?;
             check_preconditions(place, options, &record, &old)?;
+            self.validate_outside(&Attributes::of(place, Write::Delete, None, Some(&old), dry_run)).await?;
+            let _pass = self.late_pass(early, place.kind, place.namespace).await?;
             let new = marked(place.kind, &old, options)?;
             let over = is_over(place.kind, &new);
             if dry_run {

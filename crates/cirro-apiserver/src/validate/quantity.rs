@@ -69,6 +69,11 @@ impl Quantity {
         format!("{number}{}", suffixes[at])
     }
 
+    /// Returns it as a whole number, if it is one that fits.
+    pub(crate) fn whole(self) -> Option<i64> {
+        (self.0 % NANO == 0).then(|| i64::try_from(self.0 / NANO).ok()).flatten()
+    }
+
     /// Whether it is below zero.
     pub(crate) fn is_negative(self) -> bool {
         self.0 < 0

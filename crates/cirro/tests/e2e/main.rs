@@ -7,6 +7,7 @@ mod build;
 mod clients;
 mod cloud;
 mod commands;
+mod extension;
 mod faults;
 mod files;
 mod full_disk;

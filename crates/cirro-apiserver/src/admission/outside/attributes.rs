@@ -1,0 +1,105 @@
+//! A write as webhooks and policies see it.
+
+use std::sync::Arc;
+
+use serde_json::{Value, json};
+
+use crate::asker;
+use crate::auth::User;
+use crate::registry::{Kind, Served};
+use crate::storage::{Place, Target};
+
+/// What a write does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Operation {
+    Create,
+    Update,
+    Delete,
+}
+
+impl Operation {
+    /// Returns the word in rules and reviews.
+    pub(super) fn word(self) -> &'static str {
+        match self {
+            Self::Create => "CREATE",
+            Self::Update => "UPDATE",
+            Self::Delete => "DELETE",
+        }
+    }
+}
+
+/// What is written, by what kind of write.
+#[derive(Clone, Copy)]
+pub(crate) struct Attributes<'a> {
+    pub(crate) kind: &'a Arc<Kind>,
+    /// `status` when only that is written, else empty.
+    pub(crate) subresource: &'static str,
+    pub(crate) operation: Operation,
+    pub(crate) namespace: &'a str,
+    pub(crate) name: &'a str,
+    pub(crate) object: Option<&'a Value>,
+    pub(crate) old: Option<&'a Value>,
+    pub(crate) dry_run: bool,
+}
+
+impl<'a> Attributes<'a> {
+    /// Describes a write of a whole object.
+    pub(crate) fn of(
+        place: Place<'a>,
+        operation: Operation,
+        object: Option<&'a Value>,
+        old: Option<&'a Value>,
+        dry_run: bool,
+    ) -> Self {
+        let Place { kind, namespace, name } = place;
+        Self { kind, subresource: "", operation, namespace, name, object, old, dry_run }
+    }
+
+    /// Describes the same write of the part that is its target.
+    pub(crate) fn on(self, target: Target) -> Self {
+        Self { subresource: if target == Target::Status { "status" } else { "" }, ..self }
+    }
+
+    /// Returns the same write with another state of the object.
+    pub(super) fn with_object(self, object: &'a Value) -> Self {
+        Self { object: Some(object), ..self }
+    }
+
+    /// Returns the member `request` of a review; `served` is the version that it is told in.
+    pub(super) fn request(&self, served: &Served) -> Value {
+        let kind = json!({"group": served.group(), "version": served.version(), "kind": self.kind.kind});
+        let resource =
+            json!({"group": served.group(), "version": served.version(), "resource": self.kind.plural});
+        let form = |object: Option<&Value>| object.map_or(Value::Null, |object| served.export(object));
+        let user = asker::current().unwrap_or_else(|| User::internal().into());
+        let options = match self.operation {
+            Operation::Create => "CreateOptions",
+            Operation::Update => "UpdateOptions",
+            Operation::Delete => "DeleteOptions",
+        };
+        let mut request = json!({"uid": crate::identity::uid(), "kind": kind, "resource": resource,
+            "requestKind": kind, "requestResource": resource, "name": self.name,
+            "operation": self.operation.word(), "userInfo": user_info(&user), "object": form(self.object),
+            "oldObject": form(self.old), "dryRun": self.dry_run,
+            "options": {"kind": options, "apiVersion": "meta.k8s.io/v1"}});
+        if self.kind.namespaced {
+            request["namespace"] = self.namespace.into();
+        }
+        if !self.subresource.is_empty() {
+            request["subResource"] = self.subresource.into();
+            request["requestSubResource"] = self.subresource.into();
+        }
+        request
+    }
+}
+
+fn user_info(user: &User) -> Value {
+    let mut info = json!({"username": user.name, "groups": user.groups});
+    if !user.uid.is_empty() {
+        info["uid"] = user.uid.clone().into();
+    }
+    if !user.extra.is_empty() {
+        info["extra"] = json!(user.extra);
+    }
+    info
+}
