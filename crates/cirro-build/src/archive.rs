@@ -16,13 +16,13 @@ use crate::error::Refusal;
 use crate::tree::{Cancel, Changes, Writer};
 use crate::union::{Attributes, Cursor, Existing, Last, Union, Walked};
 
-const MAX_ENTRIES: usize = 2_000_000;
+pub(crate) const MAX_ENTRIES: usize = 2_000_000;
 /// Bytes of an archive, unpacked.
-const MAX_BYTES: u64 = 64 << 30;
+pub(crate) const MAX_BYTES: u64 = 64 << 30;
 /// Bytes between two entries' contents: padding, headers, long names, PAX records. The tar library reads
 /// those into memory, whatever their size.
 const MAX_HEADER_BYTES: u64 = 1 << 20;
-const MAX_PATH_BYTES: usize = 4096;
+pub(crate) const MAX_PATH_BYTES: usize = 4096;
 const BLOCK: usize = 512;
 /// Bytes of a file that are written at a time.
 const MAX_PIECE: usize = 256 << 10;
@@ -247,7 +247,7 @@ fn link_name<R: Read>(entry: &tar::Entry<'_, R>, shown: &Path) -> Result<Vec<u8>
 }
 
 /// Splits an entry's name; a leading slash goes, `..` is refused.
-fn names(path: &[u8]) -> Result<Vec<OsString>, Refusal> {
+pub(crate) fn names(path: &[u8]) -> Result<Vec<OsString>, Refusal> {
     let shown = || String::from_utf8_lossy(&path[..path.len().min(80)]).into_owned();
     if path.len() > MAX_PATH_BYTES || path.contains(&0) {
         return Err(Refusal::new(format!("{}: invalid name in the archive", shown())));

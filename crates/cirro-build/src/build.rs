@@ -25,7 +25,7 @@ use crate::plan::{self, Base, GlobalArgs};
 use crate::stage::{Job, Shared, Work};
 use crate::state::State;
 use crate::traces::Traces;
-use crate::{BuildError, BuildEvent, BuildRequest};
+use crate::{BuildError, BuildEvent, BuildRequest, Outline};
 
 const PARALLEL_STAGES: usize = 4;
 /// Events of a stage that wait to be read out.
@@ -47,8 +47,12 @@ pub async fn build(
     events: mpsc::Sender<BuildEvent>,
 ) -> Result<Digest, BuildError> {
     let (request, context) = load(request).await?;
-    let file = dockerfile::parse(&context.dockerfile)?;
-    let graph = Graph::resolve(&file, &request, &library).await?;
+    let parsed = dockerfile::parse(&context.dockerfile);
+    // Of a Dockerfile that is wrong, its text: whoever shows the error shows the line.
+    let outline = Outline::of(&context.dockerfile, parsed.as_ref().ok());
+    let _ = events.send(BuildEvent::Outline(Arc::new(outline))).await;
+    let file = parsed?;
+    let graph = Graph::resolve(&file, &request, &library, &events).await?;
     let epoch = epoch(&request)?;
     let unconsumed = plan::unconsumed(&file, &request.build_args);
     let shared = Arc::new(Shared {
@@ -115,6 +119,7 @@ impl Graph {
         file: &Dockerfile,
         request: &BuildRequest,
         library: &Arc<dyn BuildLibrary>,
+        events: &mpsc::Sender<BuildEvent>,
     ) -> Result<Self, BuildError> {
         let global = GlobalArgs::of(file, &request.build_args)?;
         let target = plan::target(file, request.target.as_deref())?;
@@ -124,7 +129,7 @@ impl Graph {
             if nodes.contains_key(&index) {
                 continue;
             }
-            let node = Node::resolve(file, index, &global, library, request.pull).await?;
+            let node = Node::resolve(file, index, &global, library, request.pull, events).await?;
             wanted.extend(&node.needs);
             nodes.insert(index, node);
         }
@@ -144,6 +149,7 @@ impl Node {
         global: &GlobalArgs,
         library: &Arc<dyn BuildLibrary>,
         pull: bool,
+        events: &mpsc::Sender<BuildEvent>,
     ) -> Result<Self, BuildError> {
         let stage = &file.stages[index];
         let line = stage.from.line;
@@ -151,6 +157,7 @@ impl Node {
         let base = plan::base(file, index, global)?;
         let image = match &base {
             Base::Image(name) => {
+                let _ = events.send(BuildEvent::Looking(name.clone())).await;
                 let found = library.fetch(name, pull).await.map_err(|fault| Refusal::from(fault).on(line))?;
                 let found = found
                     .ok_or_else(|| Refusal::new(format!("FROM failed: No such image: {name}")).on(line))?;

@@ -10,10 +10,12 @@
 //! - `mount` what `RUN --mount` asks for
 //! - `remote` addresses that `ADD` fetches from; `mode` what `--chmod` says
 //! - `transfer` `COPY` and `ADD`; `tree` what they walk and write; `archive` tar; `context` the build context
+//! - `image_tree` the files of what was built
 //! - `union` layer directories as one tree, where every path is resolved and confined
 //! - `clamp` times that are the same whenever a layer is made
 //! - `trace` why a step was not cached
-//! - `pack` a directory as a context's tar
+//! - `pack` a directory as a context's tar; `receive` a context that comes entry by entry
+//! - `outline` what a Dockerfile has of stages and steps
 //! - `scratch` working layers that are given back whatever happens
 //!
 //! docs/compatibility-dockerfile.md says what of the Dockerfile language is there.
@@ -31,14 +33,17 @@ mod expand;
 #[doc(hidden)]
 pub mod fuzz;
 mod ignore;
+mod image_tree;
 mod key;
 mod metadata;
 mod mode;
 mod mount;
+mod outline;
 mod pack;
 mod pattern;
 mod plan;
 mod progress;
+mod receive;
 mod remote;
 mod scratch;
 mod stage;
@@ -53,15 +58,19 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use cirro_seams::build::StepLimits;
+use cirro_seams::build::{Borrowed, StepLimits};
 use cirro_types::ImageReference;
 
 pub use build::build;
 pub use changes::apply_changes;
 pub use context::unpack_context;
 pub use error::BuildError;
+pub use image_tree::{ImageTree, TreeEntry, TreeKind};
+pub use outline::{Outline, SentDockerfile, StageOutline, StepOutline, ignore_rules, read_ignore};
 pub use pack::pack_context;
+pub use plan::is_host_platform;
 pub use progress::{BuildEvent, StepEvent};
+pub use receive::{ContextEntry, ContextFile, ContextWriter};
 pub use remote::{GitAddress, is_http};
 
 #[cfg(doc)]
@@ -105,4 +114,6 @@ pub struct BuildRequest {
     pub agents: BTreeMap<String, PathBuf>,
     /// What `RUN --mount=type=secret` shows, by id. It comes into no layer, history entry or key.
     pub secrets: BTreeMap<String, Arc<[u8]>>,
+    /// Who is asked for secrets and agents that are not above, and for a registry's password.
+    pub lender: Option<Borrowed>,
 }

@@ -120,7 +120,8 @@ pub(crate) fn base(file: &Dockerfile, index: usize, args: &GlobalArgs) -> Result
     Ok(earlier.map_or(Base::Image(image), Base::Stage))
 }
 
-fn is_host_platform(platform: &str) -> bool {
+/// Says whether `platform`, in one of the forms that clients write it, is the one that images are built for.
+pub fn is_host_platform(platform: &str) -> bool {
     let same_arch = match platform.split_once('/') {
         None => return platform.is_empty() || platform == "linux" || platform == architecture(),
         Some(("linux", "x86_64" | "amd64" | "amd64/v1")) => "amd64",

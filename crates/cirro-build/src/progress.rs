@@ -1,9 +1,12 @@
 //! What a build tells as it goes: the classic builder's words, and the same in parts that a program can read.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use cirro_types::Digest;
 use serde::{Deserialize, Serialize};
+
+use crate::Outline;
 
 /// What a build tells as it goes.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -13,6 +16,12 @@ pub enum BuildEvent {
     Line(String),
     /// Output of a step.
     Output(bytes::Bytes),
+    /// What is going to be built; comes first.
+    Outline(Arc<Outline>),
+    /// An image to build on is looked for, and fetched if need be.
+    Looking(String),
+    /// It was found.
+    Found(String),
     /// Where a step is. Lines say the same in words.
     Step(StepEvent),
     /// The image id.

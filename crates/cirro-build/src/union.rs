@@ -198,6 +198,11 @@ impl Entry {
         (self.stat.st_nlink > 1).then_some((self.stat.st_dev, self.stat.st_ino))
     }
 
+    /// Returns its length, if it is a file.
+    pub(crate) fn size(&self) -> u64 {
+        u64::try_from(self.stat.st_size).unwrap_or(0)
+    }
+
     /// Returns its name in its directory.
     pub(crate) fn name(&self) -> &OsStr {
         &self.name

@@ -1,6 +1,6 @@
 //! `POST /build`: the classic builder's endpoint. A tar of the context goes in, JSON lines come out.
 
-mod limits;
+pub(crate) mod limits;
 pub(crate) mod prune;
 
 use std::collections::BTreeMap;
@@ -28,6 +28,8 @@ use crate::query::Params;
 /// A context that the client would send over its session.
 const CLIENT_SESSION: &str = "client-session";
 const DOCKERFILE: &str = "Dockerfile";
+/// The version of the builder that is BuildKit.
+const BUILDKIT: &str = "2";
 /// What a quiet build keeps of its output for the case that it fails.
 const QUIET_BYTES: usize = 64 << 10;
 
@@ -40,6 +42,9 @@ pub(crate) async fn build(
     params: Params,
     request: Request<Body>,
 ) -> Result<Response, ApiError> {
+    if params.text("version") == Some(BUILDKIT) {
+        return crate::buildkit::build(face, params, request).await;
+    }
     // Taken first, so that a refusal still reads what the client sends.
     let Upload { bytes, broken } = body::upload(request.into_body());
     let request = build_request(&params)?;
@@ -65,7 +70,7 @@ fn told(lines: Vec<Bytes>) -> impl Stream<Item = Bytes> {
 /// Reads the query.
 fn build_request(params: &Params) -> Result<BuildRequest, ApiError> {
     if params.text("version").is_some_and(|version| version != "1") {
-        return Err(ApiError::not_supported("BuildKit (version=2 of the builder)"));
+        return Err(ApiError::invalid("invalid version of the builder"));
     }
     check_platform(params.text("platform"))?;
     if params.flag("squash") {
@@ -105,7 +110,7 @@ fn is_set(value: &str) -> bool {
     }
 }
 
-fn parse_tag(tag: &str) -> Result<ImageReference, ApiError> {
+pub(crate) fn parse_tag(tag: &str) -> Result<ImageReference, ApiError> {
     let invalid = || {
         ApiError::invalid(format!(
             "invalid argument \"{tag}\" for \"-t, --tag\" flag: invalid reference format"
@@ -114,7 +119,7 @@ fn parse_tag(tag: &str) -> Result<ImageReference, ApiError> {
     tag.parse().ok().filter(|tag: &ImageReference| tag.digest.is_none()).ok_or_else(invalid)
 }
 
-fn json_param<T: DeserializeOwned + Default>(params: &Params, name: &str) -> Result<T, ApiError> {
+pub(crate) fn json_param<T: DeserializeOwned + Default>(params: &Params, name: &str) -> Result<T, ApiError> {
     match params.text(name).filter(|text| *text != "null") {
         None => Ok(T::default()),
         Some(text) => serde_json::from_str(text)
@@ -131,7 +136,7 @@ fn network(mode: Option<&str>) -> Result<String, ApiError> {
 }
 
 /// The CLI joins them with commas; a list in JSON is understood too.
-fn extra_hosts(text: &str) -> Vec<String> {
+pub(crate) fn extra_hosts(text: &str) -> Vec<String> {
     serde_json::from_str(text).unwrap_or_else(|_| text.split(',').map(str::to_owned).collect())
 }
 
@@ -156,7 +161,9 @@ impl Report {
             }
             Ok(BuildEvent::Output(bytes)) => self.output(&bytes),
             // The lines say the same.
-            Ok(BuildEvent::Step(_)) => Vec::new(),
+            Ok(
+                BuildEvent::Step(_) | BuildEvent::Outline(_) | BuildEvent::Looking(_) | BuildEvent::Found(_),
+            ) => Vec::new(),
             Ok(BuildEvent::Image(id)) if self.quiet => vec![stream(&format!("{id}\n"))],
             Ok(BuildEvent::Image(id)) => vec![line_stream::line(&json!({ "aux": { "ID": id.to_string() } }))],
             Err(message) => {
@@ -251,7 +258,7 @@ mod tests {
     #[test]
     fn what_the_builder_cannot_do_is_refused() {
         for (name, value, status) in [
-            ("version", "2", 501),
+            ("version", "3", 400),
             ("cgroupparent", "/x", 501),
             ("squash", "1", 400),
             ("securityopt", r#"["seccomp=unconfined"]"#, 400),

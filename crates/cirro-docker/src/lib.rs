@@ -20,6 +20,7 @@ use tokio_util::task::TaskTracker;
 
 mod body;
 mod build;
+mod buildkit;
 mod commit;
 mod containers;
 mod error;
@@ -58,6 +59,10 @@ pub(crate) struct Face {
     pub(crate) host: Arc<info::HostFacts>,
     /// When streams end, and who outlives a request.
     pub(crate) lifetime: Lifetime,
+    /// Speaks BuildKit's protocol.
+    pub(crate) buildkit: cirro_buildkit::BuildKit,
+    /// Builds that clients know by an id.
+    pub(crate) jobs: buildkit::jobs::Jobs,
 }
 
 /// What bounds the life of streams.

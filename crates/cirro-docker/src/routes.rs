@@ -4,7 +4,9 @@ use axum::Router;
 use axum::extract::DefaultBodyLimit;
 use axum::routing::{delete, get, post};
 
-use crate::{Face, build, commit, containers, events, exec, images, networks, system, unsupported, volumes};
+use crate::{
+    Face, build, buildkit, commit, containers, events, exec, images, networks, system, unsupported, volumes,
+};
 
 /// Returns every endpoint with its handler.
 pub(crate) fn routes(face: Face) -> Router {
@@ -83,6 +85,9 @@ fn image_routes() -> Router<Face> {
         )
         .route("/commit", post(commit::commit))
         .route("/build", post(build::build))
+        .route("/build/cancel", post(buildkit::cancel))
+        .route("/grpc", post(buildkit::grpc))
+        .route("/session", post(buildkit::session))
         .route("/build/prune", post(build::prune::prune))
 }
 

@@ -6,6 +6,7 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::Body;
 use axum::response::{IntoResponse, Response};
+use cirro_buildkit::BuildKit;
 use cirro_engine::Engine;
 use cirro_sys::accept::accept_all;
 use http::{HeaderMap, HeaderValue, Request, header};
@@ -16,6 +17,8 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 
+use crate::buildkit::backend::EngineBackend;
+use crate::buildkit::jobs::Jobs;
 use crate::info::HostFacts;
 use crate::version::{self, MAX_MINOR};
 use crate::{Face, FaceInfo, Lifetime, routes};
@@ -54,11 +57,14 @@ pub fn router(engine: Engine, info: FaceInfo) -> Router {
 
 impl Face {
     fn new(engine: Engine, info: FaceInfo) -> Self {
+        let backend = EngineBackend { engine: engine.clone(), version: info.version.clone() };
         Self {
             engine,
             info: Arc::new(info),
             host: Arc::new(HostFacts::read()),
             lifetime: Lifetime::default(),
+            buildkit: BuildKit::new(Arc::new(backend)),
+            jobs: Jobs::default(),
         }
     }
 }
@@ -153,7 +159,7 @@ mod tests {
             assert_eq!(headers["server"], "cirro/0.1.0 (linux)", "{path}");
         }
         let (_, headers, body) = asked("/_ping").await;
-        assert_eq!((headers["builder-version"].to_str().unwrap(), body.as_str()), ("1", "OK"));
+        assert_eq!((headers["builder-version"].to_str().unwrap(), body.as_str()), ("2", "OK"));
         assert_eq!(asked("/nowhere").await.2, r#"{"message":"page not found"}"#);
     }
 

@@ -12,11 +12,8 @@ use crate::error::{Answer, ApiError};
 ///
 /// `docs/compatibility-docker.md` lists the same; a test compares.
 pub(crate) const ENDPOINTS: &[(&str, &str)] = &[
-    ("/build/cancel", "cancelling a BuildKit build"),
     ("/containers/{name}/checkpoints", "checkpointing"),
     ("/containers/{name}/checkpoints/{checkpoint}", "checkpointing"),
-    ("/grpc", "BuildKit's session protocol"),
-    ("/session", "BuildKit's session protocol"),
 ];
 
 /// First path segments that belong to dockerd's swarm mode.

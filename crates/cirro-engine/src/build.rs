@@ -27,6 +27,7 @@ use sources::EngineSources;
 use step::EngineSteps;
 
 pub use context::BuildContext;
+pub use sources::OwnDirectory;
 
 const CHANNEL: usize = 64;
 
@@ -81,7 +82,7 @@ impl Engine {
 
     async fn run_build(&self, request: BuildRequest, out: &mpsc::Sender<Result<BuildEvent, String>>) {
         let (events, mut incoming) = mpsc::channel(CHANNEL);
-        let library = Arc::new(EngineLibrary(self.clone()));
+        let library = Arc::new(EngineLibrary { engine: self.clone(), lender: request.lender.clone() });
         let build = cirro_build::build(
             request,
             library,

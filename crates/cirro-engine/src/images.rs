@@ -6,7 +6,7 @@ use std::io::{Read, Write};
 use std::sync::Arc;
 
 use bytes::{Buf, Bytes};
-use cirro_image::{Image, Library, Loaded, Removed};
+use cirro_image::{Image, ImageError, Library, Loaded, Removed};
 use cirro_types::{Digest, ImageConfig, ImageReference};
 use tokio::sync::mpsc;
 
@@ -158,17 +158,40 @@ impl Engine {
         let names = Arc::new(names);
         let checked = names.clone();
         self.on_library(move |library| library.check_names(&checked)).await?;
+        Ok(self.pieces(move |library, archive| library.save(&names, archive)))
+    }
+
+    /// Saves one image under these names, whether it has them or not.
+    pub fn save_image_as(
+        &self,
+        image: Digest,
+        names: Vec<ImageReference>,
+    ) -> mpsc::Receiver<Result<Bytes, String>> {
+        self.pieces(move |library, archive| library.save_as(&image, &names, archive))
+    }
+
+    /// Returns the unpacked layers of an image, the top one first.
+    pub async fn image_layers(&self, image: &Image) -> Result<Vec<std::path::PathBuf>, EngineError> {
+        let diff_ids = image.config.rootfs.diff_ids.clone();
+        self.on_library(move |library| library.layer_dirs(&diff_ids)).await
+    }
+
+    /// Passes on what is written to an archive.
+    fn pieces(
+        &self,
+        write: impl FnOnce(&Library, &mut dyn Write) -> Result<(), ImageError> + Send + 'static,
+    ) -> mpsc::Receiver<Result<Bytes, String>> {
         let (sender, receiver) = mpsc::channel(CHANNEL);
         let library = self.shared.library.clone();
         self.shared.tasks.spawn_blocking(move || {
             let mut writer = ChannelWriter::new(sender.clone());
-            let saved = library.save(&names, &mut writer).map_err(|error| chain(&error));
+            let saved = write(&library, &mut writer).map_err(|error| chain(&error));
             let flushed = saved.and_then(|()| writer.flush().map_err(|error| error.to_string()));
             if let Err(error) = flushed {
                 let _ = sender.blocking_send(Err(error));
             }
         });
-        Ok(receiver)
+        receiver
     }
 }
 

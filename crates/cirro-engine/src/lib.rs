@@ -54,7 +54,7 @@ use tokio::sync::{Notify, broadcast};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-pub use crate::build::BuildContext;
+pub use crate::build::{BuildContext, OwnDirectory};
 pub use crate::containers::archive::PutArchive;
 pub use crate::containers::changes::{Change, ChangeKind};
 pub use crate::containers::commit::Commit;

@@ -105,7 +105,7 @@ impl NodeEngine for Node {
 
     fn pull_image(&self, name: &str) -> Pending<'_, Result<String, NodeError>> {
         let name = name.to_owned();
-        answer(async move { self.0.pull_wanted(&name).await })
+        answer(async move { self.0.pull_wanted(&name, cirro_image::Credentials::default()).await })
     }
 
     fn logs(&self, id: &str, options: LogOptions) -> Pending<'_, Result<mpsc::Receiver<Bytes>, NodeError>> {

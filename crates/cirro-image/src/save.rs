@@ -40,7 +40,24 @@ impl Library {
     /// A repository's name without a tag stands for all of its tags, as in docker. Unknown names fail before the
     /// first byte.
     pub fn save(&self, names: &[String], archive: &mut dyn Write) -> Result<(), ImageError> {
-        let selection = self.select(names)?;
+        self.write(&self.select(names)?, archive)
+    }
+
+    /// Saves one image as [`Self::save`] does, under these names whether it has them or not.
+    pub fn save_as(
+        &self,
+        image: &Digest,
+        names: &[ImageReference],
+        archive: &mut dyn Write,
+    ) -> Result<(), ImageError> {
+        let mut selection = self.select(&[image.to_string()])?;
+        for saved in &mut selection.images {
+            saved.tags = names.iter().cloned().collect();
+        }
+        self.write(&selection, archive)
+    }
+
+    fn write(&self, selection: &Selection, archive: &mut dyn Write) -> Result<(), ImageError> {
         let mut out = Archive { out: archive };
         let (mut blobs, mut index, mut manifests) = (BTreeSet::new(), Vec::new(), Vec::new());
         out.directory("blobs/")?;

@@ -205,6 +205,26 @@ pub trait BuildSources: Send + Sync {
     ) -> Pending<'_, Result<Fetched, BuildFault>>;
 }
 
+/// What the one who builds lends to a build while it runs; asked only when it is needed.
+pub trait Lender: Send + Sync {
+    /// Returns a secret.
+    fn secret(&self, id: String) -> Pending<'_, Result<Option<Arc<[u8]>>, BuildFault>>;
+    /// Returns the socket of an agent.
+    fn agent(&self, id: String) -> Pending<'_, Result<Option<PathBuf>, BuildFault>>;
+    /// Returns name and password for a registry.
+    fn credentials(&self, domain: String) -> Pending<'_, Result<Option<(String, String)>, BuildFault>>;
+}
+
+/// Someone to borrow from.
+#[derive(Clone)]
+pub struct Borrowed(pub Arc<dyn Lender>);
+
+impl std::fmt::Debug for Borrowed {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.write_str("Borrowed")
+    }
+}
+
 /// Runs build steps as containers.
 pub trait StepRunner: Send + Sync {
     /// Runs a step to its end, passes its output on as it comes, returns its exit code.

@@ -137,11 +137,11 @@ impl Work {
                 MountKind::Bind => StepSource::Path(self.open_bind(mount, &mut opened).await?),
                 MountKind::Cache { .. } => StepSource::Path(self.open_cache(mount, &mut opened).await?),
                 MountKind::Tmpfs { size } => StepSource::Tmpfs(*size),
-                MountKind::Secret { .. } => match self.secret(mount, &mut opened)? {
+                MountKind::Secret { .. } => match self.secret(mount, &mut opened).await? {
                     Some(source) => source,
                     None => continue,
                 },
-                MountKind::Ssh { .. } => match self.agent(mount)? {
+                MountKind::Ssh { .. } => match self.agent(mount).await? {
                     Some(source) => {
                         let target = opened.agent_target(&mount.target);
                         opened.mounts.push(StepMount { target, source, read_only: false });
@@ -224,30 +224,38 @@ impl Work {
         .await
     }
 
-    fn secret(&self, mount: &RunMount, opened: &mut Mounted) -> Result<Option<StepSource>, Refusal> {
+    async fn secret(&self, mount: &RunMount, opened: &mut Mounted) -> Result<Option<StepSource>, Refusal> {
         let MountKind::Secret { id, env, is_file, required, mode, owner } = &mount.kind else {
             return Ok(None);
         };
-        let Some(secret) = self.shared.request.secrets.get(id) else {
+        let given = self.shared.request.secrets.get(id).cloned();
+        let secret = match (given, &self.shared.request.lender) {
+            (None, Some(lender)) => lender.0.secret(id.clone()).await?,
+            (given, _) => given,
+        };
+        let Some(secret) = secret else {
             return match required {
                 true => Err(Refusal::new(format!("secret {id}: not found"))),
                 false => Ok(None),
             };
         };
         if let Some(name) = env {
-            let text = std::str::from_utf8(secret)
+            let text = std::str::from_utf8(&secret)
                 .map_err(|_| Refusal::new(format!("secret {id}: not text, so not a variable")))?;
             opened.env.push(format!("{name}={text}"));
         }
-        Ok(is_file.then(|| StepSource::Content { content: secret.clone(), mode: *mode, owner: *owner }))
+        Ok(is_file.then(|| StepSource::Content { content: secret, mode: *mode, owner: *owner }))
     }
 
-    fn agent(&self, mount: &RunMount) -> Result<Option<StepSource>, Refusal> {
+    async fn agent(&self, mount: &RunMount) -> Result<Option<StepSource>, Refusal> {
         let MountKind::Ssh { id, required, mode, owner } = &mount.kind else { return Ok(None) };
-        match (self.shared.request.agents.get(id), required) {
-            (Some(socket), _) => {
-                Ok(Some(StepSource::Agent { socket: socket.clone(), mode: *mode, owner: *owner }))
-            }
+        let given = self.shared.request.agents.get(id).cloned();
+        let socket = match (given, &self.shared.request.lender) {
+            (None, Some(lender)) => lender.0.agent(id.clone()).await?,
+            (given, _) => given,
+        };
+        match (socket, required) {
+            (Some(socket), _) => Ok(Some(StepSource::Agent { socket, mode: *mode, owner: *owner })),
             (None, true) => Err(Refusal::new(format!(
                 "unset ssh forward key {id}: no agent of that name is forwarded to this build (cirro build --ssh {id})"
             ))),

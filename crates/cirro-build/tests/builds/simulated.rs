@@ -505,7 +505,10 @@ impl Bench {
                     BuildEvent::Line(line) => lines.push_str(&line),
                     BuildEvent::Output(bytes) => lines.push_str(&String::from_utf8_lossy(&bytes)),
                     BuildEvent::Step(event) => steps.push(event),
-                    BuildEvent::Image(_) => {}
+                    BuildEvent::Image(_)
+                    | BuildEvent::Outline(_)
+                    | BuildEvent::Looking(_)
+                    | BuildEvent::Found(_) => {}
                 }
             }
             (lines, steps)

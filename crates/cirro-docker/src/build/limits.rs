@@ -10,7 +10,7 @@ use crate::error::ApiError;
 use crate::query::Params;
 
 /// Reads them. What no kernel or host can give is refused by the engine.
-pub(super) fn parse(params: &Params) -> Result<StepLimits, ApiError> {
+pub(crate) fn parse(params: &Params) -> Result<StepLimits, ApiError> {
     let number = |name: &str| Ok::<i64, ApiError>(params.number(name)?.unwrap_or(0));
     let text = |name: &str| params.text(name).unwrap_or_default().to_owned();
     let limits = Limits {

@@ -21,8 +21,8 @@ fn headers() -> HeaderMap {
         ("Cache-Control", "no-cache, no-store, must-revalidate"),
         ("Pragma", "no-cache"),
         ("Content-Type", "text/plain; charset=utf-8"),
-        // The classic builder; 2 would announce BuildKit.
-        ("Builder-Version", "1"),
+        // BuildKit is preferred; what asks for the classic builder gets that.
+        ("Builder-Version", "2"),
         ("Swarm", "inactive"),
     ];
     for (name, value) in values {

@@ -22,6 +22,8 @@ pub enum BuildContext {
     Upload(mpsc::Receiver<Result<Bytes, String>>),
     /// The address of a git repository, of a tar or of a Dockerfile.
     Remote(String),
+    /// Files that are here already.
+    Directory(OwnDirectory),
 }
 
 impl Engine {
@@ -33,6 +35,10 @@ impl Engine {
     ) -> Result<OwnDirectory, EngineError> {
         match context {
             BuildContext::Upload(pieces) => self.unpack_upload(pieces, request).await,
+            BuildContext::Directory(own) => {
+                request.context.clone_from(&own.0);
+                Ok(own)
+            }
             BuildContext::Remote(address) => match GitAddress::parse(&address) {
                 Some(git) => self.clone_context(git, request).await,
                 None if cirro_build::is_http(&address) => self.fetch_context(&address, request).await,

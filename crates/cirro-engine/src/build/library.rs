@@ -1,15 +1,19 @@
 //! The image library as the builder sees it.
 
-use cirro_image::{ImageError, Library};
+use cirro_image::{Credentials, ImageError, Library};
 use cirro_seams::Pending;
-use cirro_seams::build::{BaseImage, BuildFault, BuildLibrary, CacheSpace, Sharing, WorkingLayer};
+use cirro_seams::build::{BaseImage, Borrowed, BuildFault, BuildLibrary, CacheSpace, Sharing, WorkingLayer};
 use cirro_types::{Digest, ImageConfig, ImageReference};
 
 use crate::Engine;
 use crate::error::{EngineError, blocking, chain, io};
 
 /// The library of this host.
-pub(super) struct EngineLibrary(pub Engine);
+pub(super) struct EngineLibrary {
+    pub(super) engine: Engine,
+    /// Who is asked for a registry's password.
+    pub(super) lender: Option<Borrowed>,
+}
 
 impl EngineLibrary {
     fn run<T, F>(&self, work: F) -> Pending<'_, Result<T, BuildFault>>
@@ -17,12 +21,24 @@ impl EngineLibrary {
         T: Send + 'static,
         F: FnOnce(Library) -> Result<T, ImageError> + Send + 'static,
     {
-        let library = self.0.shared.library.clone();
+        let library = self.engine.shared.library.clone();
         Box::pin(async move {
             let done =
                 blocking(move || work(library).map_err(|error| EngineError::Failed(chain(&error)))).await;
             done.map_err(BuildFault::from)
         })
+    }
+}
+
+impl EngineLibrary {
+    /// Asks the one who builds for what the registry of an image wants to know.
+    async fn credentials(&self, name: &str) -> Result<Credentials, BuildFault> {
+        let (Some(lender), Ok(reference)) = (&self.lender, name.parse::<ImageReference>()) else {
+            return Ok(Credentials::default());
+        };
+        let found = lender.0.credentials(reference.domain).await?;
+        let (username, password) = found.unwrap_or_default();
+        Ok(Credentials::of(username, password))
     }
 }
 
@@ -42,7 +58,8 @@ impl BuildLibrary for EngineLibrary {
             if !pull && let Some(found) = self.find(&name).await? {
                 return Ok(Some(found));
             }
-            let id = self.0.pull_wanted(&name).await?;
+            let credentials = self.credentials(&name).await?;
+            let id = self.engine.pull_wanted(&name, credentials).await?;
             self.find(&id).await
         })
     }
@@ -81,17 +98,17 @@ impl BuildLibrary for EngineLibrary {
     }
 
     fn trace(&self, slot: Digest) -> Pending<'_, Option<Vec<u8>>> {
-        let traces = self.0.shared.build_traces.clone();
+        let traces = self.engine.shared.build_traces.clone();
         Box::pin(async move { blocking(move || Ok(traces.load(&slot))).await.unwrap_or_default() })
     }
 
     fn trace_stamp(&self, slot: Digest) -> Pending<'_, Option<Digest>> {
-        let traces = self.0.shared.build_traces.clone();
+        let traces = self.engine.shared.build_traces.clone();
         Box::pin(async move { blocking(move || Ok(traces.stamp(&slot))).await.unwrap_or_default() })
     }
 
     fn keep_trace(&self, slot: Digest, stamp: Digest, trace: Vec<u8>) -> Pending<'_, ()> {
-        let traces = self.0.shared.build_traces.clone();
+        let traces = self.engine.shared.build_traces.clone();
         Box::pin(async move {
             let kept = blocking(move || {
                 traces.keep(&slot, &stamp, &trace).map_err(io("note what decided the build's steps"))
@@ -107,7 +124,9 @@ impl BuildLibrary for EngineLibrary {
         id: String,
         sharing: Sharing,
     ) -> Pending<'_, Result<Box<dyn CacheSpace>, BuildFault>> {
-        Box::pin(async move { self.0.shared.build_caches.open(&id, sharing).await.map_err(BuildFault::from) })
+        Box::pin(
+            async move { self.engine.shared.build_caches.open(&id, sharing).await.map_err(BuildFault::from) },
+        )
     }
 
     fn remember(&self, key: Digest, diff_id: Digest) -> Pending<'_, ()> {

@@ -40,7 +40,15 @@ struct Known {
 }
 
 /// A directory of one build's, removed when it goes.
-pub(super) struct OwnDirectory(pub(super) PathBuf);
+#[derive(Debug)]
+pub struct OwnDirectory(pub(super) PathBuf);
+
+impl OwnDirectory {
+    /// Returns where it is.
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+}
 
 impl Drop for OwnDirectory {
     fn drop(&mut self) {
@@ -82,7 +90,7 @@ impl BuildSources for EngineSources {
 
 impl Engine {
     /// Makes a directory for what one build fetches.
-    pub(super) async fn own_directory(&self) -> Result<OwnDirectory, EngineError> {
+    pub async fn own_directory(&self) -> Result<OwnDirectory, EngineError> {
         let dir = self.shared.options.scratch_dir().join(format!("fetch-{}", names::new_id()?));
         blocking(move || {
             std::fs::create_dir_all(&dir).map_err(io(format!("make {}", dir.display())))?;

@@ -52,7 +52,11 @@ impl Engine {
     ///
     /// A name is asked for where its authority is: in the library for what was built, loaded or tagged here, in its
     /// registry for what was pulled, and for what is not here.
-    pub(crate) async fn pull_wanted(&self, name: &str) -> Result<String, EngineError> {
+    pub(crate) async fn pull_wanted(
+        &self,
+        name: &str,
+        credentials: Credentials,
+    ) -> Result<String, EngineError> {
         if let Ok(image) = self.image(name).await
             && !was_pulled(&image, name)
         {
@@ -61,7 +65,6 @@ impl Engine {
         let Ok(reference) = name.parse::<ImageReference>() else {
             return Err(EngineError::Invalid(format!("invalid reference format: {name}")));
         };
-        let credentials = Credentials::default();
         let request = PullRequest { reference, all_tags: false, platform: None, credentials };
         let pulled = self.pull_image(request, &ProgressSink::nowhere()).await;
         let pulled = pulled.map_err(|error| match &error {

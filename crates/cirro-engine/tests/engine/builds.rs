@@ -35,7 +35,7 @@ async fn build(engine: &Engine, dockerfile: &str) -> Result<String, String> {
         match event? {
             BuildEvent::Line(line) => text.push_str(&line),
             BuildEvent::Output(bytes) => text.push_str(&String::from_utf8_lossy(&bytes)),
-            BuildEvent::Step(_) => {}
+            BuildEvent::Step(_) | BuildEvent::Outline(_) | BuildEvent::Looking(_) | BuildEvent::Found(_) => {}
             BuildEvent::Image(id) => return Ok(format!("{text}\n{id}")),
         }
     }

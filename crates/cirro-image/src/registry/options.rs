@@ -158,6 +158,15 @@ impl std::fmt::Debug for Credentials {
 }
 
 impl Credentials {
+    /// Makes credentials of a name and a password. Without a name the password is a token for an authorization server,
+    /// as docker's clients keep it.
+    pub fn of(username: String, password: String) -> Self {
+        match username.as_str() {
+            "" | "<token>" => Self { identitytoken: password, ..Self::default() },
+            _ => Self { username, password, ..Self::default() },
+        }
+    }
+
     /// Returns name and password, if there are such.
     pub(crate) fn basic(&self) -> Option<(String, String)> {
         if !self.username.is_empty() {

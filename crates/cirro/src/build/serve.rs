@@ -122,7 +122,9 @@ fn request_of(order: Order) -> Result<BuildRequest, Fault> {
 fn told(event: Result<BuildEvent, String>) -> Option<Told> {
     Some(match event {
         Ok(BuildEvent::Line(text)) if text.starts_with("[Warning]") => Told::Warning { text },
-        Ok(BuildEvent::Line(_)) => return None,
+        Ok(BuildEvent::Line(_) | BuildEvent::Outline(_) | BuildEvent::Looking(_) | BuildEvent::Found(_)) => {
+            return None;
+        }
         Ok(BuildEvent::Output(bytes)) => Told::Output { text: String::from_utf8_lossy(&bytes).into_owned() },
         Ok(BuildEvent::Step(event)) => Told::Step(event),
         Ok(BuildEvent::Image(id)) => Told::Image { id: id.to_string() },

@@ -4,6 +4,8 @@
 //! `cirro down --workloads`; what is left on the host after that fails the test. They need root.
 
 mod build;
+mod buildkit;
+mod buildx;
 mod clients;
 mod cloud;
 mod commands;

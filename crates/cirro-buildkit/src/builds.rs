@@ -1,0 +1,168 @@
+//! The whole: sessions, records and the backend, and the ways into them.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use cirro_types::Digest;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::mpsc;
+
+use crate::backend::{Backend, Pieces};
+use crate::bridge::Gateways;
+use crate::control::Control;
+use crate::exporters::{Export, Outputs};
+use crate::grpc::{Status, server};
+use crate::messages::Exporter;
+use crate::session::{Introduction, Place, Session, SessionError, Sessions};
+use crate::solve::Solve;
+use crate::status::{Record, Records, Running};
+use crate::wire::Message;
+
+/// Parts of a build's record that wait for whoever listens.
+const TOLD: usize = 64;
+
+/// Speaks BuildKit's protocol for a backend.
+#[derive(Clone)]
+pub struct BuildKit {
+    pub(crate) backend: Arc<dyn Backend>,
+    pub(crate) sessions: Arc<Sessions>,
+    pub(crate) records: Arc<Records>,
+    pub(crate) gateways: Arc<Gateways>,
+}
+
+/// A build as it is asked for.
+#[derive(Debug, Clone, Default)]
+pub struct Order {
+    /// What is asked of the frontend.
+    pub attributes: BTreeMap<String, String>,
+    /// Kinds of outputs, with their options.
+    pub outputs: Vec<(String, BTreeMap<String, String>)>,
+    /// Id of the session; none when empty.
+    pub session: String,
+}
+
+/// What a build that was asked for by `POST /build` tells.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Told {
+    /// A part of its record, in the protocol's bytes.
+    Status(Vec<u8>),
+    /// The image.
+    Image(Digest),
+    /// It failed; last.
+    Failed(String),
+}
+
+impl BuildKit {
+    /// Starts without sessions and builds.
+    pub fn new(backend: Arc<dyn Backend>) -> Self {
+        Self { backend, sessions: Arc::default(), records: Arc::default(), gateways: Arc::default() }
+    }
+
+    /// Keeps a place for a session; it is run with [`Place::run`].
+    ///
+    /// # Errors
+    /// If there is one of that id, or too many.
+    pub fn open_session(&self, introduction: Introduction) -> Result<Place, SessionError> {
+        self.sessions.reserve(introduction)
+    }
+
+    /// Serves the control connection until it ends. Its builds end with it.
+    pub async fn serve(&self, connection: impl AsyncRead + AsyncWrite + Unpin) {
+        if let Err(error) = server::serve(connection, Arc::new(Control(self.clone()))).await {
+            tracing::debug!(%error, "connection of a BuildKit client ended");
+        }
+    }
+
+    /// Starts a build that is asked for by `POST /build?version=2`. Dropping the receiver ends it.
+    ///
+    /// `reference` names the build, `upload` is a context that came with the request.
+    pub fn start(&self, reference: String, order: Order, upload: Option<Pieces>) -> mpsc::Receiver<Told> {
+        let (sender, receiver) = mpsc::channel(TOLD);
+        let whole = self.clone();
+        tokio::spawn(async move {
+            let gone = sender.clone();
+            tokio::select! {
+                () = whole.run(&reference, order, upload, &sender) => {}
+                () = gone.closed() => {}
+            }
+        });
+        receiver
+    }
+
+    async fn run(&self, reference: &str, order: Order, upload: Option<Pieces>, sender: &mpsc::Sender<Told>) {
+        let running = match self.records.begin(reference) {
+            Ok(running) => running,
+            Err(status) => return drop(sender.send(Told::Failed(status.message)).await),
+        };
+        let mut listener = running.record().listen();
+        let telling = async {
+            while let Some(part) = listener.next().await {
+                if sender.send(Told::Status(part.encode())).await.is_err() {
+                    return;
+                }
+            }
+        };
+        let building = async {
+            let built = self.build(running.record(), order, upload).await;
+            // Its end lets `telling` end.
+            drop(running);
+            built
+        };
+        let (built, ()) = tokio::join!(building, telling);
+        let last = match built {
+            Ok(Some(image)) => Told::Image(image),
+            Ok(None) => return,
+            Err(status) => Told::Failed(status.message),
+        };
+        let _ = sender.send(last).await;
+    }
+
+    /// Builds, and gives the image out; returns it if it stays in the library.
+    async fn build(
+        &self,
+        record: &Arc<Record>,
+        order: Order,
+        upload: Option<Pieces>,
+    ) -> Result<Option<Digest>, Status> {
+        let exporters = order.outputs.into_iter().map(|(kind, attributes)| Exporter { kind, attributes });
+        let outputs = Outputs::read(&exporters.collect::<Vec<_>>())?;
+        let session = self.session(&order.session).await?;
+        let image = self.solve(record, session.clone(), &order.attributes, &outputs, upload).await?;
+        let told = self.export(record, session.as_ref(), &outputs, image).await?;
+        Ok(told.contains_key("containerimage.digest").then_some(image))
+    }
+
+    /// Finds a session by its id.
+    pub(crate) async fn session(&self, id: &str) -> Result<Option<Session>, Status> {
+        match id {
+            "" => Ok(None),
+            id => self.sessions.wait(id).await.map(Some),
+        }
+    }
+
+    pub(crate) async fn solve(
+        &self,
+        record: &Arc<Record>,
+        session: Option<Session>,
+        attributes: &BTreeMap<String, String>,
+        outputs: &Outputs,
+        upload: Option<Pieces>,
+    ) -> Result<Digest, Status> {
+        let tags = outputs.library_names();
+        Solve { backend: &self.backend, record, session, attributes, tags, upload }.run().await
+    }
+
+    pub(crate) async fn export(
+        &self,
+        record: &Arc<Record>,
+        session: Option<&Session>,
+        outputs: &Outputs,
+        image: Digest,
+    ) -> Result<BTreeMap<String, String>, Status> {
+        outputs.write(&Export { backend: &self.backend, record, session }, image).await
+    }
+
+    pub(crate) fn begin(&self, reference: &str) -> Result<Running, Status> {
+        self.records.begin(reference)
+    }
+}

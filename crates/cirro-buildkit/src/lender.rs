@@ -1,0 +1,63 @@
+//! A session as a build borrows from it: secrets, agents, passwords.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use cirro_seams::Pending;
+use cirro_seams::build::{BuildFault, Lender};
+use tokio::sync::Mutex;
+
+use crate::grpc::Status;
+use crate::session::Session;
+use crate::session::ssh::Agent;
+
+/// Agents of one build.
+const MAX_AGENTS: usize = 64;
+
+/// Lends what the client has. Sockets go with it.
+pub(crate) struct SessionLender {
+    session: Session,
+    socket_directory: PathBuf,
+    /// Held across the call that opens one, so that none is opened twice.
+    agents: Mutex<HashMap<String, Agent>>,
+}
+
+impl SessionLender {
+    /// Lends of a session; sockets are made in a directory.
+    pub(crate) fn new(session: Session, socket_directory: PathBuf) -> Self {
+        Self { session, socket_directory, agents: Mutex::default() }
+    }
+}
+
+fn fault(status: Status) -> BuildFault {
+    BuildFault(status.message)
+}
+
+impl Lender for SessionLender {
+    fn secret(&self, id: String) -> Pending<'_, Result<Option<Arc<[u8]>>, BuildFault>> {
+        Box::pin(async move { self.session.secret(&id).await.map_err(fault) })
+    }
+
+    fn agent(&self, id: String) -> Pending<'_, Result<Option<PathBuf>, BuildFault>> {
+        Box::pin(async move {
+            let mut agents = self.agents.lock().await;
+            if let Some(agent) = agents.get(&id) {
+                return Ok(Some(agent.socket()));
+            }
+            if agents.len() >= MAX_AGENTS {
+                return Err(BuildFault(format!("more than {MAX_AGENTS} agents")));
+            }
+            let Some(agent) = self.session.agent(&id, &self.socket_directory).await.map_err(fault)? else {
+                return Ok(None);
+            };
+            let socket = agent.socket();
+            agents.insert(id, agent);
+            Ok(Some(socket))
+        })
+    }
+
+    fn credentials(&self, domain: String) -> Pending<'_, Result<Option<(String, String)>, BuildFault>> {
+        Box::pin(async move { self.session.credentials(&domain).await.map_err(fault) })
+    }
+}

@@ -1,0 +1,42 @@
+//! BuildKit's protocol: what `docker buildx`, and `docker build` with BuildKit, speak with a builder.
+//!
+//! ## Theory of operation
+//! ```text
+//! POST /session ─▶ session (the client serves: files, secrets, agents, passwords; takes files)
+//!                     ▲
+//! POST /grpc ─▶ grpc::server ─▶ control, bridge ─▶ solve ─▶ Backend::build
+//! POST /build?version=2 ──────────────────────────▶ │          │ events
+//!                                     exporters ◀───┘          ▼
+//! Control.Status ◀── status (a record of each build) ◀── progress
+//! ```
+//! The Dockerfile frontend is the builder of [`cirro_build`]; definitions of other frontends are refused.
+//!
+//! - `wire` protocol buffers; `messages` BuildKit's; `grpc` calls over HTTP/2
+//! - `session` what the client serves; `lender` a session as a build borrows from it
+//! - `attributes` what is asked of the frontend; `solve` one build; `exporters` what becomes of its image
+//! - `progress` the builder's events as vertexes; `status` the records of builds
+//! - `control` and `bridge` the two services; `backend` what all this needs of the engine
+//!
+//! Everything ends with its connection: calls are tasks of theirs, builds are futures in calls.
+#![forbid(unsafe_code)]
+
+mod attributes;
+pub mod backend;
+mod bridge;
+mod builds;
+mod control;
+mod exporters;
+#[doc(hidden)]
+pub mod grpc;
+mod lender;
+#[doc(hidden)]
+pub mod messages;
+mod progress;
+mod session;
+mod solve;
+mod status;
+#[doc(hidden)]
+pub mod wire;
+
+pub use builds::{BuildKit, Order, Told};
+pub use session::{Introduction, Place as SessionPlace, SessionError};
