@@ -161,6 +161,7 @@ impl Node {
                 let found = library.fetch(name, pull).await.map_err(|fault| Refusal::from(fault).on(line))?;
                 let found = found
                     .ok_or_else(|| Refusal::new(format!("FROM failed: No such image: {name}")).on(line))?;
+                let _ = events.send(BuildEvent::Found(name.clone())).await;
                 Some((*found.config).clone())
             }
             Base::Scratch | Base::Stage(_) => None,

@@ -88,7 +88,7 @@ impl ContextWriter {
         let names = names(path)?;
         let shown = names.iter().collect::<PathBuf>();
         let Some((name, parents)) = names.split_last() else { return Ok(None) };
-        let mut writer = Writer { cursor: self.parent(parents)? };
+        let mut writer = Writer::new(self.parent(parents)?);
         match entry {
             ContextEntry::Directory => {
                 writer.cursor.make_directory(name, Existing::Replace).map_err(Refusal::at(&shown))?;

@@ -236,7 +236,7 @@ mod tests {
             let status = read(&[(name, value)]).unwrap_err();
             assert!(status.is(Code::Unimplemented) || status.is(Code::InvalidArgument), "{name}: {status:?}");
         }
-        assert!(read(&[("platform", "")]).unwrap().request.pull == false);
+        assert!(!read(&[("platform", "")]).unwrap().request.pull);
         assert!(read(&[("image-resolve-mode", "pull")]).unwrap().request.pull);
     }
 }

@@ -133,6 +133,7 @@ impl BuildKit {
         let id = call.metadata.get(BUILD_ID).and_then(|id| id.to_str().ok()).unwrap_or_default().to_owned();
         match method {
             "Ping" => {
+                call.question::<Empty>().await?;
                 // Clients ping first, and the build must be there when they have.
                 self.gateways.find(&id).await?;
                 call.answers.send(&self.pong()).await

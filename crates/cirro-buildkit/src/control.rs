@@ -34,8 +34,12 @@ impl Service for Control {
                 return Err(Status::new(Code::Unimplemented, format!("malformed method name: {path}")));
             };
             match (service, method) {
-                ("moby.buildkit.v1.Control", "Info") => call.answers.send(&self.info()).await,
+                ("moby.buildkit.v1.Control", "Info") => {
+                    call.question::<Empty>().await?;
+                    call.answers.send(&self.info()).await
+                }
                 ("moby.buildkit.v1.Control", "ListWorkers") => {
+                    call.question::<Empty>().await?;
                     call.answers.send(&ListWorkersResponse { records: vec![self.worker()] }).await
                 }
                 ("moby.buildkit.v1.Control", "Solve") => {
@@ -44,6 +48,7 @@ impl Service for Control {
                 }
                 ("moby.buildkit.v1.Control", "Status") => self.status(call).await,
                 ("moby.buildkit.v1.Control", "DiskUsage") => {
+                    call.question::<Empty>().await?;
                     let records = self.0.backend.cache().await.map_err(Status::unknown)?;
                     let records = records.iter().map(usage).collect();
                     call.answers.send(&DiskUsageResponse { records }).await
@@ -78,7 +83,6 @@ pub(crate) fn worker(own: String) -> WorkerRecord {
     let labels = [
         ("org.mobyproject.buildkit.worker.executor", "cirro"),
         ("org.mobyproject.buildkit.worker.network", "host"),
-        ("org.mobyproject.buildkit.worker.moby.host-gateway-ip", "host-gateway"),
     ];
     WorkerRecord {
         id: "cirro".into(),

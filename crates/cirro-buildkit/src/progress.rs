@@ -177,7 +177,7 @@ impl Progress {
                     task.done();
                 }
             }
-            StepEvent::Failed { line, text, code, message, .. } => {
+            StepEvent::Failed { line, code, message, .. } => {
                 let message = match code {
                     Some(code) => command_failed(&message, code),
                     None => message,
@@ -186,7 +186,6 @@ impl Progress {
                     task.failed(&message);
                 }
                 let lines = self.outline.as_ref().map_or(1, |outline| length(outline, line));
-                let _ = text;
                 self.failure = Some(Failure { line, lines, message });
             }
         }
@@ -201,8 +200,10 @@ impl Progress {
 
     /// Returns how the build's failure is told: with the place in the Dockerfile, if it has one.
     pub(crate) fn failed(mut self, message: String) -> Status {
-        for (_, task) in self.looking.drain(..) {
-            task.failed(&message);
+        if self.failure.is_none() {
+            for (_, task) in self.looking.drain(..) {
+                task.failed(&message);
+            }
         }
         let failure = self.failure.take().unwrap_or_else(|| {
             let line = parse_line(&message).unwrap_or(0);

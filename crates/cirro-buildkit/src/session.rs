@@ -20,11 +20,14 @@ use tokio::sync::Notify;
 
 use crate::grpc::client::{Channel, connect};
 use crate::grpc::{Code, Status};
+use crate::messages::{Empty, HealthResponse};
 
 const ID: &str = "x-docker-expose-session-uuid";
 const SHARED_KEY: &str = "x-docker-expose-session-sharedkey";
 const METHOD: &str = "x-docker-expose-session-grpc-method";
 
+/// Every client serves it.
+const HEALTH: &str = "/grpc.health.v1.Health/Check";
 /// Sessions at the same time.
 const MAX_SESSIONS: usize = 256;
 const MAX_ID: usize = 256;
@@ -163,11 +166,22 @@ impl Place {
                 return;
             }
         };
-        let introduction = Arc::new(self.introduction.clone());
-        let session = Session { introduction, channel };
-        self.sessions.lock().insert(self.introduction.id.clone(), Some(session));
-        self.sessions.changed.notify_waiters();
-        if let Err(error) = connection.await {
+        tokio::pin!(connection);
+        // Whatever it answers, it serves from then on. A build that fails before that would end clients (docker 20.10) that
+        // wait for ever for a session to end which has not begun.
+        let nothing = Empty::default();
+        let health = channel.ask::<_, HealthResponse>(HEALTH, &[], &nothing);
+        let ended = tokio::select! {
+            ended = &mut connection => ended,
+            _ = health => {
+                let introduction = Arc::new(self.introduction.clone());
+                let session = Session { introduction, channel: channel.clone() };
+                self.sessions.lock().insert(self.introduction.id.clone(), Some(session));
+                self.sessions.changed.notify_waiters();
+                connection.await
+            }
+        };
+        if let Err(error) = ended {
             tracing::debug!(%error, "session ended");
         }
     }
@@ -212,13 +226,25 @@ fn query_escape(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use cirro_seams::Pending;
+
     use super::*;
+    use crate::grpc::server::{Call, Service, serve};
 
     fn headers(id: &str) -> HeaderMap {
         let mut headers = HeaderMap::new();
         headers.insert(ID, id.parse().unwrap());
         headers.append(METHOD, "/moby.filesync.v1.FileSync/DiffCopy".parse().unwrap());
         headers
+    }
+
+    /// A client that serves nothing.
+    struct Nothing;
+
+    impl Service for Nothing {
+        fn call(&self, call: Call) -> Pending<'_, Result<(), Status>> {
+            Box::pin(async move { Err(Status::unsupported(call.path)) })
+        }
     }
 
     #[tokio::test]
@@ -233,9 +259,11 @@ mod tests {
         });
         let (near, far) = tokio::io::duplex(4096);
         let running = tokio::spawn(place.run(near));
+        let client = tokio::spawn(serve(far, Arc::new(Nothing)));
         let session = waiting.await.unwrap().unwrap();
         assert!(session.has("/moby.filesync.v1.FileSync/DiffCopy") && !session.has("/x"));
-        drop(far);
+        client.abort();
+        drop(session);
         running.await.unwrap();
         assert!(sessions.lock().is_empty());
     }

@@ -8,7 +8,7 @@ use std::process::{Command, ExitCode, Stdio};
 
 use anyhow::{Context, bail};
 use rustix::fs::FlockOperation;
-use tracing_subscriber::filter::LevelFilter;
+use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::prelude::*;
 
 use crate::cli::say;
@@ -31,8 +31,10 @@ pub(crate) fn foreground(
     if detached {
         rustix::process::setsid().context("leave the session")?;
     }
+    // HTTP/2's library tells every frame at its debug level.
+    let filter = Targets::new().with_default(level(&config.log_level)?).with_target("h2", LevelFilter::WARN);
     tracing_subscriber::registry()
-        .with(LevelFilter::from_level(level(&config.log_level)?))
+        .with(filter)
         .with(tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(false))
         .init();
     make_directory(&config.data_dir)?;

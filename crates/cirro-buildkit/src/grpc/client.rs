@@ -86,10 +86,16 @@ impl Channel {
         question: &Q,
     ) -> Result<A, Status> {
         let mut exchange = self.start(path, metadata).await?;
-        exchange.questions.send(question).await?;
+        // Who answers without reading the question closes its stream: the answer tells more than that.
+        let sent = exchange.questions.send(question).await;
         exchange.questions.end();
-        let answer = exchange.answers.next().await?;
-        answer.ok_or_else(|| Status::new(Code::Internal, "the call has no answer"))
+        match (exchange.answers.next().await, sent) {
+            (Ok(Some(answer)), _) => Ok(answer),
+            (Ok(None), Ok(())) => Err(Status::new(Code::Internal, "the call has no answer")),
+            (Err(status), Ok(())) => Err(status),
+            (Err(status), Err(sent)) => Err(if status.is(Code::Unavailable) { sent } else { status }),
+            (Ok(None), Err(sent)) => Err(sent),
+        }
     }
 }
 

@@ -13,25 +13,25 @@ use tokio::sync::{mpsc, watch};
 
 /// What it did.
 #[derive(Default)]
-pub struct Seen {
+pub(crate) struct Seen {
     /// Files of the context with their content.
-    pub files: Vec<(String, String)>,
-    pub dockerfile: String,
-    pub tags: Vec<String>,
-    pub secret: Option<String>,
-    pub credentials: Option<(String, String)>,
-    pub remote: String,
-    pub pushed: Vec<(String, Option<(String, String)>)>,
-    pub forgotten: usize,
+    pub(crate) files: Vec<(String, String)>,
+    pub(crate) dockerfile: String,
+    pub(crate) tags: Vec<String>,
+    pub(crate) secret: Option<String>,
+    pub(crate) credentials: Option<(String, String)>,
+    pub(crate) remote: String,
+    pub(crate) pushed: Vec<(String, Option<(String, String)>)>,
+    pub(crate) forgotten: usize,
 }
 
 #[derive(Default)]
-pub struct Shown {
-    pub seen: Arc<Mutex<Seen>>,
+pub(crate) struct Shown {
+    pub(crate) seen: Arc<Mutex<Seen>>,
     /// Layers of the image.
-    pub layers: Vec<PathBuf>,
+    pub(crate) layers: Vec<PathBuf>,
     /// How many builds run.
-    pub running: watch::Sender<usize>,
+    pub(crate) running: watch::Sender<usize>,
 }
 
 struct Own(tempfile::TempDir);
@@ -70,7 +70,7 @@ impl Drop for Running {
     }
 }
 
-pub fn image() -> Digest {
+pub(crate) fn image() -> Digest {
     Digest::of(b"image")
 }
 

@@ -16,7 +16,7 @@ use cirro_buildkit::messages::{
 };
 use cirro_seams::Pending;
 
-pub const METHODS: [&str; 5] = [
+pub(crate) const METHODS: [&str; 5] = [
     "/moby.filesync.v1.FileSync/DiffCopy",
     "/moby.filesync.v1.FileSend/DiffCopy",
     "/moby.filesync.v1.Auth/Credentials",
@@ -30,14 +30,14 @@ const LINK: u32 = 1 << 27;
 
 /// What a client serves in its session.
 #[derive(Default)]
-pub struct Served {
+pub(crate) struct Served {
     /// Directories by name.
-    pub directories: BTreeMap<String, PathBuf>,
-    pub secrets: BTreeMap<String, String>,
+    pub(crate) directories: BTreeMap<String, PathBuf>,
+    pub(crate) secrets: BTreeMap<String, String>,
     /// What `FileSend` brought, by exporter: bytes, and paths of trees.
-    pub received: Mutex<BTreeMap<String, Vec<u8>>>,
+    pub(crate) received: Mutex<BTreeMap<String, Vec<u8>>>,
     /// What was asked for of directories: name, and the paths to follow.
-    pub asked: Mutex<Vec<(String, Vec<String>)>>,
+    pub(crate) asked: Mutex<Vec<(String, Vec<String>)>>,
 }
 
 fn values(call: &Call, name: &str) -> Vec<String> {
@@ -179,14 +179,14 @@ fn walk(root: &Path, path: &str, stats: &mut Vec<Stat>) {
 }
 
 /// What a build came to.
-pub struct Built {
-    pub response: Result<SolveResponse, Status>,
-    pub told: Vec<StatusResponse>,
+pub(crate) struct Built {
+    pub(crate) response: Result<SolveResponse, Status>,
+    pub(crate) told: Vec<StatusResponse>,
 }
 
 impl Built {
     /// Names of the vertexes in the order they began.
-    pub fn names(&self) -> Vec<String> {
+    pub(crate) fn names(&self) -> Vec<String> {
         let mut names = Vec::new();
         for vertex in self.told.iter().flat_map(|part| &part.vertexes) {
             if !names.contains(&vertex.name) {
@@ -196,14 +196,14 @@ impl Built {
         names
     }
 
-    pub fn output(&self) -> String {
+    pub(crate) fn output(&self) -> String {
         let logs = self.told.iter().flat_map(|part| &part.logs);
         logs.map(|log| String::from_utf8_lossy(&log.message).into_owned()).collect()
     }
 }
 
 /// Builds as buildx does: one call waits for the result, others drive the build, one listens.
-pub async fn build(
+pub(crate) async fn build(
     channel: &Channel,
     reference: &str,
     session: &str,
@@ -267,7 +267,7 @@ async fn drive(channel: &Channel, reference: &str, options: BTreeMap<String, Str
 }
 
 /// Serves a session on the client's end of its connection.
-pub async fn serve_session(
+pub(crate) async fn serve_session(
     served: Arc<Served>,
     connection: impl tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin,
 ) {

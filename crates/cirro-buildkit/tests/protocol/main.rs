@@ -47,9 +47,8 @@ impl Connected {
         write(context.path(), "a/b/file", &"x".repeat(100_000));
         write(context.path(), "empty", "");
         std::os::unix::fs::symlink("a/b", context.path().join("link")).unwrap();
-        let mut layer = Shown::default();
-        layer.layers = vec![context.path().to_owned()];
-        let backend = Arc::new(layer);
+        let layers = vec![context.path().to_owned()];
+        let backend = Arc::new(Shown { layers, ..Shown::default() });
         let buildkit = BuildKit::new(backend.clone());
         let out = context.path().to_owned();
         let served = Arc::new(Served {
