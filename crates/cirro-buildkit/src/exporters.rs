@@ -207,7 +207,7 @@ mod tests {
             exporter("image", &[("compression", "estargz")]),
             exporter("gha", &[]),
         ] {
-            assert!(Outputs::read(&[wrong.clone()]).is_err(), "{wrong:?}");
+            assert!(Outputs::read(std::slice::from_ref(&wrong)).is_err(), "{wrong:?}");
         }
     }
 }

@@ -289,8 +289,11 @@ mod tests {
 
     use super::*;
 
-    fn outline(text: &str, stages: &[(Option<&str>, &[(usize, &str, bool)])]) -> Outline {
-        let step = |(line, keyword, shown): &(usize, &str, bool)| StepOutline {
+    /// A step's line, keyword, and whether it is shown.
+    type Step<'a> = (usize, &'a str, bool);
+
+    fn outline(text: &str, stages: &[(Option<&str>, &[Step<'_>])]) -> Outline {
+        let step = |(line, keyword, shown): &Step<'_>| StepOutline {
             line: *line,
             keyword: (*keyword).to_owned(),
             shown: *shown,

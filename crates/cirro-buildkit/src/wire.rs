@@ -2,8 +2,7 @@
 //!
 //! [`message!`] makes a struct of a list of fields and numbers. Unknown fields are skipped; fields with their default
 //! value are not written. No message nests in itself, so that depth is bounded by the types; sizes are bounded by
-//! whoever reads the frame. Written by hand because the usual derive would bring a second version of a crate that
-//! is in the tree.
+//! whoever reads the frame.
 //!
 //! Source: protobuf.dev, "Encoding".
 
@@ -297,6 +296,7 @@ macro_rules! message {
 pub(crate) use message;
 
 #[cfg(test)]
+#[expect(unreachable_pub, reason = "the macro makes public messages")]
 mod tests {
     use super::*;
 

@@ -185,7 +185,10 @@ fn hosts(params: &Params) -> Result<String, ApiError> {
     Ok(hosts.join(","))
 }
 
-fn outputs(params: &Params) -> Result<Vec<(String, BTreeMap<String, String>)>, ApiError> {
+/// An exporter and its attributes.
+type Export = (String, BTreeMap<String, String>);
+
+fn outputs(params: &Params) -> Result<Vec<Export>, ApiError> {
     let mut outputs = json_param::<Vec<Output>>(params, "outputs")?;
     if outputs.len() > 1 {
         return Err(ApiError::failed("multiple outputs not supported"));

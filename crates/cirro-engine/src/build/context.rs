@@ -37,6 +37,7 @@ impl Engine {
             BuildContext::Upload(pieces) => self.unpack_upload(pieces, request).await,
             BuildContext::Directory(own) => {
                 request.context.clone_from(&own.0);
+                request.context_is_ours = true;
                 Ok(own)
             }
             BuildContext::Remote(address) => match GitAddress::parse(&address) {
