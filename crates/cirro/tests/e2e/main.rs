@@ -10,6 +10,7 @@ mod clients;
 mod cloud;
 mod commands;
 mod extension;
+mod etcd;
 mod faults;
 mod files;
 mod full_disk;
