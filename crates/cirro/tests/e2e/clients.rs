@@ -1,4 +1,5 @@
-//! Clients that are not the docker CLI: docker-py (and what is built on it) and Debian's docker-compose.
+//! Clients that are not the docker CLI and kubectl: docker-py (and what is built on it), Debian's docker-compose, the
+//! official Kubernetes client of Python, kr8s, Helm.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -19,8 +20,13 @@ fn docker_host(cloud: &Cloud) -> String {
 
 /// A Python with docker-py of PyPI; made when it is not in the cache.
 fn python() -> PathBuf {
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../scripts/python-clients");
-    PathBuf::from(run(Command::new("bash").arg(script)).ok().trim())
+    PathBuf::from(said_by("python-clients"))
+}
+
+/// What one of the repository's scripts prints.
+fn said_by(script: &str) -> String {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../scripts").join(script);
+    run(Command::new("bash").arg(script)).ok().trim().to_owned()
 }
 
 #[test]
@@ -30,6 +36,26 @@ fn docker_py_and_what_is_built_on_it_work_as_root() {
     let said = run(Command::new(python()).arg(file("docker_py.py")).env("DOCKER_HOST", docker_host(&cloud)));
     let text = said.ok();
     assert_eq!(text.matches(" ok\n").count(), 6, "{text}");
+    cloud.end();
+}
+
+#[test]
+fn the_kubernetes_client_of_python_and_kr8s_and_helm_work_as_root() {
+    let mut cloud = Cloud::up();
+    cloud.load("busybox");
+    let kubeconfig = cloud.data_dir().join("admin.kubeconfig");
+    let said = run(Command::new(python()).arg(file("kubernetes_py.py")).env("KUBECONFIG", &kubeconfig));
+    let text = said.ok();
+    assert_eq!(text.matches(" ok\n").count(), 7, "{text}");
+    match &*said_by("python-helm") {
+        "" => eprintln!("skipped: Helm's library needs a Python 3.12"),
+        python => {
+            let mut command = Command::new(python);
+            command.arg(file("helm.py")).arg(file("chart")).env("KUBECONFIG", &kubeconfig);
+            let text = run(command.env("HOME", cloud.data_dir())).ok();
+            assert_eq!(text.matches(" ok\n").count(), 4, "{text}");
+        }
+    }
     cloud.end();
 }
 
