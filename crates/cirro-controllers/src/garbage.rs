@@ -12,6 +12,7 @@ use cirro_client::{Cache, Next, WorkQueue, key_of, namespace, text, uid};
 use cirro_seams::api::{ApiError, DeleteOptions, ObjectKey, Resource, ResourceInfo};
 use serde_json::{Value, json};
 use tokio::sync::watch;
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::Context;
@@ -53,12 +54,13 @@ pub(crate) async fn run(context: Arc<Context>, mut kinds: watch::Receiver<Vec<Re
     let queue: Arc<WorkQueue<ObjectKey>> = WorkQueue::new();
     let controller = Arc::new(Controller { context, kinds: Arc::default() });
     let first = kinds.borrow_and_update().clone();
-    controller.follow(first, &queue).await;
+    let mut listening = controller.follow(first, &queue);
+    while listening.join_next().await.is_some() {}
     let stop = controller.context.stop.clone();
     let follow = async {
         while kinds.changed().await.is_ok() {
             let now = kinds.borrow_and_update().clone();
-            controller.follow(now, &queue).await;
+            controller.follow(now, &queue).detach_all();
         }
     };
     let worker = controller.clone();
@@ -70,8 +72,9 @@ pub(crate) async fn run(context: Arc<Context>, mut kinds: watch::Receiver<Vec<Re
 }
 
 impl Controller {
-    /// Takes up kinds that are new, and lets go of those that are no more.
-    async fn follow(&self, kinds: Vec<ResourceInfo>, queue: &Arc<WorkQueue<ObjectKey>>) {
+    /// Takes up kinds that are new, and lets go of those that are no more. Returns the tasks that begin to listen to
+    /// the new ones: a kind that goes at once may never have a first list.
+    fn follow(&self, kinds: Vec<ResourceInfo>, queue: &Arc<WorkQueue<ObjectKey>>) -> JoinSet<()> {
         let mut gone = Vec::new();
         let mut followed = self.kinds.all();
         followed.retain(|one| {
@@ -94,42 +97,17 @@ impl Controller {
         let new: Vec<_> = new.collect();
         followed.extend(new.iter().cloned());
         *self.kinds.0.write().unwrap_or_else(PoisonError::into_inner) = followed;
-        for one in &new {
-            tokio::select! {
-                () = one.cache.synced() => {}
-                () = one.stop.cancelled() => {}
-            }
+        let mut listening = JoinSet::new();
+        for one in new {
+            let (kinds, queue) = (self.kinds.clone(), queue.clone());
+            listening.spawn(async move {
+                tokio::select! {
+                    () = one.cache.synced() => listen(kinds, &one, queue),
+                    () = one.stop.cancelled() => {}
+                }
+            });
         }
-        new.iter().for_each(|one| self.listen(one, queue));
-    }
-
-    fn listen(&self, followed: &Followed, queue: &Arc<WorkQueue<ObjectKey>>) {
-        let (queue, resource) = (queue.clone(), followed.kind.resource.clone());
-        let kinds = self.kinds.clone();
-        followed.cache.on_change(move |old, new| {
-            let Some(object) = new.or(old) else { return };
-            if new.is_some() && (!owner_references(object).is_empty() || is_deleting(object)) {
-                queue.add(key_of(&resource, object));
-            }
-            // The owner is gone or going: its dependents are looked at, and owners that wait for this one.
-            if new.is_none_or(|new| is_deleting(new)) {
-                for one in kinds.all() {
-                    for dependent in one.cache.owned_by(uid(object)) {
-                        queue.add(key_of(&one.kind.resource, &dependent));
-                    }
-                }
-            }
-            if new.is_none() {
-                for one in kinds.all() {
-                    for owner in owner_references(object) {
-                        let found = one.cache.get(namespace(object), text(&owner, "/name"));
-                        if let Some(found) = found.filter(|found| uid(found) == text(&owner, "/uid")) {
-                            queue.add(key_of(&one.kind.resource, &found));
-                        }
-                    }
-                }
-            }
-        });
+        listening
     }
 
     async fn reconcile(&self, key: &ObjectKey) -> Result<Next, ApiError> {
@@ -262,6 +240,35 @@ impl Controller {
             _ => Ok(()),
         }
     }
+}
+
+/// Queues what each change of a kind's objects concerns.
+fn listen(kinds: Arc<Kinds>, followed: &Followed, queue: Arc<WorkQueue<ObjectKey>>) {
+    let resource = followed.kind.resource.clone();
+    followed.cache.on_change(move |old, new| {
+        let Some(object) = new.or(old) else { return };
+        if new.is_some() && (!owner_references(object).is_empty() || is_deleting(object)) {
+            queue.add(key_of(&resource, object));
+        }
+        // The owner is gone or going: its dependents are looked at, and owners that wait for this one.
+        if new.is_none_or(|new| is_deleting(new)) {
+            for one in kinds.all() {
+                for dependent in one.cache.owned_by(uid(object)) {
+                    queue.add(key_of(&one.kind.resource, &dependent));
+                }
+            }
+        }
+        if new.is_none() {
+            for one in kinds.all() {
+                for owner in owner_references(object) {
+                    let found = one.cache.get(namespace(object), text(&owner, "/name"));
+                    if let Some(found) = found.filter(|found| uid(found) == text(&owner, "/uid")) {
+                        queue.add(key_of(&one.kind.resource, &found));
+                    }
+                }
+            }
+        }
+    });
 }
 
 fn finalizers(object: &Value) -> impl Iterator<Item = &str> {
