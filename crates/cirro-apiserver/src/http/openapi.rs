@@ -211,7 +211,11 @@ fn operation(served: &Served, method: &str, action: &str) -> Value {
         let any = json!({"schema": {"type": "object"}});
         operation["requestBody"] = json!({"required": true, "content": {
             "application/json-patch+json": any, "application/merge-patch+json": any,
-            "application/strategic-merge-patch+json": any, "application/apply-patch+yaml": any}});
+            "application/apply-patch+yaml": any}});
+        // kubectl chooses its patch by this; kinds that came at run time have no patch rules.
+        if kind.custom.is_none() {
+            operation["requestBody"]["content"]["application/strategic-merge-patch+json"] = any;
+        }
     }
     operation
 }

@@ -89,8 +89,12 @@ fn document(registry: &Registry) -> Value {
                 json!({"name": name, "in": "query", "type": if name == "force" { "boolean" } else { "string" },
                     "uniqueItems": true})
             });
-            let operation = json!({"consumes": ["application/json-patch+json", "application/merge-patch+json",
-                    "application/strategic-merge-patch+json", "application/apply-patch+yaml"],
+            let mut consumes = vec!["application/json-patch+json", "application/merge-patch+json"];
+            if kind.custom.is_none() {
+                consumes.push("application/strategic-merge-patch+json");
+            }
+            consumes.push("application/apply-patch+yaml");
+            let operation = json!({"consumes": consumes,
                 "produces": ["application/json"], "parameters": parameters,
                 "responses": {"200": {"description": "OK"}},
                 "x-kubernetes-action": "patch", "x-kubernetes-group-version-kind": identity});

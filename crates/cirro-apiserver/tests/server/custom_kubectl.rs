@@ -47,6 +47,10 @@ async fn kubectl_defines_kinds_and_uses_them() {
     assert!(explained.contains("When it runs."), "{explained}");
     cluster.run("scale --replicas=4 ct/my").await;
     assert_eq!(cluster.run("get ct my -o jsonpath={.spec.replicas}").await, "4");
+    let mut changed = object.clone();
+    changed["spec"]["cronSpec"] = "1 * * * *".into();
+    let changed_file = write("changed.json", &changed);
+    assert!(cluster.run(&format!("apply -f {changed_file}")).await.contains("configured"));
     cluster.run("patch ct my --type=merge -p {\"spec\":{\"image\":\"other\"}}").await;
     let applied = cluster.run(&format!("apply --server-side --force-conflicts -f {object_file}")).await;
     assert!(applied.contains("serverside-applied"), "{applied}");
