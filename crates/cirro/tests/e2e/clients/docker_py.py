@@ -140,7 +140,9 @@ def testcontainers():
             url = f"http://{store.get_container_host_ip()}:{store.get_exposed_port(80)}/"
             assert urlopen(url, timeout=30).read() == b"served\n"
             assert store.exec("hostname").exit_code == 0
-            asker = DockerContainer("busybox").with_network(network).with_command("wget -qO- http://store/")
+            # It stays: the strategy looks at the logs first and then whether it has ended.
+            ask = ["sh", "-c", "wget -qO- http://store/; exec sleep 600"]
+            asker = DockerContainer("busybox").with_network(network).with_command(ask)
             with asker.waiting_for(LogMessageWaitStrategy("served")):
                 assert asker.get_logs()[0] == b"served\n"
 
