@@ -161,6 +161,17 @@ impl<'a> Pod<'a> {
         let found = self.containers().filter(|container| holds(container));
         found.map(|container| format!("{:?}", json::text(container, "name"))).collect()
     }
+
+    /// Says of whom something holds: `pod`, `container "a"`, `pod and containers "a", "b"`; nothing when of nobody.
+    fn whom(&self, holds: impl Fn(&Value) -> bool) -> Option<String> {
+        let names = self.names(&holds);
+        let containers = (!names.is_empty()).then(|| listed("container", &names));
+        match (holds(self.spec), containers) {
+            (true, Some(containers)) => Some(format!("pod and {containers}")),
+            (true, None) => Some("pod".to_owned()),
+            (false, containers) => containers,
+        }
+    }
 }
 
 /// Says `container "a"` or `containers "a", "b"`.

@@ -155,20 +155,9 @@ pub(super) fn selinux(pod: &Pod<'_>) -> Option<Violation> {
             || !json::text(&options, "user").is_empty()
             || !json::text(&options, "role").is_empty()
     };
-    let mut who = Vec::new();
-    let mut offenders: Vec<Value> = Vec::new();
-    if forbidden(pod.spec) {
-        who.push("pod".to_owned());
-        offenders.push(options(pod.spec));
-    }
-    let names = pod.names(forbidden);
-    if !names.is_empty() {
-        who.push(listed("container", &names));
-        offenders.extend(pod.containers().filter(|one| forbidden(one)).map(options));
-    }
-    if who.is_empty() {
-        return None;
-    }
+    let who = pod.whom(forbidden)?;
+    let all = std::iter::once(pod.spec).chain(pod.containers());
+    let offenders: Vec<Value> = all.filter(|one| forbidden(one)).map(options).collect();
     let types = offenders.iter().map(|one| json::text(one, "type")).filter(|kind| !TYPES.contains(kind));
     let types = quoted(types);
     let mut what = Vec::new();
@@ -180,31 +169,20 @@ pub(super) fn selinux(pod: &Pod<'_>) -> Option<Violation> {
             what.push(text.to_owned());
         }
     }
-    let (who, what) = (who.join(" and "), what.join("; "));
+    let what = what.join("; ");
     Violation::new("seLinuxOptions", format!("{who} set forbidden securityContext.seLinuxOptions: {what}"))
 }
 
-fn seccomp(pod: &Pod<'_>) -> Option<Violation> {
+pub(super) fn seccomp(pod: &Pod<'_>) -> Option<Violation> {
     let forbidden = |one: &Value| {
         !matches!(
             json::text(&one["securityContext"], "seccompProfile.type"),
             "" | "RuntimeDefault" | "Localhost"
         )
     };
-    let mut who = Vec::new();
-    if forbidden(pod.spec) {
-        who.push("pod".to_owned());
-    }
-    let names = pod.names(forbidden);
-    if !names.is_empty() {
-        who.push(listed("container", &names));
-    }
+    let who = pod.whom(forbidden)?;
     let text = "must not set securityContext.seccompProfile.type to \"Unconfined\"";
-    if who.is_empty() {
-        None
-    } else {
-        Violation::new("seccompProfile", format!("{} {text}", who.join(" and ")))
-    }
+    Violation::new("seccompProfile", format!("{who} {text}"))
 }
 
 pub(super) fn sysctls(pod: &Pod<'_>) -> Option<Violation> {
@@ -215,14 +193,9 @@ pub(super) fn sysctls(pod: &Pod<'_>) -> Option<Violation> {
 
 pub(super) fn windows_host_process(pod: &Pod<'_>) -> Option<Violation> {
     let forbidden = |one: &Value| one["securityContext"]["windowsOptions"]["hostProcess"] == true;
-    let mut who = Vec::new();
-    if forbidden(pod.spec) {
-        who.push("pod".to_owned());
-    }
-    let names = pod.names(forbidden);
-    if !names.is_empty() {
-        who.push(listed("container", &names));
-    }
-    let text = "must not set securityContext.windowsOptions.hostProcess=true";
-    if who.is_empty() { None } else { Violation::new("hostProcess", format!("{} {text}", who.join(" and "))) }
+    let who = pod.whom(forbidden)?;
+    Violation::new(
+        "hostProcess",
+        format!("{who} must not set securityContext.windowsOptions.hostProcess=true"),
+    )
 }

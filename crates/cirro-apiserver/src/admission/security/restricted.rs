@@ -111,19 +111,8 @@ fn run_as_non_root(pod: &Pod<'_>) -> Option<Violation> {
 
 fn run_as_user(pod: &Pod<'_>) -> Option<Violation> {
     let is_root = |one: &Value| one["securityContext"]["runAsUser"] == 0;
-    let mut who = Vec::new();
-    if is_root(pod.spec) {
-        who.push("pod".to_owned());
-    }
-    let names = pod.names(is_root);
-    if !names.is_empty() {
-        who.push(listed("container", &names));
-    }
-    if who.is_empty() {
-        None
-    } else {
-        Violation::new("runAsUser=0", format!("{} must not set runAsUser=0", who.join(" and ")))
-    }
+    let who = pod.whom(is_root)?;
+    Violation::new("runAsUser=0", format!("{who} must not set runAsUser=0"))
 }
 
 fn seccomp(pod: &Pod<'_>) -> Option<Violation> {
@@ -132,18 +121,8 @@ fn seccomp(pod: &Pod<'_>) -> Option<Violation> {
     }
     let of = |one: &Value| json::text(&one["securityContext"], "seccompProfile.type").to_owned();
     let good = |kind: &str| matches!(kind, "RuntimeDefault" | "Localhost");
-    let wrong = |one: &Value| !of(one).is_empty() && !good(&of(one));
-    let mut who = Vec::new();
-    if wrong(pod.spec) {
-        who.push("pod".to_owned());
-    }
-    let names = pod.names(wrong);
-    if !names.is_empty() {
-        who.push(listed("container", &names));
-    }
-    if !who.is_empty() {
-        let text = "must not set securityContext.seccompProfile.type to \"Unconfined\"";
-        return Violation::new("seccompProfile", format!("{} {text}", who.join(" and ")));
+    if let Some(violation) = baseline::seccomp(pod) {
+        return Some(violation);
     }
     let silent = pod.names(|container| of(container).is_empty());
     if good(&of(pod.spec)) || silent.is_empty() {
