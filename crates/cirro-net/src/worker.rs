@@ -69,8 +69,7 @@ impl Worker {
         runtime: Handle,
         jobs: mpsc::WeakSender<Job>,
     ) -> Result<Self, NetError> {
-        let mut context = Context::new(options);
-        context.filters_bridges = apply::filters_bridges(&context.prefix);
+        let context = Context::new(options);
         std::fs::create_dir_all(context.netns_dir())
             .map_err(|error| NetError::kernel("make the directory of namespaces", error))?;
         let recorded = State::load(db.as_ref())?;
@@ -120,8 +119,15 @@ impl Worker {
         let ours = |link: &str| names::owns(&prefix, link) || chosen.contains(link);
         self.applied.host = apply::observe(ours)?;
         self.ensure_vpc_namespaces(&self.state.clone())?;
-        let failures = self.apply(&self.state.clone())?;
-        for (link, error) in failures {
+        let mut applied = self.apply(&self.state.clone());
+        if applied.is_err() && self.context.filters_bridges {
+            // Only who was refused asks why: it costs a run of nft.
+            self.context.filters_bridges = apply::filters_bridges(&self.context.prefix);
+            if !self.context.filters_bridges {
+                applied = self.apply(&self.state.clone());
+            }
+        }
+        for (link, error) in applied? {
             // Without a workload's link the rest goes on; without one of our own nothing does.
             if !self.give_up(&link) {
                 return Err(error);
