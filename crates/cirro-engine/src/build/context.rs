@@ -4,13 +4,14 @@ use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 use cirro_build::{BuildRequest, GitAddress};
+use cirro_seams::build::GitSource;
 use tokio::sync::mpsc;
 
 use super::git;
 use super::sources::OwnDirectory;
+use crate::Engine;
 use crate::error::{EngineError, blocking, chain, io};
 use crate::images::ChannelReader;
-use crate::{Engine, names};
 
 /// Name of a fetched context; nobody sees it.
 const FETCHED: &str = "context";
@@ -33,81 +34,65 @@ impl Engine {
         context: BuildContext,
         request: &mut BuildRequest,
     ) -> Result<OwnDirectory, EngineError> {
-        match context {
-            BuildContext::Upload(pieces) => self.unpack_upload(pieces, request).await,
-            BuildContext::Directory(own) => {
-                request.context.clone_from(&own.0);
-                request.context_is_ours = true;
-                Ok(own)
+        let has_dockerfile = request.dockerfile_text.is_some();
+        let (own, subdir) = match context {
+            BuildContext::Upload(pieces) => {
+                (self.unpacked(has_dockerfile, move || Ok(ChannelReader::new(pieces))).await?, None)
             }
+            BuildContext::Directory(own) => (own, None),
             BuildContext::Remote(address) => match GitAddress::parse(&address) {
-                Some(git) => self.clone_context(git, request).await,
-                None if cirro_build::is_http(&address) => self.fetch_context(&address, request).await,
-                None => Err(EngineError::Invalid(format!("remote url could not be parsed: {address}"))),
+                Some(git) => (self.clone_context(&git.source, request).await?, Some(git.subdir)),
+                None if cirro_build::is_http(&address) => {
+                    (self.fetch_context(&address, has_dockerfile).await?, None)
+                }
+                None => {
+                    return Err(EngineError::Invalid(format!("remote url could not be parsed: {address}")));
+                }
             },
-        }
+        };
+        request.context_is_ours = true;
+        request.context = match (own.0.clone(), subdir) {
+            (root, Some(subdir)) => blocking(move || inside(&root, &subdir)).await?,
+            (root, None) => root,
+        };
+        Ok(own)
     }
 
-    async fn unpack_upload(
+    /// Unpacks what is opened into a directory of the build's own.
+    async fn unpacked<R: std::io::Read>(
         &self,
-        pieces: mpsc::Receiver<Result<Bytes, String>>,
-        request: &mut BuildRequest,
+        has_dockerfile: bool,
+        open: impl FnOnce() -> Result<R, EngineError> + Send + 'static,
     ) -> Result<OwnDirectory, EngineError> {
-        let dir = self.shared.options.scratch_dir().join(format!("build-{}", names::new_id()?));
-        request.context.clone_from(&dir);
-        request.context_is_ours = true;
-        let has_dockerfile = request.dockerfile_text.is_some();
+        let own = self.own_directory().await?;
         // The files go with the blocking work, should nobody wait for it any more.
         blocking(move || {
-            let own = OwnDirectory(dir);
-            make(&own.0)?;
-            unpack(&mut ChannelReader::new(pieces), &own.0, has_dockerfile)?;
+            unpack(&mut open()?, &own.0, has_dockerfile)?;
             Ok(own)
         })
         .await
     }
 
-    async fn fetch_context(
-        &self,
-        url: &str,
-        request: &mut BuildRequest,
-    ) -> Result<OwnDirectory, EngineError> {
+    async fn fetch_context(&self, url: &str, has_dockerfile: bool) -> Result<OwnDirectory, EngineError> {
         let fetched = self.download(url, FETCHED.into()).await?;
-        let dir = self.shared.options.scratch_dir().join(format!("build-{}", names::new_id()?));
-        request.context.clone_from(&dir);
-        request.context_is_ours = true;
-        let has_dockerfile = request.dockerfile_text.is_some();
-        blocking(move || {
-            let own = OwnDirectory(dir);
-            make(&own.0)?;
-            let path = fetched.root.join(FETCHED);
-            let mut file = std::fs::File::open(&path).map_err(io("open the fetched context"))?;
-            unpack(&mut file, &own.0, has_dockerfile)?;
-            Ok(own)
-        })
-        .await
+        let open =
+            move || std::fs::File::open(fetched.root.join(FETCHED)).map_err(io("open the fetched context"));
+        self.unpacked(has_dockerfile, open).await
     }
 
     async fn clone_context(
         &self,
-        address: GitAddress,
-        request: &mut BuildRequest,
+        source: &GitSource,
+        request: &BuildRequest,
     ) -> Result<OwnDirectory, EngineError> {
         let own = self.own_directory().await?;
-        let commit = git::commit(&address.source).await?;
+        let commit = git::commit(source).await?;
         // As docker: whoever wants git's own directory in a context asks for it with a build argument.
         let keep = request.build_args.get("BUILDKIT_CONTEXT_KEEP_GIT_DIR").cloned().flatten();
         let keep = keep.is_some_and(|value| value == "1" || value == "true");
-        git::checkout(&own.0, &address.source, &commit, keep).await?;
-        request.context_is_ours = true;
-        let (root, subdir) = (own.0.clone(), address.subdir);
-        request.context = blocking(move || inside(&root, &subdir)).await?;
+        git::checkout(&own.0, source, &commit, keep).await?;
         Ok(own)
     }
-}
-
-fn make(dir: &Path) -> Result<(), EngineError> {
-    std::fs::create_dir_all(dir).map_err(io(format!("make {}", dir.display())))
 }
 
 fn unpack(reader: &mut dyn std::io::Read, dir: &Path, has_dockerfile: bool) -> Result<(), EngineError> {
