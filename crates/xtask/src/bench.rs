@@ -11,6 +11,7 @@ use anyhow::{Context, bail, ensure};
 mod api;
 mod build;
 mod buildah;
+mod builders;
 pub(crate) mod cloud;
 mod engine;
 mod etcd;
@@ -24,6 +25,7 @@ mod registry;
 mod runtime;
 
 pub(crate) use buildah::Buildah;
+pub(crate) use builders::Builders;
 pub(crate) use cloud::Cloud;
 pub(crate) use peer::Dockerd;
 

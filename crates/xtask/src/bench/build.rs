@@ -7,8 +7,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 
-use super::cloud::Cloud;
-use super::{Buildah, Dockerd, Times, docker, image, row, said, timed};
+use super::{Builders, Times, docker, row, said, timed};
 
 const FILES: usize = 10_000;
 const LARGE_MEGABYTES: usize = 500;
@@ -20,16 +19,7 @@ const COPY: &str = "FROM scratch\nCOPY . /data/\n";
 /// Measures ours and the peers, in turns.
 pub(super) fn measure(binary: &Path, rounds: usize) -> anyhow::Result<()> {
     let work = tempfile::tempdir()?;
-    let archive = image("busybox")?;
-    let cloud = Cloud::new(binary)?;
-    cloud.start_roles("engine,faces")?;
-    let dockerd = Dockerd::start()?;
-    let buildah = Buildah::new(work.path())?;
-    for host in [&cloud.docker_host(), &dockerd.host] {
-        docker(host, &["load", "-q", "-i", &archive])?;
-    }
-    buildah.load(&archive)?;
-    let bench = Bench { cloud: &cloud, dockerd: &dockerd, buildah: &buildah, rounds };
+    let bench = Bench { builders: Builders::start(binary, work.path())?, rounds };
 
     let cached = context(
         work.path(),
@@ -61,23 +51,21 @@ fn context(work: &Path, name: &str, dockerfile: &str, script: &str) -> anyhow::R
     Ok(dir)
 }
 
-struct Bench<'a> {
-    cloud: &'a Cloud,
-    dockerd: &'a Dockerd,
-    buildah: &'a Buildah,
+struct Bench {
+    builders: Builders,
     rounds: usize,
 }
 
-impl Bench<'_> {
+impl Bench {
     fn compare(&self, name: &str, context: &Path, cached: bool) -> anyhow::Result<()> {
         let (mut own, mut docker_to_us, mut peer, mut buildah) =
             (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         for round in 0..=self.rounds {
             let times = [
                 self.own(context, cached)?,
-                self.docker(&self.cloud.docker_host(), context, cached)?,
-                self.docker(&self.dockerd.host, context, cached)?,
-                self.buildah.build(context, cached)?,
+                self.docker(&self.builders.cloud.docker_host(), context, cached)?,
+                self.docker(&self.builders.dockerd.host, context, cached)?,
+                self.builders.buildah.build(context, cached)?,
             ];
             self.clean(cached)?;
             // The first round fills caches.
@@ -90,7 +78,8 @@ impl Bench<'_> {
             }
         }
         let (peer, buildah) = (Times(peer), Times(buildah));
-        let (dockerd, buildah_version) = (self.dockerd.version.as_str(), self.buildah.version.as_str());
+        let (dockerd, buildah_version) =
+            (self.builders.dockerd.version.as_str(), self.builders.buildah.version.as_str());
         row(&format!("{name}: `docker build`"), &Times(docker_to_us), Some((dockerd, &peer)));
         row(&format!("{name}: `cirro build`"), &Times(own.clone()), Some((dockerd, &peer)));
         row(&format!("{name}: `cirro build`"), &Times(own), Some((buildah_version, &buildah)));
@@ -124,15 +113,15 @@ impl Bench<'_> {
         if cached {
             return Ok(());
         }
-        for host in [&self.cloud.docker_host(), &self.dockerd.host] {
+        for host in [&self.builders.cloud.docker_host(), &self.builders.dockerd.host] {
             docker(host, &["image", "prune", "-f"])?;
             docker(host, &["builder", "prune", "-a", "-f"])?;
         }
-        self.buildah.prune()
+        self.builders.buildah.prune()
     }
 
     fn own(&self, context: &Path, cached: bool) -> anyhow::Result<Duration> {
-        let mut command = self.cloud.command("build");
+        let mut command = self.builders.cloud.command("build");
         command.arg("-q").args((!cached).then_some("--no-cache")).arg(context);
         timed(|| said(&mut command))
     }

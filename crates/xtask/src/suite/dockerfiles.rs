@@ -11,31 +11,15 @@ use std::path::Path;
 
 use anyhow::bail;
 
-use crate::bench::{Buildah, Cloud, Dockerd, docker, image};
+use crate::bench::Builders;
 use case::Case;
 
 const CORPUS: &str = "tests/corpus/dockerfiles";
 
-/// Who builds.
-struct Builders<'a> {
-    cloud: &'a Cloud,
-    dockerd: &'a Dockerd,
-    buildah: &'a Buildah,
-}
-
 /// Builds and compares all; prints what differs. `only` is a part of the names of the cases that are wanted.
 pub(super) fn run(binary: &Path, only: &str) -> anyhow::Result<()> {
-    let archive = image("busybox")?;
     let work = tempfile::tempdir()?;
-    let cloud = Cloud::new(binary)?;
-    cloud.start_roles("engine,faces")?;
-    let dockerd = Dockerd::start()?;
-    let buildah = Buildah::new(work.path())?;
-    for host in [&cloud.docker_host(), &dockerd.host] {
-        docker(host, &["load", "-q", "-i", &archive])?;
-    }
-    buildah.load(&archive)?;
-    let builders = Builders { cloud: &cloud, dockerd: &dockerd, buildah: &buildah };
+    let builders = Builders::start(binary, work.path())?;
     let mut cases = Case::all(Path::new(CORPUS))?;
     cases.retain(|case| case.name.contains(only));
     let mut failed = Vec::new();
@@ -54,8 +38,8 @@ pub(super) fn run(binary: &Path, only: &str) -> anyhow::Result<()> {
     println!(
         "{} Dockerfiles, all as {} and {} and what is checked in",
         cases.len(),
-        dockerd.version,
-        buildah.version
+        builders.dockerd.version,
+        builders.buildah.version
     );
     Ok(())
 }

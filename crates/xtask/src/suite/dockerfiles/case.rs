@@ -5,10 +5,9 @@ use std::process::Command;
 
 use anyhow::{Context, ensure};
 
-use super::Builders;
 use super::built::{Built, Subject, build};
 use super::serve::Served;
-use crate::bench::said;
+use crate::bench::{Builders, said};
 
 /// What the result is compared with.
 #[derive(Debug, PartialEq, Eq)]
@@ -81,7 +80,7 @@ impl Case {
     }
 
     /// Returns what differs and is not to.
-    pub(super) fn run(&self, builders: &Builders<'_>) -> anyhow::Result<Vec<String>> {
+    pub(super) fn run(&self, builders: &Builders) -> anyhow::Result<Vec<String>> {
         let work = tempfile::tempdir()?;
         let context = work.path().join("context");
         let script = r#"umask 022; mkdir "$2"; cp "$1/Dockerfile" "$2"; cd "$2"; [ ! -e "$1/setup" ] || bash -eu "$1/setup""#;
@@ -112,7 +111,7 @@ impl Case {
             }
             Measure::Buildah => {
                 let ours = Built::by_docker(&subject, &ours_host, &work.path().join("ours"))?;
-                let theirs = Built::by_buildah(&subject, builders.buildah).context("buildah")?;
+                let theirs = Built::by_buildah(&subject, &builders.buildah).context("buildah")?;
                 ours.without_history().differences(&theirs, "buildah")
             }
         };
