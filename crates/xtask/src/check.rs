@@ -8,6 +8,7 @@ use anyhow::{Context, bail};
 /// Runs the checks; stops at the first that fails, but for the tests, which all run.
 pub(crate) fn run(end_to_end: bool) -> anyhow::Result<()> {
     step("format", &["cargo", "fmt", "--all", "--check"], &[])?;
+    no_conflict_markers()?;
     step(
         "licences, sources, duplicates",
         &["cargo", "deny", "--log-level", "error", "check", "bans", "licenses", "sources"],
@@ -38,6 +39,18 @@ pub(crate) fn run(end_to_end: bool) -> anyhow::Result<()> {
     let failed: Vec<_> =
         results.into_iter().filter_map(Result::err).map(|error| format!("{error:#}")).collect();
     anyhow::ensure!(failed.is_empty(), "{}", failed.join("; "));
+    Ok(())
+}
+
+/// A conflict that was committed unresolved: documents have no compiler that would tell.
+fn no_conflict_markers() -> anyhow::Result<()> {
+    let found =
+        Command::new("git").args(["grep", "-nE", "^(<<<<<<<|>>>>>>>) "]).output().context("start git")?;
+    anyhow::ensure!(
+        found.stdout.is_empty(),
+        "unresolved conflicts: {}",
+        String::from_utf8_lossy(&found.stdout)
+    );
     Ok(())
 }
 
