@@ -21,6 +21,7 @@ mod parents;
 mod record;
 mod removal;
 mod requests;
+mod slots;
 mod strays;
 mod workload;
 

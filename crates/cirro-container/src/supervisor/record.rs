@@ -9,7 +9,10 @@ use crate::protocol::ExecState;
 use crate::request::{LogFile, Stdio};
 use crate::workload::{Exit, WorkloadPhase, WorkloadState};
 
-const FILE: &str = "state.json";
+use super::slots::Slots;
+
+/// Where earlier supervisors wrote it; one that is upgraded in place leaves such files.
+const FORMER: &str = "state.json";
 
 /// What a workload is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -36,6 +39,8 @@ pub(super) struct Record {
     /// The cgroup that its own is in, if that is not the cloud's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) cgroup_parent: Option<String>,
+    #[serde(skip)]
+    pub(super) slots: Slots,
 }
 
 impl Record {
@@ -52,6 +57,7 @@ impl Record {
             exit: None,
             execs: Vec::new(),
             cgroup_parent: None,
+            slots: Slots::default(),
         }
     }
 
@@ -66,15 +72,16 @@ impl Record {
         })
     }
 
-    /// Writes it, whole or not at all. The run directory is memory: it needs no sync.
+    /// Writes it, whole or not at all. The run directory does not outlive the machine: it needs no sync.
     pub(super) fn save(&self, directory: &Path) -> io::Result<()> {
-        let fresh = directory.join("state.json.new");
-        std::fs::write(&fresh, serde_json::to_vec(self)?)?;
-        std::fs::rename(fresh, directory.join(FILE))
+        self.slots.save(directory, &serde_json::to_vec(self)?)
     }
 
     /// Reads it.
     pub(super) fn load(directory: &Path) -> io::Result<Self> {
-        Ok(serde_json::from_slice(&std::fs::read(directory.join(FILE))?)?)
+        match Slots::load(directory)? {
+            Some((slots, document)) => Ok(Self { slots, ..serde_json::from_slice(&document)? }),
+            None => Ok(serde_json::from_slice(&std::fs::read(directory.join(FORMER))?)?),
+        }
     }
 }
