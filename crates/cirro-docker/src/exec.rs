@@ -96,41 +96,43 @@ pub(crate) async fn start(
         // Told before the start, so that the process finds it from its first instruction on.
         face.engine.resize_exec(&id, columns, rows).await?;
     }
-    let started = face.engine.start_exec(&id).await;
+    // What can be refused is refused now.
+    let claimed = face.engine.claim_exec(&id)?;
     if options.detach {
-        let session = started?;
+        let session = face.engine.run_claimed(claimed).await?;
         face.lifetime.tasks.spawn(run_alone(face.clone(), session));
         return Ok(StatusCode::OK.into_response());
     }
-    let session = match started {
-        Ok(session) => session,
-        Err(error) => failed_start(&face, &id, error)?,
-    };
     let tty = exec.request.tty || options.tty;
     let wanted = Wanted { tty, stdout: exec.request.stdout, stderr: exec.request.stderr };
     let detach_keys = match tty && exec.request.stdin {
         true => Some(DetachKeys::parse(Some(&exec.request.detach_keys))?),
         false => None,
     };
-    let on_detach = on_detach(&face.engine, &exec.container, Some(id));
-    let exchange = Exchange { session, wanted, replay: None, detach_keys, await_exit: true, on_detach };
-    Ok(hijack.answer(&face.lifetime, wanted.content_type(version.minor), Body::empty(), exchange))
+    let on_detach = on_detach(&face.engine, &exec.container, Some(id.clone()));
+    let started = {
+        let face = face.clone();
+        async move {
+            let started = face.engine.run_claimed(claimed).await;
+            let session = started.unwrap_or_else(|error| failed_start(&face, &id, &error));
+            Exchange { session, wanted, replay: None, detach_keys, await_exit: true, on_detach }
+        }
+    };
+    // As with dockerd the client has its answer while the command is still being started.
+    Ok(hijack.answer(&face.lifetime, wanted.content_type(version.minor), Body::empty(), started))
 }
 
 /// A command that could not be started has an exit code (126 or 127), and the client learns the reason from the
-/// stream and the code from the exec, as with dockerd. Everything else is a plain error.
-fn failed_start(face: &Face, id: &str, error: EngineError) -> Result<Session, ApiError> {
-    let code = match face.engine.exec(id) {
-        Ok(Exec { running: false, exit_code: Some(code), .. }) => code,
-        _ => return Err(error.into()),
-    };
+/// stream and the code from the exec, as with dockerd.
+fn failed_start(face: &Face, id: &str, error: &EngineError) -> Session {
+    let code = face.engine.exec(id).ok().and_then(|exec| exec.exit_code).unwrap_or(126);
     let (output_sender, output) = mpsc::channel(1);
     let (resize, _) = mpsc::channel(1);
     let (exit_sender, exit) = oneshot::channel();
     let text = Bytes::from(format!("{error}\r\n"));
     output_sender.try_send(Output::Stdout(text)).expect("the channel is new and has room");
     exit_sender.send(code).expect("the receiver is in scope");
-    Ok(Session { input: None, output, resize, exit })
+    Session { input: None, output, resize, exit }
 }
 
 /// Reads and throws away what a detached exec writes, so that it never blocks.

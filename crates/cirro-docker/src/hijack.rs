@@ -82,13 +82,14 @@ impl Hijack {
         Self(asked.then(|| hyper::upgrade::on(request)))
     }
 
-    /// Answers the request and lets the exchange run. `body` is stdin when there is no upgrade.
+    /// Answers the request at once and lets the exchange run as soon as it is there. `body` is stdin when there is no
+    /// upgrade.
     pub(crate) fn answer(
         self,
         lifetime: &Lifetime,
         content_type: &'static str,
         body: Body,
-        exchange: Exchange,
+        exchange: impl Future<Output = Exchange> + Send + 'static,
     ) -> Response {
         match self.0 {
             Some(upgrade) => switch(lifetime, content_type, upgrade, exchange),
@@ -102,12 +103,14 @@ fn switch(
     lifetime: &Lifetime,
     content_type: &'static str,
     upgrade: OnUpgrade,
-    exchange: Exchange,
+    exchange: impl Future<Output = Exchange> + Send + 'static,
 ) -> Response {
     let closing = lifetime.closing.clone();
     lifetime.tasks.spawn(async move {
+        // What is being started is started also when the daemon is about to end.
+        let (upgraded, exchange) = tokio::join!(upgrade, exchange);
         let run = async {
-            let Ok(upgraded) = upgrade.await else { return };
+            let Ok(upgraded) = upgraded else { return };
             let (connection, watched) = peer::open(upgraded);
             peer::has_read(watched.as_ref()).await;
             exchange.run(connection, peer::gone(watched)).await;
@@ -124,11 +127,17 @@ fn switch(
 }
 
 /// Answers 200 with the output as the body.
-fn stream(lifetime: &Lifetime, content_type: &'static str, body: Body, exchange: Exchange) -> Response {
+fn stream(
+    lifetime: &Lifetime,
+    content_type: &'static str,
+    body: Body,
+    exchange: impl Future<Output = Exchange> + Send + 'static,
+) -> Response {
     let (ours, theirs) = tokio::io::duplex(64 << 10);
     let stdin = StreamReader::new(body.into_data_stream().map_err(std::io::Error::other));
     let closing = lifetime.closing.clone();
     lifetime.tasks.spawn(async move {
+        let exchange = exchange.await;
         let run = async {
             let connection = tokio::io::join(Box::pin(stdin), ours);
             exchange.run(Box::new(connection), std::future::pending()).await;

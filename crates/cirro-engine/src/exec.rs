@@ -36,6 +36,13 @@ pub struct Exec {
     pub pid: Option<i32>,
 }
 
+/// An instance that is about to be started.
+#[derive(Debug)]
+pub struct ClaimedExec {
+    exec: Exec,
+    size: Option<(u16, u16)>,
+}
+
 /// An instance and how to reach its terminal.
 struct Entry {
     exec: Exec,
@@ -116,24 +123,30 @@ impl Engine {
 
     /// Starts it; the session carries its streams.
     pub async fn start_exec(&self, id: &str) -> Result<Session, EngineError> {
-        let (exec, size) = {
-            let mut execs = self.execs();
-            let entry = execs.by_id.get_mut(id).ok_or_else(|| unknown(id))?;
-            if entry.started {
-                let text = format!("Error: Exec command {id} is already running or has already run");
-                return Err(EngineError::Conflict(text));
-            }
-            entry.started = true;
-            entry.exec.running = true;
-            (entry.exec.clone(), entry.size)
-        };
-        match self.run_exec(&exec, size).await {
-            Ok(session) => Ok(session),
-            Err(failure) => {
-                self.note_exec_end(id, failure.1);
-                Err(failure.0)
-            }
+        self.run_claimed(self.claim_exec(id)?).await
+    }
+
+    /// Takes an instance for its one start, or says why it cannot be started.
+    pub fn claim_exec(&self, id: &str) -> Result<ClaimedExec, EngineError> {
+        check_running(&self.container(&self.exec(id)?.container)?)?;
+        let mut execs = self.execs();
+        let entry = execs.by_id.get_mut(id).ok_or_else(|| unknown(id))?;
+        if entry.started {
+            let text = format!("Error: Exec command {id} is already running or has already run");
+            return Err(EngineError::Conflict(text));
         }
+        entry.started = true;
+        entry.exec.running = true;
+        Ok(ClaimedExec { exec: entry.exec.clone(), size: entry.size })
+    }
+
+    /// Runs what was claimed. One that fails has ended with 126 or 127.
+    pub async fn run_claimed(&self, claimed: ClaimedExec) -> Result<Session, EngineError> {
+        let ClaimedExec { exec, size } = claimed;
+        self.run_exec(&exec, size).await.map_err(|(error, code)| {
+            self.note_exec_end(&exec.id, code);
+            error
+        })
     }
 
     async fn run_exec(&self, exec: &Exec, size: Option<(u16, u16)>) -> Result<Session, (EngineError, i32)> {

@@ -64,7 +64,7 @@ pub use crate::disk::{DiskKind, DiskUsage};
 pub use crate::doctor::Fault;
 pub use crate::error::EngineError;
 pub use crate::events::Event;
-pub use crate::exec::Exec;
+pub use crate::exec::{ClaimedExec, Exec};
 pub use crate::options::EngineOptions;
 pub use crate::pressure::DiskOptions;
 pub use crate::spec::cdi::{cdi_devices, cdi_directories};

@@ -29,7 +29,7 @@ pub(crate) async fn attach(
     let hijack = Hijack::of(&mut request);
     let exchange = exchange(&face, &name, &params).await?;
     let content_type = exchange.wanted.content_type(version.minor);
-    Ok(hijack.answer(&face.lifetime, content_type, request.into_body(), exchange))
+    Ok(hijack.answer(&face.lifetime, content_type, request.into_body(), std::future::ready(exchange)))
 }
 
 /// Attaches as the parameters say.

@@ -68,7 +68,7 @@ async fn server(tty: bool, await_exit: bool) -> Server {
         let detach_keys = tty.then(|| DetachKeys::parse(None).unwrap());
         let exchange =
             Exchange { session, wanted, replay: None, detach_keys, await_exit, on_detach: Box::new(|| {}) };
-        hijack.answer(&streams, wanted.content_type(50), request.into_body(), exchange)
+        hijack.answer(&streams, wanted.content_type(50), request.into_body(), std::future::ready(exchange))
     };
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("socket");
