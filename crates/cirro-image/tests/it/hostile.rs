@@ -631,6 +631,27 @@ fn a_blob_with_another_digest_is_refused() {
 }
 
 #[test]
+fn a_layer_that_is_not_what_the_configuration_says_is_refused() {
+    // The blob is what its descriptor says, unpacked it is not what the diff_id says.
+    let (said, sent) = (inside().end(), inside().file("more", b"than was said").end());
+    let fixture = Fixture::new();
+    let archive = docker_archive_of(&["test:latest"], &config(&[&said]), &[&sent]);
+    let error = fixture.load(&archive).unwrap_err().to_string();
+    let expected = format!("expected \"{}\", got \"{}\"", Digest::of(&said), Digest::of(&sent));
+    assert!(error.contains("invalid diff ID") && error.contains(&expected), "{error}");
+    fixture.assert_empty();
+
+    let document = config(&[&said]);
+    let manifest = json!({"schemaVersion": 2, "config": described("config.v1+json", &document),
+        "layers": [described("layer.v1.tar", &sent)]})
+    .to_string()
+    .into_bytes();
+    let index = json!({"schemaVersion": 2, "manifests": [described("manifest.v1+json", &manifest)]});
+    let error = refused(Limits::default(), &layout(index, &[&manifest, &document, &sent]));
+    assert!(error.contains(&expected), "{error}");
+}
+
+#[test]
 fn a_document_that_is_manifest_and_index_is_refused() {
     // CVE-2021-41190.
     let layer = inside().end();

@@ -58,6 +58,23 @@ fn an_image_is_pulled_once_and_keeps_its_digests() {
 }
 
 #[test]
+fn a_manifest_that_is_served_as_something_else_is_refused() {
+    // CVE-2021-41190: what reads the header and what reads the document would see two images.
+    for served in [INDEX, "application/vnd.docker.distribution.manifest.list.v2+json"] {
+        let bytes = layer("one");
+        let mut remote = remote(&[&bytes]);
+        let mut document: serde_json::Value = serde_json::from_slice(&remote.manifest).unwrap();
+        document["mediaType"] = json!(OCI_MANIFEST);
+        remote.put_manifest("latest", served, document.to_string().as_bytes());
+        let server = Server::of(remote.stored);
+        let fixture = Fixture::new();
+        let error = pull(&fixture, &server.reference("app")).unwrap_err().to_string();
+        assert!(error.contains(served) || error.contains("it says that"), "{error}");
+        fixture.assert_empty();
+    }
+}
+
+#[test]
 fn an_index_gives_the_image_for_the_platform() {
     let bytes = layer("mine");
     let mut remote = remote(&[&bytes]);
