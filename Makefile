@@ -14,7 +14,7 @@ RELEASE := target/$(TARGET)/release/cirro
 PACKAGES := libseccomp-dev pkg-config gcc libc6-dev ca-certificates nftables iproute2 busybox-static debootstrap e2fsprogs \
 	qemu-system-x86 cpio kmod lz4 curl jq bsdutils conntrack skopeo docker-registry procps psmisc \
 	python3-venv etcd-server etcd-client docker-compose bzip2 xz-utils \
-	containerd docker.io podman conmon runc crun buildah git
+	containerd docker.io podman conmon runc crun buildah git openssl
 
 .PHONY: help
 help: ## Show what there is

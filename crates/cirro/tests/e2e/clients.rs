@@ -1,5 +1,5 @@
 //! Clients that are not the docker CLI and kubectl: docker-py (and what is built on it), Debian's docker-compose, the
-//! official Kubernetes client of Python, kr8s, Helm.
+//! official Kubernetes client of Python, kr8s, kopf, Helm.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -56,6 +56,16 @@ fn the_kubernetes_client_of_python_and_kr8s_and_helm_work_as_root() {
             assert_eq!(text.matches(" ok\n").count(), 4, "{text}");
         }
     }
+    cloud.end();
+}
+
+#[test]
+fn an_operator_made_with_kopf_works_as_root() {
+    let mut cloud = Cloud::up();
+    let kubeconfig = cloud.data_dir().join("admin.kubeconfig");
+    let said = run(Command::new(python()).arg(file("kopf_py.py")).env("KUBECONFIG", &kubeconfig));
+    let text = said.ok();
+    assert_eq!(text.matches(" ok\n").count(), 7, "{text}");
     cloud.end();
 }
 

@@ -16,6 +16,8 @@ mod files;
 mod full_disk;
 mod guest_cgroup2;
 mod identity;
+mod kubectl;
+mod large_definitions;
 mod lifecycle;
 mod options;
 mod registry_clients;
