@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use cirro_build::BuildRequest;
 use cirro_seams::build::StepLimits;
 
-use crate::grpc::{Code, Status};
+use cirro_grpc::{Code, Status};
 
 const DOCKERFILE: &str = "Dockerfile";
 const BUILD_ARG: &str = "build-arg:";

@@ -6,21 +6,20 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use bytes::Bytes;
 use cirro_types::Digest;
 use tokio::sync::{Notify, mpsc};
 
 use crate::BuildKit;
 use crate::control::{check_frontend, worker};
 use crate::exporters::Outputs;
-use crate::grpc::server::Call;
-use crate::grpc::{Code, Status};
 use crate::messages::{
     ApiCap, BridgeSolveRequest, BridgeSolveResponse, BuildResult, Empty, PongResponse, Ref, ReturnRequest,
     SolveRequest,
 };
 use crate::session::Session;
 use crate::status::{Record, Running};
+use cirro_grpc::server::Call;
+use cirro_grpc::{Code, Status};
 
 /// Metadata with the build's name.
 const BUILD_ID: &str = "buildkit-controlapi-buildid";
@@ -188,7 +187,7 @@ impl BuildKit {
         let image = self.solve(&gateway.record, session, &attributes, &gateway.outputs, None).await?;
         let id = gateway.keep(image)?;
         let metadata =
-            BTreeMap::from([("containerimage.config.digest".to_owned(), Bytes::from(image.to_string()))]);
+            BTreeMap::from([("containerimage.config.digest".to_owned(), image.to_string().into_bytes())]);
         let result = BuildResult { one: Some(Ref { id }), metadata, ..BuildResult::default() };
         Ok(BridgeSolveResponse { result: Some(result), ..BridgeSolveResponse::default() })
     }

@@ -4,19 +4,20 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use cirro_types::Digest;
+use prost::Message;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::mpsc;
 
+use crate::LIMITS;
 use crate::backend::{Backend, Pieces};
 use crate::bridge::Gateways;
 use crate::control::Control;
 use crate::exporters::{Export, Outputs};
-use crate::grpc::{Status, server};
 use crate::messages::Exporter;
 use crate::session::{Introduction, Place, Session, SessionError, Sessions};
 use crate::solve::Solve;
 use crate::status::{Record, Records, Running};
-use crate::wire::Message;
+use cirro_grpc::{Status, server};
 
 /// Parts of a build's record that wait for whoever listens.
 const TOLD: usize = 64;
@@ -68,7 +69,7 @@ impl BuildKit {
 
     /// Serves the control connection until it ends. Its builds end with it.
     pub async fn serve(&self, connection: impl AsyncRead + AsyncWrite + Unpin) {
-        if let Err(error) = server::serve(connection, Arc::new(Control(self.clone()))).await {
+        if let Err(error) = server::serve(connection, Arc::new(Control(self.clone())), LIMITS).await {
             tracing::debug!(%error, "connection of a BuildKit client ended");
         }
     }
@@ -97,7 +98,7 @@ impl BuildKit {
         let mut listener = running.record().listen();
         let telling = async {
             while let Some(part) = listener.next().await {
-                if sender.send(Told::Status(part.encode())).await.is_err() {
+                if sender.send(Told::Status(part.encode_to_vec())).await.is_err() {
                     return;
                 }
             }

@@ -7,12 +7,12 @@ use cirro_seams::Pending;
 use crate::BuildKit;
 use crate::backend::CacheRecord;
 use crate::exporters::Outputs;
-use crate::grpc::server::{Call, Service};
-use crate::grpc::{Code, Status};
 use crate::messages::{
     BuildkitVersion, DiskUsageResponse, Empty, Exporter, HealthResponse, InfoResponse, ListWorkersResponse,
     Platform, PruneRequest, SolveRequest, SolveResponse, StatusRequest, Timestamp, UsageRecord, WorkerRecord,
 };
+use cirro_grpc::server::{Call, Service};
+use cirro_grpc::{Code, Status};
 
 /// The builder of Dockerfiles.
 pub(crate) const DOCKERFILE: &str = "dockerfile.v0";

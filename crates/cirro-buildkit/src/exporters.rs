@@ -8,11 +8,11 @@ use std::sync::Arc;
 use cirro_types::{Digest, ImageReference};
 
 use crate::backend::Backend;
-use crate::grpc::{Code, Status};
 use crate::messages::Exporter;
 use crate::progress::Task;
 use crate::session::Session;
 use crate::status::Record;
+use cirro_grpc::{Code, Status};
 
 /// Outputs of one build.
 const MAX_EXPORTERS: usize = 16;

@@ -8,9 +8,9 @@ use cirro_seams::Pending;
 use cirro_seams::build::{BuildFault, Lender};
 use tokio::sync::Mutex;
 
-use crate::grpc::Status;
 use crate::session::Session;
 use crate::session::ssh::Agent;
+use cirro_grpc::Status;
 
 /// Agents of one build.
 const MAX_AGENTS: usize = 64;

@@ -5,151 +5,423 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
+pub use cirro_grpc::{Any, RpcStatus};
+use prost::Message;
 
-use crate::wire::message;
+#[derive(Clone, PartialEq, Message)]
+pub struct Timestamp {
+    #[prost(int64, tag = "1")]
+    pub seconds: i64,
+    #[prost(int32, tag = "2")]
+    pub nanos: i32,
+}
 
-message!(Timestamp { seconds: i64 = 1, nanos: i32 = 2 });
-message!(Any { type_url: String = 1, value: Bytes = 2 });
-message!(
-    /// `google.rpc.Status`.
-    RpcStatus { code: i32 = 1, message: String = 2, details: Vec<Any> = 3 }
-);
-message!(
-    /// An answer or question without fields.
-    Empty {}
-);
-message!(BytesMessage { data: Bytes = 1 });
+/// An answer or question without fields.
+#[derive(Clone, PartialEq, Message)]
+pub struct Empty {}
+
+#[derive(Clone, PartialEq, Message)]
+pub struct BytesMessage {
+    #[prost(bytes = "bytes", tag = "1")]
+    pub data: Bytes,
+}
 
 // Control.
-message!(Exporter { kind: String = 1, attributes: BTreeMap<String, String> = 2 });
-message!(CacheEntry { kind: String = 1, attributes: BTreeMap<String, String> = 2 });
-message!(CacheOptions { exports: Vec<CacheEntry> = 4, imports: Vec<CacheEntry> = 5 });
-message!(SolveRequest {
-    reference: String = 1,
-    definition: Option<Definition> = 2,
-    exporter: String = 3,
-    exporter_attributes: BTreeMap<String, String> = 4,
-    session: String = 5,
-    frontend: String = 6,
-    frontend_attributes: BTreeMap<String, String> = 7,
-    cache: Option<CacheOptions> = 8,
-    entitlements: Vec<String> = 9,
-    frontend_inputs: BTreeMap<String, Definition> = 10,
-    internal: bool = 11,
-    exporters: Vec<Exporter> = 13,
-});
-message!(Definition { operations: Vec<Bytes> = 1 });
-message!(SolveResponse { exporter_response: BTreeMap<String, String> = 1 });
-message!(StatusRequest { reference: String = 1 });
-message!(StatusResponse {
-    vertexes: Vec<Vertex> = 1,
-    statuses: Vec<VertexStatus> = 2,
-    logs: Vec<VertexLog> = 3,
-    warnings: Vec<VertexWarning> = 4,
-});
-message!(Vertex {
-    digest: String = 1,
-    inputs: Vec<String> = 2,
-    name: String = 3,
-    cached: bool = 4,
-    started: Option<Timestamp> = 5,
-    completed: Option<Timestamp> = 6,
-    error: String = 7,
-});
-message!(VertexStatus {
-    id: String = 1,
-    vertex: String = 2,
-    name: String = 3,
-    current: i64 = 4,
-    total: i64 = 5,
-    timestamp: Option<Timestamp> = 6,
-    started: Option<Timestamp> = 7,
-    completed: Option<Timestamp> = 8,
-});
-message!(VertexLog {
-    vertex: String = 1,
-    timestamp: Option<Timestamp> = 2,
-    stream: i64 = 3,
-    message: Bytes = 4,
-});
-message!(VertexWarning { vertex: String = 1, level: i64 = 2, short: Bytes = 3 });
-message!(UsageRecord {
-    id: String = 1,
-    mutable: bool = 2,
-    in_use: bool = 3,
-    size: i64 = 4,
-    created_at: Option<Timestamp> = 6,
-    description: String = 9,
-    record_type: String = 10,
-    shared: bool = 11,
-});
-message!(DiskUsageResponse { records: Vec<UsageRecord> = 1 });
-message!(PruneRequest {
-    filter: Vec<String> = 1,
-    all: bool = 2,
-    keep_duration: i64 = 3,
-    reserved_space: i64 = 4,
-    max_used_space: i64 = 5,
-    min_free_space: i64 = 6,
-});
-message!(Platform { architecture: String = 1, os: String = 2, variant: String = 3 });
-message!(BuildkitVersion { package: String = 1, version: String = 2, revision: String = 3 });
-message!(WorkerRecord {
-    id: String = 1,
-    labels: BTreeMap<String, String> = 2,
-    platforms: Vec<Platform> = 3,
-    version: Option<BuildkitVersion> = 5,
-});
-message!(ListWorkersResponse { records: Vec<WorkerRecord> = 1 });
-message!(InfoResponse { version: Option<BuildkitVersion> = 1 });
+#[derive(Clone, PartialEq, Message)]
+pub struct Exporter {
+    #[prost(string, tag = "1")]
+    pub kind: String,
+    #[prost(btree_map = "string, string", tag = "2")]
+    pub attributes: BTreeMap<String, String>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub struct CacheEntry {
+    #[prost(string, tag = "1")]
+    pub kind: String,
+    #[prost(btree_map = "string, string", tag = "2")]
+    pub attributes: BTreeMap<String, String>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub struct CacheOptions {
+    #[prost(message, repeated, tag = "4")]
+    pub exports: Vec<CacheEntry>,
+    #[prost(message, repeated, tag = "5")]
+    pub imports: Vec<CacheEntry>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub struct SolveRequest {
+    #[prost(string, tag = "1")]
+    pub reference: String,
+    #[prost(message, optional, tag = "2")]
+    pub definition: Option<Definition>,
+    #[prost(string, tag = "3")]
+    pub exporter: String,
+    #[prost(btree_map = "string, string", tag = "4")]
+    pub exporter_attributes: BTreeMap<String, String>,
+    #[prost(string, tag = "5")]
+    pub session: String,
+    #[prost(string, tag = "6")]
+    pub frontend: String,
+    #[prost(btree_map = "string, string", tag = "7")]
+    pub frontend_attributes: BTreeMap<String, String>,
+    #[prost(message, optional, tag = "8")]
+    pub cache: Option<CacheOptions>,
+    #[prost(string, repeated, tag = "9")]
+    pub entitlements: Vec<String>,
+    #[prost(btree_map = "string, message", tag = "10")]
+    pub frontend_inputs: BTreeMap<String, Definition>,
+    #[prost(bool, tag = "11")]
+    pub internal: bool,
+    #[prost(message, repeated, tag = "13")]
+    pub exporters: Vec<Exporter>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub struct Definition {
+    #[prost(bytes = "bytes", repeated, tag = "1")]
+    pub operations: Vec<Bytes>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub struct SolveResponse {
+    #[prost(btree_map = "string, string", tag = "1")]
+    pub exporter_response: BTreeMap<String, String>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub struct StatusRequest {
+    #[prost(string, tag = "1")]
+    pub reference: String,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub struct StatusResponse {
+    #[prost(message, repeated, tag = "1")]
+    pub vertexes: Vec<Vertex>,
+    #[prost(message, repeated, tag = "2")]
+    pub statuses: Vec<VertexStatus>,
+    #[prost(message, repeated, tag = "3")]
+    pub logs: Vec<VertexLog>,
+    #[prost(message, repeated, tag = "4")]
+    pub warnings: Vec<VertexWarning>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub struct Vertex {
+    #[prost(string, tag = "1")]
+    pub digest: String,
+    #[prost(string, repeated, tag = "2")]
+    pub inputs: Vec<String>,
+    #[prost(string, tag = "3")]
+    pub name: String,
+    #[prost(bool, tag = "4")]
+    pub cached: bool,
+    #[prost(message, optional, tag = "5")]
+    pub started: Option<Timestamp>,
+    #[prost(message, optional, tag = "6")]
+    pub completed: Option<Timestamp>,
+    #[prost(string, tag = "7")]
+    pub error: String,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub struct VertexStatus {
+    #[prost(string, tag = "1")]
+    pub id: String,
+    #[prost(string, tag = "2")]
+    pub vertex: String,
+    #[prost(string, tag = "3")]
+    pub name: String,
+    #[prost(int64, tag = "4")]
+    pub current: i64,
+    #[prost(int64, tag = "5")]
+    pub total: i64,
+    #[prost(message, optional, tag = "6")]
+    pub timestamp: Option<Timestamp>,
+    #[prost(message, optional, tag = "7")]
+    pub started: Option<Timestamp>,
+    #[prost(message, optional, tag = "8")]
+    pub completed: Option<Timestamp>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub struct VertexLog {
+    #[prost(string, tag = "1")]
+    pub vertex: String,
+    #[prost(message, optional, tag = "2")]
+    pub timestamp: Option<Timestamp>,
+    #[prost(int64, tag = "3")]
+    pub stream: i64,
+    #[prost(bytes = "bytes", tag = "4")]
+    pub message: Bytes,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub struct VertexWarning {
+    #[prost(string, tag = "1")]
+    pub vertex: String,
+    #[prost(int64, tag = "2")]
+    pub level: i64,
+    #[prost(bytes = "bytes", tag = "3")]
+    pub short: Bytes,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub struct UsageRecord {
+    #[prost(string, tag = "1")]
+    pub id: String,
+    #[prost(bool, tag = "2")]
+    pub mutable: bool,
+    #[prost(bool, tag = "3")]
+    pub in_use: bool,
+    #[prost(int64, tag = "4")]
+    pub size: i64,
+    #[prost(message, optional, tag = "6")]
+    pub created_at: Option<Timestamp>,
+    #[prost(string, tag = "9")]
+    pub description: String,
+    #[prost(string, tag = "10")]
+    pub record_type: String,
+    #[prost(bool, tag = "11")]
+    pub shared: bool,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub struct DiskUsageResponse {
+    #[prost(message, repeated, tag = "1")]
+    pub records: Vec<UsageRecord>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub struct PruneRequest {
+    #[prost(string, repeated, tag = "1")]
+    pub filter: Vec<String>,
+    #[prost(bool, tag = "2")]
+    pub all: bool,
+    #[prost(int64, tag = "3")]
+    pub keep_duration: i64,
+    #[prost(int64, tag = "4")]
+    pub reserved_space: i64,
+    #[prost(int64, tag = "5")]
+    pub max_used_space: i64,
+    #[prost(int64, tag = "6")]
+    pub min_free_space: i64,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub struct Platform {
+    #[prost(string, tag = "1")]
+    pub architecture: String,
+    #[prost(string, tag = "2")]
+    pub os: String,
+    #[prost(string, tag = "3")]
+    pub variant: String,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub struct BuildkitVersion {
+    #[prost(string, tag = "1")]
+    pub package: String,
+    #[prost(string, tag = "2")]
+    pub version: String,
+    #[prost(string, tag = "3")]
+    pub revision: String,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub struct WorkerRecord {
+    #[prost(string, tag = "1")]
+    pub id: String,
+    #[prost(btree_map = "string, string", tag = "2")]
+    pub labels: BTreeMap<String, String>,
+    #[prost(message, repeated, tag = "3")]
+    pub platforms: Vec<Platform>,
+    #[prost(message, optional, tag = "5")]
+    pub version: Option<BuildkitVersion>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub struct ListWorkersResponse {
+    #[prost(message, repeated, tag = "1")]
+    pub records: Vec<WorkerRecord>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub struct InfoResponse {
+    #[prost(message, optional, tag = "1")]
+    pub version: Option<BuildkitVersion>,
+}
 
 // Gateway.
-message!(ApiCap { id: String = 1, enabled: bool = 2 });
-message!(PongResponse {
-    frontend_caps: Vec<ApiCap> = 1,
-    llb_caps: Vec<ApiCap> = 2,
-    workers: Vec<WorkerRecord> = 3,
-});
-message!(BridgeSolveRequest {
-    definition: Option<Definition> = 1,
-    frontend: String = 2,
-    frontend_options: BTreeMap<String, String> = 3,
-    frontend_inputs: BTreeMap<String, Definition> = 13,
-    evaluate: bool = 14,
-});
-message!(Ref { id: String = 1 });
-message!(RefMap { refs: BTreeMap<String, Ref> = 1 });
-message!(BuildResult {
-    old_ref: String = 1,
-    one: Option<Ref> = 3,
-    many: Option<RefMap> = 4,
-    metadata: BTreeMap<String, Bytes> = 10,
-});
-message!(BridgeSolveResponse { old_ref: String = 1, result: Option<BuildResult> = 3 });
-message!(ReturnRequest { result: Option<BuildResult> = 1, error: Option<RpcStatus> = 2 });
-message!(ResolveImageRequest { name: String = 1, platform: Option<Platform> = 2, mode: String = 3 });
-message!(ResolveImageResponse { digest: String = 1, config: Bytes = 2, name: String = 3 });
-message!(HealthResponse { status: i32 = 1 });
+#[derive(Clone, PartialEq, Message)]
+pub struct ApiCap {
+    #[prost(string, tag = "1")]
+    pub id: String,
+    #[prost(bool, tag = "2")]
+    pub enabled: bool,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub struct PongResponse {
+    #[prost(message, repeated, tag = "1")]
+    pub frontend_caps: Vec<ApiCap>,
+    #[prost(message, repeated, tag = "2")]
+    pub llb_caps: Vec<ApiCap>,
+    #[prost(message, repeated, tag = "3")]
+    pub workers: Vec<WorkerRecord>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub struct BridgeSolveRequest {
+    #[prost(message, optional, tag = "1")]
+    pub definition: Option<Definition>,
+    #[prost(string, tag = "2")]
+    pub frontend: String,
+    #[prost(btree_map = "string, string", tag = "3")]
+    pub frontend_options: BTreeMap<String, String>,
+    #[prost(btree_map = "string, message", tag = "13")]
+    pub frontend_inputs: BTreeMap<String, Definition>,
+    #[prost(bool, tag = "14")]
+    pub evaluate: bool,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub struct Ref {
+    #[prost(string, tag = "1")]
+    pub id: String,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub struct RefMap {
+    #[prost(btree_map = "string, message", tag = "1")]
+    pub refs: BTreeMap<String, Ref>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub struct BuildResult {
+    #[prost(string, tag = "1")]
+    pub old_ref: String,
+    #[prost(message, optional, tag = "3")]
+    pub one: Option<Ref>,
+    #[prost(message, optional, tag = "4")]
+    pub many: Option<RefMap>,
+    #[prost(btree_map = "string, bytes", tag = "10")]
+    pub metadata: BTreeMap<String, Vec<u8>>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub struct BridgeSolveResponse {
+    #[prost(string, tag = "1")]
+    pub old_ref: String,
+    #[prost(message, optional, tag = "3")]
+    pub result: Option<BuildResult>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub struct ReturnRequest {
+    #[prost(message, optional, tag = "1")]
+    pub result: Option<BuildResult>,
+    #[prost(message, optional, tag = "2")]
+    pub error: Option<RpcStatus>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub struct ResolveImageRequest {
+    #[prost(string, tag = "1")]
+    pub name: String,
+    #[prost(message, optional, tag = "2")]
+    pub platform: Option<Platform>,
+    #[prost(string, tag = "3")]
+    pub mode: String,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub struct ResolveImageResponse {
+    #[prost(string, tag = "1")]
+    pub digest: String,
+    #[prost(bytes = "bytes", tag = "2")]
+    pub config: Bytes,
+    #[prost(string, tag = "3")]
+    pub name: String,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub struct HealthResponse {
+    #[prost(int32, tag = "1")]
+    pub status: i32,
+}
 
 // What a client serves in its session.
-message!(Stat {
-    path: String = 1,
-    mode: u32 = 2,
-    uid: u32 = 3,
-    gid: u32 = 4,
-    size: i64 = 5,
-    modified: i64 = 6,
-    link: String = 7,
-    device_major: i64 = 8,
-    device_minor: i64 = 9,
-    extended: BTreeMap<String, Bytes> = 10,
-});
-message!(Packet { kind: i32 = 1, stat: Option<Stat> = 2, id: u32 = 3, data: Bytes = 4 });
-message!(CredentialsRequest { host: String = 1 });
-message!(CredentialsResponse { username: String = 1, secret: String = 2 });
-message!(GetSecretRequest { id: String = 1 });
-message!(GetSecretResponse { data: Bytes = 1 });
-message!(CheckAgentRequest { id: String = 1 });
+#[derive(Clone, PartialEq, Message)]
+pub struct Stat {
+    #[prost(string, tag = "1")]
+    pub path: String,
+    #[prost(uint32, tag = "2")]
+    pub mode: u32,
+    #[prost(uint32, tag = "3")]
+    pub uid: u32,
+    #[prost(uint32, tag = "4")]
+    pub gid: u32,
+    #[prost(int64, tag = "5")]
+    pub size: i64,
+    #[prost(int64, tag = "6")]
+    pub modified: i64,
+    #[prost(string, tag = "7")]
+    pub link: String,
+    #[prost(int64, tag = "8")]
+    pub device_major: i64,
+    #[prost(int64, tag = "9")]
+    pub device_minor: i64,
+    #[prost(btree_map = "string, bytes", tag = "10")]
+    pub extended: BTreeMap<String, Vec<u8>>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub struct Packet {
+    #[prost(int32, tag = "1")]
+    pub kind: i32,
+    #[prost(message, optional, tag = "2")]
+    pub stat: Option<Stat>,
+    #[prost(uint32, tag = "3")]
+    pub id: u32,
+    #[prost(bytes = "bytes", tag = "4")]
+    pub data: Bytes,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub struct CredentialsRequest {
+    #[prost(string, tag = "1")]
+    pub host: String,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub struct CredentialsResponse {
+    #[prost(string, tag = "1")]
+    pub username: String,
+    #[prost(string, tag = "2")]
+    pub secret: String,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub struct GetSecretRequest {
+    #[prost(string, tag = "1")]
+    pub id: String,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub struct GetSecretResponse {
+    #[prost(bytes = "bytes", tag = "1")]
+    pub data: Bytes,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub struct CheckAgentRequest {
+    #[prost(string, tag = "1")]
+    pub id: String,
+}
 
 impl Packet {
     /// A file's attributes; without any, the end of the list.

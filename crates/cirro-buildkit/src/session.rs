@@ -18,9 +18,9 @@ use http::HeaderMap;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::Notify;
 
-use crate::grpc::client::{Channel, connect};
-use crate::grpc::{Code, Status};
 use crate::messages::{Empty, HealthResponse};
+use cirro_grpc::client::{Channel, connect};
+use cirro_grpc::{Code, Status};
 
 const ID: &str = "x-docker-expose-session-uuid";
 const SHARED_KEY: &str = "x-docker-expose-session-sharedkey";
@@ -159,7 +159,7 @@ impl Sessions {
 impl Place {
     /// Runs the session on its connection until that ends.
     pub async fn run(self, connection: impl AsyncRead + AsyncWrite + Unpin) {
-        let (channel, connection) = match connect(connection).await {
+        let (channel, connection) = match connect(connection, crate::LIMITS).await {
             Ok(connected) => connected,
             Err(error) => {
                 tracing::debug!(%error, "session not started");
@@ -229,7 +229,7 @@ mod tests {
     use cirro_seams::Pending;
 
     use super::*;
-    use crate::grpc::server::{Call, Service, serve};
+    use cirro_grpc::server::{Call, Service, serve};
 
     fn headers(id: &str) -> HeaderMap {
         let mut headers = HeaderMap::new();
@@ -259,7 +259,7 @@ mod tests {
         });
         let (near, far) = tokio::io::duplex(4096);
         let running = tokio::spawn(place.run(near));
-        let client = tokio::spawn(serve(far, Arc::new(Nothing)));
+        let client = tokio::spawn(serve(far, Arc::new(Nothing), crate::LIMITS));
         let session = waiting.await.unwrap().unwrap();
         assert!(session.has("/moby.filesync.v1.FileSync/DiffCopy") && !session.has("/x"));
         client.abort();

@@ -11,13 +11,13 @@ use cirro_types::{Digest, ImageReference};
 
 use crate::attributes::Asked;
 use crate::backend::{Backend, Pieces, Place, Source};
-use crate::grpc::Status;
 use crate::lender::SessionLender;
 use crate::progress::{Progress, Task};
 use crate::session::Session;
 use crate::session::files::{Wanted, is_missing};
 use crate::session::upload;
 use crate::status::Record;
+use cirro_grpc::Status;
 
 /// The client's directory that has the Dockerfile.
 const DOCKERFILE: &str = "dockerfile";

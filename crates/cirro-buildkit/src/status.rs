@@ -10,8 +10,8 @@ use std::time::{Duration, SystemTime};
 use bytes::Bytes;
 use tokio::sync::watch;
 
-use crate::grpc::Status;
 use crate::messages::{StatusResponse, Timestamp, VertexLog};
+use cirro_grpc::Status;
 
 /// Bytes of output that are kept of one step: BuildKit's limit.
 const MAX_STEP_OUTPUT: usize = 2 << 20;

@@ -21,6 +21,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use cirro_grpc::Code;
 use tokio::sync::{mpsc, watch};
 use tokio::task::AbortHandle;
 use tracing::{info, warn};
@@ -31,19 +32,19 @@ use crate::shared::Shared;
 use crate::{Condition, Listing, ObjectStore, Operation, Pending, Record, StoreError, WatchItem};
 
 mod barrier;
+mod client;
 mod connection;
 mod fill;
 mod follow;
-mod grpc;
 mod layout;
 mod messages;
 mod puts;
 
 use barrier::Barrier;
+use client::Client;
 pub use connection::Endpoint;
 pub use fill::fill;
 use follow::Follower;
-use grpc::{Client, Failure};
 use layout::{Layout, Meta};
 use messages::*;
 pub use puts::EtcdClient;
@@ -301,7 +302,7 @@ async fn compact(client: &Client, revision: i64) -> Result<(), StoreError> {
     let request = CompactionRequest { revision };
     match client.call::<Done>("/etcdserverpb.KV/Compact", &request).await {
         // Another server, or etcd by itself, has done it.
-        Err(Failure::Refused { code: 11, .. }) => Ok(()),
+        Err(status) if status.is(Code::OutOfRange) => Ok(()),
         result => Ok(result.map(drop)?),
     }
 }

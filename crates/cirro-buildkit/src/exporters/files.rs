@@ -10,9 +10,9 @@ use tokio::sync::mpsc;
 
 use super::Export;
 use crate::backend::Pieces;
-use crate::grpc::Status;
 use crate::progress::Task;
 use crate::session::Session;
+use cirro_grpc::Status;
 
 const PIECES: usize = 8;
 /// Bytes of an archive in one message.

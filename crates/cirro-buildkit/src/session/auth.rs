@@ -1,8 +1,8 @@
 //! Credentials for registries, as the client's configuration has them.
 
 use super::{Session, or_none};
-use crate::grpc::Status;
 use crate::messages::{CredentialsRequest, CredentialsResponse};
+use cirro_grpc::Status;
 
 const CREDENTIALS: &str = "/moby.filesync.v1.Auth/Credentials";
 /// Under this name the hub's credentials are kept.

@@ -20,8 +20,8 @@ use tokio::sync::mpsc;
 
 use super::{Session, metadata};
 use crate::backend::Place;
-use crate::grpc::{Code, Status};
 use crate::messages::{Packet, Stat};
+use cirro_grpc::{Code, Status};
 
 const DIFF_COPY: &str = "/moby.filesync.v1.FileSync/DiffCopy";
 /// Files that are received at the same time.

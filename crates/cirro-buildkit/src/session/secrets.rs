@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use super::{Session, or_none};
-use crate::grpc::Status;
 use crate::messages::{GetSecretRequest, GetSecretResponse};
+use cirro_grpc::Status;
 
 const GET: &str = "/moby.buildkit.secrets.v1.Secrets/GetSecret";
 /// Bytes of a secret: BuildKit's limit.

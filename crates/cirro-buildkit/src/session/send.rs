@@ -8,8 +8,8 @@ use tokio::sync::mpsc;
 
 use super::Session;
 use crate::backend::Pieces;
-use crate::grpc::Status;
 use crate::messages::{BytesMessage, Packet, Stat};
+use cirro_grpc::Status;
 
 const DIFF_COPY: &str = "/moby.filesync.v1.FileSend/DiffCopy";
 /// Tells the client which of its outputs is meant.

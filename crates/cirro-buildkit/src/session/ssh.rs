@@ -8,8 +8,8 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::task::JoinSet;
 
 use super::{Session, or_none};
-use crate::grpc::Status;
 use crate::messages::{BytesMessage, CheckAgentRequest, Empty};
+use cirro_grpc::Status;
 
 const CHECK: &str = "/moby.sshforward.v1.SSH/CheckAgent";
 const FORWARD: &str = "/moby.sshforward.v1.SSH/ForwardAgent";

@@ -4,8 +4,8 @@ use bytes::Bytes;
 use tokio::sync::mpsc;
 
 use super::Session;
-use crate::grpc::Status;
 use crate::messages::BytesMessage;
+use cirro_grpc::Status;
 
 const PULL: &str = "/moby.upload.v1.Upload/Pull";
 const PIECES: usize = 16;

@@ -6,14 +6,14 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
-use cirro_buildkit::grpc::client::Channel;
-use cirro_buildkit::grpc::server::{Call, Service};
-use cirro_buildkit::grpc::{Code, Status};
 use cirro_buildkit::messages::{
     BridgeSolveRequest, BridgeSolveResponse, BuildResult, BytesMessage, CredentialsRequest,
     CredentialsResponse, Empty, Exporter, GetSecretRequest, GetSecretResponse, Packet, PongResponse,
     ReturnRequest, RpcStatus, SolveRequest, SolveResponse, Stat, StatusRequest, StatusResponse,
 };
+use cirro_grpc::client::Channel;
+use cirro_grpc::server::{Call, Service};
+use cirro_grpc::{Code, Status};
 use cirro_seams::Pending;
 
 pub(crate) const METHODS: [&str; 5] = [
@@ -271,5 +271,5 @@ pub(crate) async fn serve_session(
     served: Arc<Served>,
     connection: impl tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin,
 ) {
-    let _ = cirro_buildkit::grpc::server::serve(connection, served).await;
+    let _ = cirro_grpc::server::serve(connection, served, cirro_buildkit::LIMITS).await;
 }

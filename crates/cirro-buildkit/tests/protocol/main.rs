@@ -8,13 +8,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use backend::{Shown, image};
-use cirro_buildkit::grpc::Code;
-use cirro_buildkit::grpc::client::{Channel, connect};
 use cirro_buildkit::messages::{
     DiskUsageResponse, Empty, Exporter, InfoResponse, ListWorkersResponse, PruneRequest, SolveRequest,
     SolveResponse, UsageRecord,
 };
 use cirro_buildkit::{BuildKit, Introduction, Order, Told};
+use cirro_grpc::Code;
+use cirro_grpc::client::{Channel, connect};
 use client::{METHODS, Served};
 use http::{HeaderMap, HeaderValue};
 use tokio::task::JoinHandle;
@@ -69,7 +69,7 @@ impl Connected {
         let (near, far) = tokio::io::duplex(1 << 20);
         let serving = buildkit.clone();
         tokio::spawn(async move { serving.serve(near).await });
-        let (channel, connection) = connect(far).await.unwrap();
+        let (channel, connection) = connect(far, cirro_buildkit::LIMITS).await.unwrap();
         let connection = tokio::spawn(async move { drop(connection.await) });
         Self { backend, buildkit, served, channel, connection, _context: context }
     }

@@ -4,15 +4,16 @@
 
 use std::sync::Arc;
 
+use cirro_grpc::{Code, Status};
 use tokio::sync::{mpsc, oneshot};
 
-use super::grpc::{Client, Failure};
+use super::client::Client;
 use super::layout::newest;
 
 /// Reads that wait for the next question; more wait for a place.
 const WAITING: usize = 4096;
 
-type Answer = oneshot::Sender<Result<i64, Failure>>;
+type Answer = oneshot::Sender<Result<i64, Status>>;
 
 /// Asks etcd for its newest revision.
 pub(super) struct Barrier(mpsc::Sender<Answer>);
@@ -35,8 +36,8 @@ impl Barrier {
     }
 
     /// Returns a revision of etcd that is not older than this call.
-    pub(super) async fn newest(&self) -> Result<i64, Failure> {
-        let stopped = || Failure::Interrupted("the store is being closed".into());
+    pub(super) async fn newest(&self) -> Result<i64, Status> {
+        let stopped = || Status::new(Code::Unavailable, "the store is being closed");
         let (sender, answer) = oneshot::channel();
         self.0.send(sender).await.map_err(|_| stopped())?;
         answer.await.map_err(|_| stopped())?

@@ -5,19 +5,22 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use bytes::Bytes;
-use h2::client::SendRequest;
+use cirro_grpc::client::{Channel, connect};
+use cirro_grpc::{Code, Limits, Status};
 use rustls_pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::task::AbortHandle;
 use tokio_rustls::TlsConnector;
 
-use super::grpc::Failure;
-
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
-/// Bytes that etcd may send before we have read them.
-const WINDOW: u32 = 4 * 1024 * 1024;
+/// Pages and pieces of watches are asked for in sizes far below the longest message.
+const LIMITS: Limits = Limits {
+    message: 256 * 1024 * 1024,
+    stream_window: 4 * 1024 * 1024,
+    connection_window: 4 * 1024 * 1024,
+    headers: 64 * 1024,
+};
 /// A member that is gone without a word is noticed after this and three probes.
 const KEEPALIVE: Duration = Duration::from_secs(10);
 const PROBES: u32 = 3;
@@ -34,10 +37,7 @@ pub struct Endpoint {
 /// An open connection; it ends when the last clone is dropped.
 #[derive(Clone)]
 pub(super) struct Connection {
-    pub(super) sender: SendRequest<Bytes>,
-    /// What requests name as their authority.
-    pub(super) authority: Arc<str>,
-    pub(super) is_tls: bool,
+    pub(super) channel: Channel,
     driver: Arc<Driver>,
 }
 
@@ -58,21 +58,21 @@ impl Connection {
     pub(super) async fn open(
         endpoint: &Endpoint,
         tls: Option<&Arc<rustls::ClientConfig>>,
-    ) -> Result<Self, Failure> {
+    ) -> Result<Self, Status> {
         let described = |what: &dyn std::fmt::Display| {
-            Failure::Unreachable(format!("etcd at {}: {what}", endpoint.address))
+            Status::new(Code::Unavailable, format!("{}: {what}", endpoint.address))
         };
         let opening = async {
             let stream = TcpStream::connect(endpoint.address).await.map_err(|error| described(&error))?;
             stream.set_nodelay(true).map_err(|error| described(&error))?;
             keep_alive(&stream).map_err(|error| described(&error))?;
             let Some(tls) = tls else {
-                return Self::over(stream, endpoint, false).await.map_err(|error| described(&error));
+                return Self::over(stream, endpoint, "http").await.map_err(|error| described(&error));
             };
             let name = ServerName::try_from(endpoint.host.clone()).map_err(|error| described(&error))?;
             let stream = TlsConnector::from(tls.clone()).connect(name, stream).await;
             let stream = stream.map_err(|error| described(&error))?;
-            Self::over(stream, endpoint, true).await.map_err(|error| described(&error))
+            Self::over(stream, endpoint, "https").await.map_err(|error| described(&error))
         };
         let opened = tokio::time::timeout(CONNECT_TIMEOUT, opening).await;
         opened.unwrap_or_else(|_| Err(described(&"no connection in time")))
@@ -81,14 +81,9 @@ impl Connection {
     async fn over(
         stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
         endpoint: &Endpoint,
-        is_tls: bool,
-    ) -> Result<Self, h2::Error> {
-        let (sender, connection) = h2::client::Builder::new()
-            .initial_window_size(WINDOW)
-            .initial_connection_window_size(WINDOW)
-            .enable_push(false)
-            .handshake(stream)
-            .await?;
+        scheme: &str,
+    ) -> Result<Self, Status> {
+        let (channel, connection) = connect(stream, LIMITS).await?;
         let ended = Arc::new(AtomicBool::new(false));
         let task = tokio::spawn({
             let ended = ended.clone();
@@ -100,8 +95,8 @@ impl Connection {
             }
         });
         let driver = Arc::new(Driver { ended, task: task.abort_handle() });
-        let authority = format!("{}:{}", endpoint.host, endpoint.address.port()).into();
-        Ok(Self { sender, authority, is_tls, driver })
+        let origin = format!("{scheme}://{}:{}", endpoint.host, endpoint.address.port());
+        Ok(Self { channel: channel.with_origin(&origin), driver })
     }
 
     /// Whether `other` is the same one.

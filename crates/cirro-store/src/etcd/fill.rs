@@ -4,7 +4,7 @@
 //! nobody opens it, and a move that was interrupted begins anew. Its revisions go on above those of the embedded
 //! store, so that whoever watched or listed there is told to begin again.
 
-use super::grpc::Client;
+use super::client::Client;
 use super::layout::{self, Layout, Meta};
 use super::messages::*;
 use super::{EtcdOptions, offset_for};

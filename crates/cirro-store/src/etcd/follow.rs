@@ -7,10 +7,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use cirro_grpc::{Code, Status};
 use tokio::sync::watch;
 use tracing::{info, warn};
 
-use super::grpc::{Client, Failure};
+use super::client::Client;
 use super::layout::{ALL, Layout, newest};
 use super::messages::*;
 use crate::index::Index;
@@ -38,13 +39,13 @@ pub(super) struct Follower {
 
 /// Why a watch ended.
 enum End {
-    Failed(Failure),
+    Failed(Status),
     /// What comes next cannot be told any more: everything is to be read again.
     Behind(String),
 }
 
-impl From<Failure> for End {
-    fn from(failure: Failure) -> Self {
+impl From<Status> for End {
+    fn from(failure: Status) -> Self {
         Self::Failed(failure)
     }
 }
@@ -133,7 +134,7 @@ impl Follower {
                 return Err(End::Behind(format!("etcd has compacted {}", answer.compact_revision)));
             }
             if answer.canceled {
-                return Err(End::Failed(Failure::Interrupted(format!("etcd: {}", answer.cancel_reason))));
+                return Err(End::Failed(Status::new(Code::Unavailable, answer.cancel_reason)));
             }
             events.extend(answer.events);
             let whole = whole_revisions(&events, answer.fragment);

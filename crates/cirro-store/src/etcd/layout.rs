@@ -10,8 +10,9 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use cirro_grpc::Status;
 
-use super::grpc::{Client, Failure};
+use super::client::Client;
 use super::messages::*;
 use crate::{Record, StoreError};
 
@@ -143,7 +144,7 @@ impl Layout {
 }
 
 /// The newest revision of etcd, of the whole cluster.
-pub(super) async fn newest(client: &Client) -> Result<i64, Failure> {
+pub(super) async fn newest(client: &Client) -> Result<i64, Status> {
     let request =
         RangeRequest { key: Bytes::from_static(ALL), limit: 1, count_only: true, ..RangeRequest::default() };
     let answer: RangeResponse = client.call("/etcdserverpb.KV/Range", &request).await?;

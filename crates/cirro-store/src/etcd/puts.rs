@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use super::client::Client;
 use super::connection::Endpoint;
-use super::grpc::Client;
 use super::messages::{Done, PutRequest};
 use crate::StoreError;
 

@@ -9,8 +9,8 @@ mod client;
 use std::path::Path;
 use std::sync::Arc;
 
-use cirro_buildkit::grpc::client::{Channel, connect};
 use cirro_buildkit::messages::{Empty, Exporter, ListWorkersResponse};
+use cirro_grpc::client::{Channel, connect};
 use client::{METHODS, Served};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::UnixStream;
@@ -36,7 +36,8 @@ async fn upgrade(socket: &Path, path: &str, headers: &[(&str, &str)]) -> UnixStr
 }
 
 async fn grpc(socket: &Path) -> Channel {
-    let (channel, connection) = connect(upgrade(socket, "/grpc", &[]).await).await.unwrap();
+    let (channel, connection) =
+        connect(upgrade(socket, "/grpc", &[]).await, cirro_buildkit::LIMITS).await.unwrap();
     tokio::spawn(connection);
     channel
 }

@@ -4,16 +4,17 @@ use std::future::poll_fn;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use cirro_seams::Pending;
+use futures_util::future::BoxFuture;
 use h2::server::SendResponse;
 use h2::{RecvStream, SendStream};
 use http::{HeaderMap, HeaderValue, Request, Response, header};
+use prost::Message;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
-use super::{CONNECTION_WINDOW, Code, MAX_HEADERS, Messages, STREAM_WINDOW, Status, frame, send_all};
-use crate::wire::Message;
+use crate::frames::{Messages, frame, send_all};
+use crate::{Code, Limits, Status};
 
 /// Calls of one connection at the same time.
 const MAX_CALLS: u32 = 128;
@@ -52,7 +53,7 @@ impl Call {
     ///
     /// # Errors
     /// If there is none.
-    pub async fn question<M: Message>(&mut self) -> Result<M, Status> {
+    pub async fn question<M: Message + Default>(&mut self) -> Result<M, Status> {
         let question = self.messages.next().await?;
         question.ok_or_else(|| Status::new(Code::InvalidArgument, "the call has no message"))
     }
@@ -61,7 +62,7 @@ impl Call {
 /// What answers calls.
 pub trait Service: Send + Sync + 'static {
     /// Answers one; dropped when the caller gives up.
-    fn call(&self, call: Call) -> Pending<'_, Result<(), Status>>;
+    fn call(&self, call: Call) -> BoxFuture<'_, Result<(), Status>>;
 }
 
 /// Serves a connection until it ends; what its calls do ends with it.
@@ -71,12 +72,13 @@ pub trait Service: Send + Sync + 'static {
 pub async fn serve(
     connection: impl AsyncRead + AsyncWrite + Unpin,
     service: Arc<dyn Service>,
+    limits: Limits,
 ) -> Result<(), h2::Error> {
     let mut connection = h2::server::Builder::new()
-        .initial_window_size(STREAM_WINDOW)
-        .initial_connection_window_size(CONNECTION_WINDOW)
+        .initial_window_size(limits.stream_window)
+        .initial_connection_window_size(limits.connection_window)
         .max_concurrent_streams(MAX_CALLS)
-        .max_header_list_size(MAX_HEADERS)
+        .max_header_list_size(limits.headers)
         .handshake(connection)
         .await?;
     let mut calls = JoinSet::new();
@@ -85,7 +87,7 @@ pub async fn serve(
             accepted = connection.accept() => match accepted {
                 Some(accepted) => {
                     let (request, respond) = accepted?;
-                    calls.spawn(answer(service.clone(), request, respond));
+                    calls.spawn(answer(service.clone(), request, respond, limits.message));
                 }
                 None => return Ok(()),
             },
@@ -94,7 +96,12 @@ pub async fn serve(
     }
 }
 
-async fn answer(service: Arc<dyn Service>, request: Request<RecvStream>, mut respond: SendResponse<Bytes>) {
+async fn answer(
+    service: Arc<dyn Service>,
+    request: Request<RecvStream>,
+    mut respond: SendResponse<Bytes>,
+    limit: usize,
+) {
     let mut response = Response::new(());
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
     let Ok(mut stream) = respond.send_response(response, false) else { return };
@@ -103,7 +110,7 @@ async fn answer(service: Arc<dyn Service>, request: Request<RecvStream>, mut res
     let call = Call {
         path: parts.uri.path().to_owned(),
         metadata: parts.headers,
-        messages: Messages::new(body),
+        messages: Messages::new(body, limit),
         answers: Answers(sender),
     };
     let path = call.path.clone();
@@ -120,7 +127,7 @@ async fn answer(service: Arc<dyn Service>, request: Request<RecvStream>, mut res
 
 /// Runs a call and sends its answers; `None` when the caller gave up.
 async fn run(
-    mut work: Pending<'_, Result<(), Status>>,
+    mut work: BoxFuture<'_, Result<(), Status>>,
     mut answers: mpsc::Receiver<Bytes>,
     stream: &mut SendStream<Bytes>,
 ) -> Option<Result<(), Status>> {
