@@ -60,12 +60,16 @@ impl Cloud {
     /// The same with some of its parts only.
     pub(crate) fn start_roles(&self, roles: &str) -> anyhow::Result<()> {
         let range = |number: u16| format!("10.{}.0.0", 238 + 4 * self.slot + number);
+        // A docker network takes one of the pool's ranges whole; the suites make several.
+        let pool = range(0);
+        let pool: Vec<_> =
+            (0..16).map(|part| pool.replace(".0.0", &format!(".{}.0/20", part * 16))).collect();
         let ports = 29_000 + 100 * self.slot;
         said(
             self.command("up")
                 .args(["--detach", "--roles", roles, "--name", &format!("bench{}", self.slot)])
                 .args(["--kubernetes-listen", &self.kubernetes, "--registry-listen", "127.0.0.1:0"])
-                .args(["--docker-subnets", &format!("{}/16", range(0))])
+                .args(["--docker-subnets", &pool.join(",")])
                 .args(["--pod-cidr", &format!("{}/24", range(1))])
                 .args(["--service-cidr", &format!("{}/16", range(2))])
                 .args(["--transit-cidr", &format!("{}/24", range(3))])
