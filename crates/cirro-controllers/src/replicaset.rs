@@ -205,10 +205,14 @@ fn status(set: &Value, pods: &[Arc<Value>], failure: Option<&ApiError>, now: Tim
         "observedGeneration": set["metadata"]["generation"],
     });
     if let Some(failure) = failure {
-        let earlier = set.pointer("/status/conditions/0/lastTransitionTime").cloned();
-        let since = earlier.unwrap_or_else(|| cirro_client::seconds(now).into());
-        status["conditions"] = json!([{"type": "ReplicaFailure", "status": "True", "reason": "FailedCreate",
-            "message": failure.message, "lastTransitionTime": since}]);
+        // A failure that goes on is told once, as upstream does: its text names another pod each time.
+        let earlier =
+            set.pointer("/status/conditions/0").filter(|one| one["reason"] == "FailedCreate").cloned();
+        let condition = earlier.unwrap_or_else(|| {
+            json!({"type": "ReplicaFailure", "status": "True", "reason": "FailedCreate",
+                "message": failure.message, "lastTransitionTime": cirro_client::seconds(now)})
+        });
+        status["conditions"] = json!([condition]);
     }
     // Counts that are zero are left out, as upstream's `omitempty` does.
     if let Some(members) = status.as_object_mut() {
