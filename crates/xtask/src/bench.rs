@@ -18,6 +18,7 @@ mod etcd;
 mod images;
 mod interrupted;
 mod kubernetes;
+mod null_registry;
 mod peer;
 mod pod;
 mod processes;

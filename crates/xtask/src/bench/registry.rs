@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, ensure};
 
 use super::cloud::Cloud;
+use super::null_registry::NullRegistry;
 use super::peer::DockerRegistry;
 use super::{Times, row, said};
 
@@ -21,6 +22,7 @@ pub(super) fn measure(binary: &Path, rounds: usize) -> anyhow::Result<()> {
     let work = tempfile::tempdir()?;
     let image = make_image(work.path())?;
     let (mut pushes, mut pulls) = ((Vec::new(), Vec::new()), (Vec::new(), Vec::new()));
+    let mut floor = (Vec::new(), Vec::new());
     let mut version = String::new();
     for round in 0..=rounds {
         let cloud = Cloud::new(binary)?;
@@ -33,12 +35,17 @@ pub(super) fn measure(binary: &Path, rounds: usize) -> anyhow::Result<()> {
         let peer = DockerRegistry::start()?;
         let theirs = push_and_pull(&peer.address, &image, work.path())?;
         version.clone_from(&peer.version);
+        drop(peer);
+        let nothing = NullRegistry::start(&image)?;
+        let alone = push_and_pull(&nothing.address, &image, work.path())?;
         // The first round warms the page cache up.
         if round > 0 {
             pushes.0.push(ours.0);
             pushes.1.push(theirs.0);
             pulls.0.push(ours.1);
             pulls.1.push(theirs.1);
+            floor.0.push(alone.0);
+            floor.1.push(alone.1);
         }
     }
     let size = format!("{} MB, {LAYERS} layers", LAYERS * LAYER_MEGABYTES);
@@ -52,6 +59,8 @@ pub(super) fn measure(binary: &Path, rounds: usize) -> anyhow::Result<()> {
         &Times(pulls.0),
         Some((&version, &Times(pulls.1))),
     );
+    row("the push to a server that checks and keeps nothing: what skopeo takes", &Times(floor.0), None);
+    row("the pull from it", &Times(floor.1), None);
     Ok(())
 }
 
