@@ -86,10 +86,16 @@ impl<'r> Opened<'r> {
 fn pour<R: Read>(entry: &mut tar::Entry<'_, R>, file: &mut std::fs::File) -> io::Result<()> {
     let size = usize::try_from(entry.size()).unwrap_or(usize::MAX);
     let mut buffer = vec![0; size.clamp(BLOCK, MAX_PIECE)];
+    // The tar library takes the end of the stream for that of the file.
+    let mut left = entry.size();
     loop {
         match entry.read(&mut buffer) {
+            Ok(0) if left > 0 => return Err(io::ErrorKind::UnexpectedEof.into()),
             Ok(0) => return Ok(()),
-            Ok(count) => file.write_all(&buffer[..count])?,
+            Ok(count) => {
+                file.write_all(&buffer[..count])?;
+                left = left.saturating_sub(count as u64);
+            }
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => return Err(error),
         }
@@ -106,16 +112,23 @@ impl Unpacker<'_> {
     /// Unpacks an archive.
     pub(crate) fn unpack(&self, archive: Opened<'_>) -> Result<(), Refusal> {
         let budget = Rc::new(Cell::new(MAX_HEADER_BYTES));
-        let reader = Bounded { inner: archive.into_reader(), left: MAX_BYTES, budget: budget.clone() };
+        let place = Rc::new(Cell::new(Place::At(0)));
+        let reader = Bounded { inner: archive.into_reader(), budget: budget.clone(), place: place.clone() };
         let mut archive = tar::Archive::new(reader);
         let failed = |error: io::Error| Refusal::new(format!("read the archive: {error}"));
         let mut progress = Progress::default();
         let mut count = 0;
+        // Where the last entry's content ended.
+        let mut at = 0;
         let mut entries = archive.entries().map_err(failed)?;
         loop {
             budget.set(MAX_HEADER_BYTES);
             let Some(entry) = entries.next() else { break };
-            let mut entry = entry.map_err(failed)?;
+            let mut entry = match entry {
+                // Go's readers do without the last padding and the end mark, and docker's CLI leaves them out (`-f -`).
+                Err(_) if matches!(place.get(), Place::End(end) if end <= next_block(at)) => break,
+                entry => entry.map_err(failed)?,
+            };
             budget.set(u64::MAX);
             self.cancel.check()?;
             count += 1;
@@ -125,6 +138,7 @@ impl Unpacker<'_> {
             self.entry(&mut entry, &mut progress)?;
             // What is left of the content must not count as headers.
             io::copy(&mut entry, &mut io::sink()).map_err(failed)?;
+            at = place.get().bytes();
         }
         // Last: what was unpacked into them has changed their times.
         for (path, attributes) in progress.directories {
@@ -265,25 +279,45 @@ pub(crate) fn names(path: &[u8]) -> Result<Vec<OsString>, Refusal> {
     Ok(names)
 }
 
-/// Ends with an error when more than `left` bytes, or more than `budget` since it was last set, are read.
+/// How far a stream is read.
+#[derive(Debug, Clone, Copy)]
+enum Place {
+    At(u64),
+    /// There is no more.
+    End(u64),
+}
+
+impl Place {
+    fn bytes(self) -> u64 {
+        let (Self::At(bytes) | Self::End(bytes)) = self;
+        bytes
+    }
+}
+
+fn next_block(at: u64) -> u64 {
+    at.next_multiple_of(BLOCK as u64)
+}
+
+/// Ends with an error when more than [`MAX_BYTES`], or more than `budget` since it was last set, are read.
 struct Bounded<R> {
     inner: R,
-    left: u64,
     budget: Rc<Cell<u64>>,
+    place: Rc<Cell<Place>>,
 }
 
 impl<R: Read> Read for Bounded<R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let length = self.inner.read(buffer)? as u64;
+        let at = self.place.get().bytes() + length;
+        self.place.set(if length == 0 && !buffer.is_empty() { Place::End(at) } else { Place::At(at) });
         let budget = self.budget.get();
         if length > budget {
             return Err(io::Error::other(format!("headers of more than {MAX_HEADER_BYTES} bytes")));
         }
-        if length > self.left {
+        if at > MAX_BYTES {
             return Err(io::Error::other(format!("more than {MAX_BYTES} bytes")));
         }
         self.budget.set(if budget == u64::MAX { budget } else { budget - length });
-        self.left -= length;
         Ok(length as usize)
     }
 }

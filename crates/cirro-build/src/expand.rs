@@ -1,6 +1,8 @@
 //! Expansion of variables, quotes and escapes in a Dockerfile's words.
 //!
-//! Source: BuildKit, `frontend/dockerfile/shell`. `${name/pattern/replacement}` is refused.
+//! Source: BuildKit, `frontend/dockerfile/shell`.
+
+mod replace;
 
 use std::iter::Peekable;
 use std::str::Chars;
@@ -123,6 +125,7 @@ impl Scanner<'_, '_> {
         match stop {
             None => Ok(out),
             Some('}') => Err("syntax error: missing '}'".into()),
+            Some('/') => Err("syntax error: missing '/' in ${}".into()),
             Some(stop) => Err(format!("unexpected end of statement while looking for matching {stop}")),
         }
     }
@@ -209,6 +212,7 @@ impl Scanner<'_, '_> {
             }
             Some(modifier @ ('-' | '+' | '?')) => self.modified(&name, value, modifier, "unset"),
             Some(side @ ('#' | '%')) => self.trimmed(value.unwrap_or_default(), side),
+            Some('/') => self.replaced(&value.unwrap_or_default()),
             Some(other) => Err(unsupported(&other.to_string())),
         }
     }
@@ -220,7 +224,7 @@ impl Scanner<'_, '_> {
         modifier: char,
         lacking: &str,
     ) -> Result<String, String> {
-        let word = self.nested(Escapes::Taken)?;
+        let word = self.nested('}', Escapes::Taken)?;
         match (modifier, value) {
             ('-', None) | ('+', Some(_)) => Ok(word),
             ('+', None) => Ok(String::new()),
@@ -233,7 +237,7 @@ impl Scanner<'_, '_> {
 
     /// `${name#pattern}` and its three kin: the shortest or longest match goes from the start or the end.
     fn trimmed(&mut self, value: String, side: char) -> Result<String, String> {
-        let word = self.nested(Escapes::Kept)?;
+        let word = self.nested('}', Escapes::Kept)?;
         let (word, longest) = match word.strip_prefix(side) {
             Some(word) => (word.to_owned(), true),
             None => (word, false),
@@ -254,12 +258,20 @@ impl Scanner<'_, '_> {
         Ok(kept.unwrap_or(value))
     }
 
-    fn nested(&mut self, escapes: Escapes) -> Result<String, String> {
+    /// `${name/pattern/replacement}`, and with two slashes at first for every match.
+    fn replaced(&mut self, value: &str) -> Result<String, String> {
+        let every = self.chars.next_if_eq(&'/').is_some();
+        let pattern = self.nested('/', Escapes::Kept)?;
+        let replacement = self.nested('}', Escapes::Kept)?;
+        replace::replaced(value, &pattern, &replacement, every)
+    }
+
+    fn nested(&mut self, stop: char, escapes: Escapes) -> Result<String, String> {
         if self.depth == MAX_DEPTH {
             return Err(format!("substitutions nested more than {MAX_DEPTH} deep"));
         }
         self.depth += 1;
-        let word = self.until(Some('}'), escapes);
+        let word = self.until(Some(stop), escapes);
         self.depth -= 1;
         Ok(word?.text)
     }

@@ -81,6 +81,11 @@ impl Pattern {
         Ok(Self(tokens))
     }
 
+    /// Returns the only text that matches, if there are no wildcards.
+    pub(crate) fn as_text(&self) -> Option<String> {
+        self.0.iter().map(Token::literal).collect()
+    }
+
     /// Says whether the whole of `text` matches.
     pub(crate) fn matches(&self, text: &str) -> bool {
         if self.0.iter().all(|token| token.literal().is_some()) {

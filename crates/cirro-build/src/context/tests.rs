@@ -88,6 +88,34 @@ fn entries_belong_to_root_and_keep_mode_time_and_long_names() {
 }
 
 #[test]
+fn an_archive_may_end_with_its_last_content_but_not_before() {
+    let whole = Tar::new().file("a", "one").file("b", "twotwo").bytes();
+    // Two headers and a padded content come before the second content.
+    let content = 3 * 512;
+    for (length, fits) in [
+        (content + 6, true),
+        (content + 100, true),
+        (content + 512, true),
+        (content + 512 + 512, true),
+        (content + 5, false),
+        (content, false),
+        (content - 1, false),
+        (content + 512 + 100, false),
+    ] {
+        let mut bytes = whole[..length].to_vec();
+        if length == content + 512 + 100 {
+            // The beginning of one more header.
+            bytes[content + 512..].copy_from_slice(&whole[..100]);
+        }
+        let (parent, unpacked) = unpack_bytes(&bytes);
+        assert_eq!(unpacked.is_ok(), fits, "{length} bytes: {unpacked:?}");
+        if fits {
+            assert_eq!((text(&parent, "a"), text(&parent, "b")), ("one".into(), "twotwo".into()));
+        }
+    }
+}
+
+#[test]
 fn a_slash_at_the_end_makes_a_directory() {
     let (parent, unpacked) = Tar::new().file("old/", "").file("old/x", "x").unpack();
     unpacked.unwrap();

@@ -13,6 +13,9 @@ use crate::remote::{GitAddress, file_name, is_http};
 use crate::transfer::{Remote, Source};
 use crate::union::Union;
 
+/// Digits of a commit that name it.
+const MIN_COMMIT: usize = 7;
+
 /// The sources of one instruction that are not here.
 #[derive(Default)]
 pub(super) struct Remotes(BTreeMap<String, Found>);
@@ -56,6 +59,10 @@ impl Work {
                     return Err(Refusal::new("source can't be a git ref for COPY"));
                 }
                 let commit = self.shared.sources.commit(address.source.clone()).await?;
+                files_to_check += 1;
+                if let Some(want) = &checksum {
+                    check_commit(want, &commit)?;
+                }
                 Found::Git { address, commit, keep_git_dir }
             } else if is_http(&text) {
                 if instruction.keyword != "ADD" {
@@ -73,7 +80,7 @@ impl Work {
                 Err(Refusal::new("checksum can't be specified for multiple sources"))
             }
             Some(_) if files_to_check == 0 => {
-                Err(Refusal::new("checksum can't be specified for non-HTTP(S) sources"))
+                Err(Refusal::new("checksum can't be specified for non-HTTP(S) and non-git sources"))
             }
             _ => Ok(remotes),
         }
@@ -118,6 +125,15 @@ impl Work {
             opened._held.push(fetched);
         }
         Ok(opened)
+    }
+}
+
+/// Checks that a commit is the one that a `--checksum` names, by its first digits at least.
+fn check_commit(want: &str, commit: &str) -> Result<(), Refusal> {
+    let digits = want.len() >= MIN_COMMIT && want.bytes().all(|byte| byte.is_ascii_hexdigit());
+    match digits && commit.starts_with(&want.to_ascii_lowercase()) {
+        true => Ok(()),
+        false => Err(Refusal::new(format!("expected checksum to match {want}, got {commit}"))),
     }
 }
 

@@ -64,7 +64,7 @@ async fn a_checksum_is_held_and_makes_a_fetch_needless() {
     assert!(error.contains(&format!("digest mismatch {URL}: got {right}, expected {wrong}")), "{error}");
     for (instruction, reason) in [
         (format!("ADD --checksum=md5:1 {URL} /x"), "invalid checksum"),
-        ("ADD --checksum=sha256:1 a /x".into(), "non-HTTP(S) sources"),
+        ("ADD --checksum=sha256:1 a /x".into(), "non-HTTP(S) and non-git sources"),
         (format!("ADD --checksum={right} {URL} a /x/"), "multiple sources"),
     ] {
         bench.file("a", "A");
@@ -87,10 +87,29 @@ async fn a_repository_is_its_tree_at_a_commit() {
     let fetched = bench.sources.fetched.lock().unwrap().len();
     assert_eq!(bench.build(text).await.cached_steps(), 3);
     assert_eq!(bench.sources.fetched.lock().unwrap().len(), fetched, "a commit that is known is not fetched");
+    let commit = commit_of_v1(&bench);
+    for (checksum, fits) in
+        [(&commit[..], true), (&commit[..8], true), (&commit[..3], false), ("0123456789", false)]
+    {
+        let text = format!("FROM base\nADD --checksum={checksum} https://example.org/r.git#v1 /x\n");
+        let checked = bench.build(&text).await;
+        assert_eq!(checked.result.is_ok(), fits, "{checksum}");
+        if !fits {
+            let want = format!("expected checksum to match {checksum}, got {commit}");
+            assert!(checked.error().contains(&want), "{}", checked.error());
+        }
+    }
     let missing = bench.build("FROM base\nADD https://example.org/r.git#v1:none /x\n").await;
     assert!(missing.error().contains("no directory none in it"), "{}", missing.error());
     let copied = bench.build("FROM base\nCOPY https://example.org/r.git /x\n").await;
     assert!(copied.error().contains("source can't be a git ref for COPY"), "{}", copied.error());
+}
+
+/// The commit that the repository's `v1` is.
+fn commit_of_v1(bench: &Bench) -> String {
+    let repositories = bench.sources.repositories.lock().unwrap();
+    let files = &repositories[&("https://example.org/r.git".to_owned(), Some("v1".to_owned()))];
+    Digest::of(format!("{files:?}").as_bytes()).hex()[..40].to_owned()
 }
 
 #[tokio::test]
