@@ -21,6 +21,7 @@ use tokio::task::JoinSet;
 use crate::context::Context;
 use crate::dockerfile::{self, Dockerfile, Instruction, Kind};
 use crate::error::Refusal;
+use crate::named::Contexts;
 use crate::plan::{self, Base, GlobalArgs};
 use crate::stage::{Job, Shared, Work};
 use crate::state::State;
@@ -47,12 +48,16 @@ pub async fn build(
     events: mpsc::Sender<BuildEvent>,
 ) -> Result<Digest, BuildError> {
     let (request, context) = load(request).await?;
-    let parsed = dockerfile::parse(&context.dockerfile);
+    let mut parsed = dockerfile::parse(&context.dockerfile);
+    let contexts = Contexts::new(&request.contexts);
+    if let Ok(file) = &mut parsed {
+        contexts.replace_stages(file);
+    }
     // Of a Dockerfile that is wrong, its text: whoever shows the error shows the line.
     let outline = Outline::of(&context.dockerfile, parsed.as_ref().ok());
     let _ = events.send(BuildEvent::Outline(Arc::new(outline))).await;
     let file = parsed?;
-    let graph = Graph::resolve(&file, &request, &library, &events).await?;
+    let graph = Graph::resolve(&file, &request, &contexts, &library, &events).await?;
     let epoch = epoch(&request)?;
     let unconsumed = plan::unconsumed(&file, &request.build_args);
     let shared = Arc::new(Shared {
@@ -63,6 +68,7 @@ pub async fn build(
         stages: file.stages,
         global: graph.global.clone(),
         context: context.root,
+        contexts,
         ignore: Arc::new(context.ignore),
         epoch,
         now: timestamp(epoch),
@@ -118,6 +124,7 @@ impl Graph {
     async fn resolve(
         file: &Dockerfile,
         request: &BuildRequest,
+        contexts: &Contexts,
         library: &Arc<dyn BuildLibrary>,
         events: &mpsc::Sender<BuildEvent>,
     ) -> Result<Self, BuildError> {
@@ -129,7 +136,8 @@ impl Graph {
             if nodes.contains_key(&index) {
                 continue;
             }
-            let node = Node::resolve(file, index, &global, library, request.pull, events).await?;
+            let base = plan::base(file, index, &global, contexts)?;
+            let node = Node::resolve(file, index, base, library, request.pull, events).await?;
             wanted.extend(&node.needs);
             nodes.insert(index, node);
         }
@@ -146,7 +154,7 @@ impl Node {
     async fn resolve(
         file: &Dockerfile,
         index: usize,
-        global: &GlobalArgs,
+        base: Base,
         library: &Arc<dyn BuildLibrary>,
         pull: bool,
         events: &mpsc::Sender<BuildEvent>,
@@ -154,7 +162,6 @@ impl Node {
         let stage = &file.stages[index];
         let line = stage.from.line;
         plan::check_supported(&stage.from)?;
-        let base = plan::base(file, index, global)?;
         let image = match &base {
             Base::Image(name) => {
                 let _ = events.send(BuildEvent::Looking(name.clone())).await;
@@ -164,7 +171,7 @@ impl Node {
                 let _ = events.send(BuildEvent::Found(name.clone())).await;
                 Some((*found.config).clone())
             }
-            Base::Scratch | Base::Stage(_) => None,
+            Base::Scratch | Base::Stage(_) | Base::Context(_) => None,
         };
         let on_build = match (&base, &image) {
             (Base::Stage(earlier), _) => on_build(&file.stages[*earlier].body),
@@ -256,13 +263,18 @@ impl Stages {
 
     fn job(&self, index: usize, node: Node) -> (Job, State) {
         let now = self.shared.now.clone();
+        let context = match &node.base {
+            Base::Context(name) => Some(name.clone()),
+            _ => None,
+        };
         let base = match (node.base, node.image) {
             (Base::Stage(earlier), _) => self.done[&earlier].after(),
             (_, Some(config)) => State::on(config, now),
             _ => State::scratch(now),
         };
         let finished = node.needs.iter().map(|stage| (*stage, self.done[stage].layers().to_vec())).collect();
-        (Job { index, first_step: node.first_step, triggers: node.triggers, finished }, base)
+        let (first_step, triggers) = (node.first_step, node.triggers);
+        (Job { index, first_step, context, triggers, finished }, base)
     }
 
     async fn ended(

@@ -7,6 +7,7 @@
 //!
 //! - `dockerfile` text to instructions; `expand` variables; `ignore` and `pattern` wildcards
 //! - `plan` the graph of stages; `build` the stages side by side; `stage` one stage; `state` and `metadata` its image
+//! - `named` what stands in for an image or a stage
 //! - `mount` what `RUN --mount` asks for
 //! - `remote` addresses that `ADD` fetches from; `mode` what `--chmod` says
 //! - `transfer` `COPY` and `ADD`; `tree` what they walk and write; `archive` tar; `context` the build context
@@ -38,6 +39,7 @@ mod key;
 mod metadata;
 mod mode;
 mod mount;
+mod named;
 mod outline;
 mod pack;
 mod pattern;
@@ -66,6 +68,7 @@ pub use changes::apply_changes;
 pub use context::unpack_context;
 pub use error::BuildError;
 pub use image_tree::{ImageTree, TreeEntry, TreeKind};
+pub use named::{NamedContext, context_name};
 pub use outline::{Outline, SentDockerfile, StageOutline, StepOutline, ignore_rules, read_ignore};
 pub use pack::pack_context;
 pub use plan::is_host_platform;
@@ -98,6 +101,8 @@ pub struct BuildRequest {
     pub pull: bool,
     /// Whether cached layers are left alone.
     pub no_cache: bool,
+    /// Stages whose cached layers are left alone, by name.
+    pub no_cache_stages: Vec<String>,
     /// `default`, `none` or `host`.
     pub network: String,
     /// `name:address`.
@@ -114,6 +119,9 @@ pub struct BuildRequest {
     pub agents: BTreeMap<String, PathBuf>,
     /// What `RUN --mount=type=secret` shows, by id. It comes into no layer, history entry or key.
     pub secrets: BTreeMap<String, Arc<[u8]>>,
-    /// Who is asked for secrets and agents that are not above, and for a registry's password.
+    /// What stands in for images and stages, by names as [`context_name`] gives them.
+    pub contexts: BTreeMap<String, NamedContext>,
+    /// Who is asked for secrets and agents that are not above, for directories of [`Self::contexts`], and for a registry's
+    /// password.
     pub lender: Option<Borrowed>,
 }

@@ -9,6 +9,7 @@ use crate::dockerfile::{Dockerfile, Instruction, Kind, Stage};
 use crate::error::Refusal;
 use crate::expand::Expander;
 use crate::mount;
+use crate::named::{Contexts, NamedContext};
 use crate::state::architecture;
 
 /// `ARG`s that need no declaration, and that no key or history shows: proxies differ from host to host.
@@ -34,6 +35,8 @@ pub(crate) enum Base {
     Stage(usize),
     /// An image of the library.
     Image(String),
+    /// The named context that stands in for it.
+    Context(String),
 }
 
 /// Values of the `ARG`s before the first `FROM`, and of the automatic ones.
@@ -92,7 +95,12 @@ pub(crate) fn host_platform() -> String {
 }
 
 /// Finds what stage `index` is built on.
-pub(crate) fn base(file: &Dockerfile, index: usize, args: &GlobalArgs) -> Result<Base, BuildError> {
+pub(crate) fn base(
+    file: &Dockerfile,
+    index: usize,
+    args: &GlobalArgs,
+    contexts: &Contexts,
+) -> Result<Base, BuildError> {
     let stage = &file.stages[index];
     let line = stage.from.line;
     let lookup = |name: &str| args.get(name);
@@ -117,7 +125,12 @@ pub(crate) fn base(file: &Dockerfile, index: usize, args: &GlobalArgs) -> Result
     }
     let name = image.to_ascii_lowercase();
     let earlier = file.stages[..index].iter().rposition(|stage| stage.name.as_ref() == Some(&name));
-    Ok(earlier.map_or(Base::Image(image), Base::Stage))
+    Ok(match (earlier, contexts.get(&image)) {
+        (Some(stage), _) => Base::Stage(stage),
+        (None, Some(NamedContext::Image(other))) => Base::Image(other.clone()),
+        (None, Some(_)) => Base::Context(image),
+        (None, None) => Base::Image(image),
+    })
 }
 
 /// Says whether `platform`, in one of the forms that clients write it, is the one that images are built for.

@@ -38,6 +38,8 @@ pub enum ContextEntry {
 /// Writes a context into a directory; blocks.
 pub struct ContextWriter {
     union: Union,
+    /// An earlier state of the context.
+    before: Option<Union>,
     directories: Vec<(PathBuf, Attributes)>,
     entries: usize,
 }
@@ -50,13 +52,50 @@ pub struct ContextFile {
 }
 
 impl ContextWriter {
-    /// Opens `dir`, which is there and empty.
+    /// Opens `dir`, which is there and empty. `before` is what an earlier writer has written, to take files of.
     ///
     /// # Errors
-    /// [`BuildError::Context`] if it cannot be opened.
-    pub fn open(dir: &Path) -> Result<Self, BuildError> {
-        let union = Union::directory(dir).map_err(Refusal::at(dir)).map_err(wrong)?;
-        Ok(Self { union, directories: Vec::new(), entries: 0 })
+    /// [`BuildError::Context`] if one of them cannot be opened.
+    pub fn open(dir: &Path, before: Option<&Path>) -> Result<Self, BuildError> {
+        let open = |dir: &Path| Union::directory(dir).map_err(Refusal::at(dir)).map_err(wrong);
+        let (union, before) = (open(dir)?, before.map(open).transpose()?);
+        Ok(Self { union, before, directories: Vec::new(), entries: 0 })
+    }
+
+    /// Makes a file that the earlier state of the context has with the same mode, time and size: another name of that one.
+    /// Returns whether there is such a file.
+    ///
+    /// # Errors
+    /// [`BuildError::Context`] as [`Self::add`].
+    pub fn reuse(
+        &mut self,
+        path: &[u8],
+        mode: u32,
+        modified: (i64, i64),
+        size: u64,
+    ) -> Result<bool, BuildError> {
+        let Some(before) = &self.before else { return Ok(false) };
+        let names = names(path).map_err(wrong)?;
+        let Some((name, parents)) = names.split_last() else { return Ok(false) };
+        let mut attributes = Attributes::new(mode & 0o7777);
+        attributes.modified = Some(modified);
+        let parents_path = Path::new("/").join(parents.iter().collect::<PathBuf>());
+        // What cannot be looked at is sent again.
+        let Ok(Walked::Other(at, file)) = before.walk(&parents_path.join(name), Last::Keep) else {
+            return Ok(false);
+        };
+        // A link on the way leads to a file that was not listed under this path.
+        if at.path() != parents_path || !file.is_same(&attributes, size) {
+            return Ok(false);
+        }
+        let mut cursor = self.parent(parents).map_err(wrong)?;
+        let taken = cursor.take_file(name, &file);
+        let taken = taken.map_err(Refusal::at(names.iter().collect::<PathBuf>())).map_err(wrong)?;
+        self.entries += usize::from(taken);
+        if self.entries > MAX_ENTRIES {
+            return Err(wrong(Refusal::new(format!("more than {MAX_ENTRIES} entries"))));
+        }
+        Ok(taken)
     }
 
     /// Makes an entry; returns the file if it is one. `mode` has the permission bits, `modified` seconds and nanoseconds.
@@ -210,7 +249,7 @@ mod tests {
     #[test]
     fn entries_are_written_with_their_attributes() {
         let dir = tempfile::tempdir().unwrap();
-        let mut writer = ContextWriter::open(dir.path()).unwrap();
+        let mut writer = ContextWriter::open(dir.path(), None).unwrap();
         add(&mut writer, "a", ContextEntry::Directory).unwrap();
         add(&mut writer, "a/f", ContextEntry::File).unwrap();
         add(&mut writer, "b/without/parents", ContextEntry::File).unwrap();
@@ -229,10 +268,36 @@ mod tests {
     }
 
     #[test]
+    fn what_an_earlier_context_has_gets_another_name() {
+        let (before, dir) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let mut writer = ContextWriter::open(before.path(), None).unwrap();
+        for path in ["a/same", "a/other", "b/f"] {
+            add(&mut writer, path, ContextEntry::File).unwrap();
+        }
+        add(&mut writer, "link", ContextEntry::Link(b"b".to_vec())).unwrap();
+        writer.finish().unwrap();
+        let mut writer = ContextWriter::open(dir.path(), Some(before.path())).unwrap();
+        let size = "one two".len() as u64;
+        let mut reuse =
+            |path: &str, mode, time, size| writer.reuse(path.as_bytes(), mode, time, size).unwrap();
+        assert!(reuse("a/same", 0o640, TIME, size));
+        assert!(!reuse("a/other", 0o640, TIME, size + 1), "another length");
+        assert!(!reuse("a/other", 0o644, TIME, size), "another mode");
+        assert!(!reuse("a/other", 0o640, (TIME.0, 1), size), "another time");
+        assert!(!reuse("a", 0o640, TIME, size) && !reuse("none", 0o640, TIME, size));
+        assert!(!reuse("link/f", 0o640, TIME, size), "a link on the way is not followed");
+        assert!(writer.reuse(b"../x", 0o640, TIME, size).is_err());
+        writer.finish().unwrap();
+        let inode = |dir: &tempfile::TempDir, path: &str| dir.path().join(path).metadata().unwrap().ino();
+        assert_eq!(inode(&before, "a/same"), inode(&dir, "a/same"));
+        assert!(!dir.path().join("a/other").exists());
+    }
+
+    #[test]
     fn nothing_leaves_the_root() {
         let outside = tempfile::tempdir().unwrap();
         let dir = tempfile::tempdir().unwrap();
-        let mut writer = ContextWriter::open(dir.path()).unwrap();
+        let mut writer = ContextWriter::open(dir.path(), None).unwrap();
         let out = outside.path().as_os_str().as_bytes().to_vec();
         add(&mut writer, "out", ContextEntry::Link(out)).unwrap();
         // The link leads to a directory of that name below the root, not to the host's.

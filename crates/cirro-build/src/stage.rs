@@ -2,8 +2,8 @@
 
 mod explain;
 mod fetch;
-mod layer;
-mod mounts;
+pub(crate) mod layer;
+pub(crate) mod mounts;
 mod run;
 
 use std::collections::BTreeMap;
@@ -18,6 +18,7 @@ use crate::error::Refusal;
 use crate::expand::Expander;
 use crate::ignore::Ignore;
 use crate::metadata;
+use crate::named::Contexts;
 use crate::plan::{self, GlobalArgs};
 use crate::progress::{StepEvent, Timed};
 use crate::scratch::Scratch;
@@ -36,6 +37,7 @@ pub(crate) struct Shared {
     pub(crate) stages: Vec<Stage>,
     pub(crate) global: GlobalArgs,
     pub(crate) context: Union,
+    pub(crate) contexts: Contexts,
     pub(crate) ignore: Arc<Ignore>,
     /// `SOURCE_DATE_EPOCH`, seconds since 1970.
     pub(crate) epoch: Option<i64>,
@@ -52,6 +54,8 @@ pub(crate) struct Job {
     pub(crate) index: usize,
     /// Number of its `FROM` among all steps, from 1.
     pub(crate) first_step: usize,
+    /// The named context that it begins with, if it is not an image.
+    pub(crate) context: Option<String>,
     /// `ONBUILD` instructions of its base.
     pub(crate) triggers: Vec<Instruction>,
     /// Finished stages that it may copy from: their layers.
@@ -82,6 +86,9 @@ impl Work {
         let stage = self.shared.stages[self.job.index].clone();
         let mut number = self.job.first_step;
         self.step(number, &stage.from).await;
+        if let Err(error) = self.begin(&stage.from).await {
+            return self.ended(Err(error)).await.map(|()| self.state);
+        }
         self.line(format!(" ---> {}\n", self.state.short_id())).await;
         let triggered = self.run_triggers().await;
         self.ended(triggered).await?;
@@ -93,6 +100,19 @@ impl Work {
             self.line(format!(" ---> {}\n", self.state.short_id())).await;
         }
         Ok(self.state)
+    }
+
+    /// Puts what a named context has below everything else.
+    async fn begin(&mut self, from: &Instruction) -> Result<(), BuildError> {
+        let Some(name) = self.job.context.take() else { return Ok(()) };
+        let layers = self.shared.contexts.layers(&self.shared, &name).await;
+        let layers =
+            layers.map_err(|refusal| Refusal::new(format!("FROM failed: {refusal}")).on(from.line))?;
+        for layer in layers.unwrap_or_default() {
+            self.state.add_layer(layer, format!("[context {name}] load from client"));
+        }
+        self.base_layers = self.state.layers().len();
+        Ok(())
     }
 
     async fn run_triggers(&mut self) -> Result<(), BuildError> {
@@ -167,6 +187,9 @@ impl Work {
                 layers.ok_or_else(|| Refusal::new(format!("stage {stage} is not built")))
             }
             plan::From::Image(name) => {
+                if let Some(layers) = self.shared.contexts.layers(&self.shared, &name).await? {
+                    return Ok(layers);
+                }
                 let image = self.shared.library.fetch(&name, false).await?;
                 let image = image.ok_or_else(|| Refusal::new(format!("No such image: {name}")))?;
                 Ok(image.config.rootfs.diff_ids.clone())

@@ -198,6 +198,13 @@ impl Entry {
         (self.stat.st_nlink > 1).then_some((self.stat.st_dev, self.stat.st_ino))
     }
 
+    /// Says whether it is a file of these attributes, extended ones aside, and of this length.
+    pub(crate) fn is_same(&self, attributes: &Attributes, size: u64) -> bool {
+        self.kind() == FileType::RegularFile
+            && self.size() == size
+            && Attributes::of(&self.stat) == Attributes { device: self.stat.st_rdev, ..attributes.clone() }
+    }
+
     /// Returns its length, if it is a file.
     pub(crate) fn size(&self) -> u64 {
         u64::try_from(self.stat.st_size).unwrap_or(0)

@@ -3,8 +3,9 @@
 //! Source: BuildKit, `frontend/dockerui/config.go` and `frontend/dockerui/attr.go`.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 
-use cirro_build::BuildRequest;
+use cirro_build::{BuildRequest, NamedContext, context_name};
 use cirro_seams::build::StepLimits;
 
 use cirro_grpc::{Code, Status};
@@ -12,6 +13,10 @@ use cirro_grpc::{Code, Status};
 const DOCKERFILE: &str = "Dockerfile";
 const BUILD_ARG: &str = "build-arg:";
 const LABEL: &str = "label:";
+const CONTEXT: &str = "context:";
+/// Goes with contexts that are results of other builds, which are refused by themselves.
+const INPUT_METADATA: &str = "input-metadata:";
+const HOST_GATEWAY: &str = "host-gateway";
 /// What buildx says of the client and its directory, which nothing here depends on.
 const IGNORED: &[&str] = &[
     // Cache of registries: the library's own is used.
@@ -67,16 +72,21 @@ impl Asked {
     pub(crate) fn read(attributes: &BTreeMap<String, String>) -> Result<Self, Status> {
         let text = |name: &str| attributes.get(name).map(String::as_str).filter(|text| !text.is_empty());
         check_known(attributes)?;
+        // Nothing for all of them.
+        let no_cache_stages: Vec<String> =
+            text("no-cache").iter().flat_map(|names| names.split(',')).map(str::to_owned).collect();
         let mut request = BuildRequest {
             dockerfile: text("filename").unwrap_or(DOCKERFILE).to_owned(),
             build_args: prefixed(attributes, BUILD_ARG).map(|(name, value)| (name, Some(value))).collect(),
             labels: prefixed(attributes, LABEL).collect(),
             target: text("target").map(str::to_owned),
             pull: text("image-resolve-mode") == Some("pull"),
-            no_cache: attributes.contains_key("no-cache"),
+            no_cache: attributes.contains_key("no-cache") && no_cache_stages.is_empty(),
+            no_cache_stages,
             network: network(text("force-network-mode"))?,
             extra_hosts: text("add-hosts").map(hosts).transpose()?.unwrap_or_default(),
             limits: limits(text("shm-size"), text("ulimit"))?,
+            contexts: contexts(attributes)?,
             ..BuildRequest::default()
         };
         request
@@ -103,25 +113,17 @@ impl Asked {
 fn check_known(attributes: &BTreeMap<String, String>) -> Result<(), Status> {
     for (name, value) in attributes {
         let known = IGNORED.contains(&name.as_str())
-            || [BUILD_ARG, LABEL, "vcs:", "build-arg-", "local-sessionid:"]
+            || [BUILD_ARG, LABEL, CONTEXT, INPUT_METADATA, "vcs:", "build-arg-", "local-sessionid:"]
                 .iter()
                 .any(|prefix| name.starts_with(prefix));
         let off = value.is_empty() || value == "false";
         if (name == "cgroup-parent" || name == "requestid") && !off {
             return Err(Status::unsupported(format!("the frontend attribute {name}={value}")));
         }
-        if name == "no-cache" && !off {
-            return Err(Status::unsupported(
-                "leaving the cache alone for some stages only (no-cache-filter)",
-            ));
+        if let Some(kind) = name.strip_prefix("attest:").filter(|_| !is_disabled(value)) {
+            return Err(Status::unsupported(format!("an attestation ({kind}) of an image in this library")));
         }
-        if name.starts_with("context:") {
-            return Err(Status::unsupported("a named context"));
-        }
-        if let Some(kind) = name.strip_prefix("attest:") {
-            return Err(Status::unsupported(format!("an attestation ({kind})")));
-        }
-        if !known && !off {
+        if !known && !off && !name.starts_with("attest:") {
             return Err(Status::unsupported(format!("the frontend attribute {name}")));
         }
     }
@@ -148,13 +150,36 @@ fn invalid(message: impl Into<String>) -> Status {
     Status::new(Code::InvalidArgument, message)
 }
 
-/// Reads `name=address,name=address`.
+/// Reads `name=address,name=address`; `host-gateway` stays for the builder to resolve.
 fn hosts(text: &str) -> Result<Vec<String>, Status> {
     let host = |pair: &str| {
         let (name, address) = pair.split_once('=').ok_or_else(|| invalid(format!("invalid host {pair}")))?;
+        let address = address.trim_start_matches('[').trim_end_matches(']');
+        if address != HOST_GATEWAY && address.parse::<IpAddr>().is_err() {
+            return Err(invalid(format!("failed to parse IP {address}")));
+        }
         Ok(format!("{name}:{address}"))
     };
     text.split(',').map(host).collect()
+}
+
+/// Reads the named contexts; those for other platforms are left out.
+fn contexts(attributes: &BTreeMap<String, String>) -> Result<BTreeMap<String, NamedContext>, Status> {
+    let mut contexts = BTreeMap::new();
+    for (name, text) in prefixed(attributes, CONTEXT) {
+        let (name, platform) = name.split_once("::").unwrap_or((&name, ""));
+        if !cirro_build::is_host_platform(platform) {
+            continue;
+        }
+        let kept = context_name(name).map_err(invalid)?;
+        contexts.insert(kept, NamedContext::parse(name, &text).map_err(invalid)?);
+    }
+    Ok(contexts)
+}
+
+/// Says whether an attestation is turned off.
+fn is_disabled(value: &str) -> bool {
+    value.split(',').any(|part| part == "disabled=true")
 }
 
 fn limits(shm_size: Option<&str>, ulimits: Option<&str>) -> Result<StepLimits, Status> {
@@ -182,7 +207,8 @@ mod tests {
     use super::*;
 
     fn read(pairs: &[(&str, &str)]) -> Result<Asked, Status> {
-        Asked::read(&pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect())
+        let pairs = pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+        Asked::read(&pairs.collect())
     }
 
     #[test]
@@ -195,7 +221,11 @@ mod tests {
             ("label:tier", "front"),
             ("target", "final"),
             ("no-cache", ""),
-            ("add-hosts", "a=10.0.0.1,b=::1"),
+            ("add-hosts", "a=10.0.0.1,b=::1,c=host-gateway"),
+            ("context:alpine:latest", "docker-image://other"),
+            ("context:src::linux/s390x", "local:src"),
+            ("attest:provenance", "mode=min,disabled=true"),
+            ("platform", "linux"),
             ("shm-size", "1048576"),
             ("ulimit", "nofile=64:128,core=-1"),
             ("force-network-mode", "host"),
@@ -208,9 +238,10 @@ mod tests {
         assert_eq!((asked.filename.as_str(), asked.context_key.as_str()), ("Dockerfile.dev", "context"));
         assert_eq!(request.build_args.len(), 1);
         assert_eq!(request.build_args["A"].as_deref(), Some("b=c"));
+        assert_eq!(request.contexts, [("alpine".to_owned(), NamedContext::Image("other".into()))].into());
         assert_eq!(request.labels["tier"], "front");
         assert!(request.no_cache && !request.pull && asked.remote.is_none());
-        assert_eq!(request.extra_hosts, ["a:10.0.0.1", "b:::1"]);
+        assert_eq!(request.extra_hosts, ["a:10.0.0.1", "b:::1", "c:host-gateway"]);
         assert_eq!(request.limits.shm_size, Some(1 << 20));
         assert_eq!(request.limits.ulimits, [("nofile".into(), 64, 128), ("core".into(), u64::MAX, u64::MAX)]);
         assert_eq!(request.network, "host");
@@ -224,8 +255,11 @@ mod tests {
             ("platform", "linux/amd64,linux/arm64"),
             ("cgroup-parent", "/x"),
             ("requestid", "frontend.outline"),
-            ("no-cache", "stage"),
-            ("context:other", "local:other"),
+            ("context:other", "oci-layout://x"),
+            ("context:other", "input:target"),
+            ("context:OTHER", "local:other"),
+            ("add-hosts", "x=nowhere"),
+            ("attest:provenance", "mode=max"),
             ("attest:sbom", "true"),
             ("unheard-of", "1"),
             ("force-network-mode", "front"),
@@ -236,6 +270,8 @@ mod tests {
             let status = read(&[(name, value)]).unwrap_err();
             assert!(status.is(Code::Unimplemented) || status.is(Code::InvalidArgument), "{name}: {status:?}");
         }
+        let stages = read(&[("no-cache", "base,final")]).unwrap().request;
+        assert_eq!((stages.no_cache, stages.no_cache_stages.len()), (false, 2));
         assert!(!read(&[("platform", "")]).unwrap().request.pull);
         assert!(read(&[("image-resolve-mode", "pull")]).unwrap().request.pull);
     }

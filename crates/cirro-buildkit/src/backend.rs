@@ -1,6 +1,7 @@
 //! What the protocol needs of the engine.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use cirro_build::{BuildEvent, BuildRequest};
@@ -8,18 +9,18 @@ use cirro_seams::Pending;
 use cirro_types::{Digest, ImageReference};
 use tokio::sync::mpsc;
 
-/// A directory for a context. Its files go when it goes.
+/// A directory for a context. Its files go when it goes; none of them is ever changed.
 pub trait Place: Send + Sync {
     /// Returns where it is.
     fn path(&self) -> &Path;
     /// Returns what [`Backend::build`] takes.
-    fn into_any(self: Box<Self>) -> Box<dyn std::any::Any + Send>;
+    fn into_any(self: Arc<Self>) -> Arc<dyn std::any::Any + Send + Sync>;
 }
 
 /// Where a build's files come from.
 pub enum Source {
     /// They are here.
-    Place(Box<dyn Place>),
+    Place(Arc<dyn Place>),
     /// The address of a git repository, of a tar or of a Dockerfile.
     Remote(String),
     /// A tar or a Dockerfile that is on its way.
@@ -45,7 +46,7 @@ pub type Pieces = mpsc::Receiver<Result<Bytes, String>>;
 /// Builds, and gives out what was built. Errors are for the one who builds.
 pub trait Backend: Send + Sync + 'static {
     /// Makes an empty directory.
-    fn open_place(&self) -> Pending<'_, Result<Box<dyn Place>, String>>;
+    fn open_place(&self) -> Pending<'_, Result<Arc<dyn Place>, String>>;
     /// Starts a build; its events end with the image or the error. Dropping the receiver ends the build.
     fn build(
         &self,
@@ -68,6 +69,8 @@ pub trait Backend: Send + Sync + 'static {
     fn cache(&self) -> Pending<'_, Result<Vec<CacheRecord>, String>>;
     /// Removes what is in the cache only, or with `all` also what images share, of what was made until then.
     fn prune(&self, all: bool, until: Option<i64>) -> Pending<'_, Result<Vec<CacheRecord>, String>>;
+    /// Returns the address by which steps reach this host (`host-gateway`), if there is one.
+    fn host_gateway(&self) -> Option<std::net::IpAddr>;
     /// Returns where sockets may be made.
     fn socket_directory(&self) -> PathBuf;
     /// Returns the version that is told.

@@ -6,6 +6,8 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use cirro_grpc::server::Call;
+use cirro_grpc::{Code, Status};
 use cirro_types::Digest;
 use tokio::sync::{Notify, mpsc};
 
@@ -18,8 +20,6 @@ use crate::messages::{
 };
 use crate::session::Session;
 use crate::status::{Record, Running};
-use cirro_grpc::server::Call;
-use cirro_grpc::{Code, Status};
 
 /// Metadata with the build's name.
 const BUILD_ID: &str = "buildkit-controlapi-buildid";
@@ -162,7 +162,7 @@ impl BuildKit {
         PongResponse {
             frontend_caps: caps(GATEWAY_CAPS),
             llb_caps: caps(LLB_CAPS),
-            workers: vec![worker(self.backend.version())],
+            workers: vec![worker(self.backend.version(), self.backend.host_gateway())],
         }
     }
 

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use cirro_grpc::{Status, server};
 use cirro_types::Digest;
 use prost::Message;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -11,13 +12,14 @@ use tokio::sync::mpsc;
 use crate::LIMITS;
 use crate::backend::{Backend, Pieces};
 use crate::bridge::Gateways;
-use crate::control::Control;
+use crate::control::{Control, DOCKERFILE};
 use crate::exporters::{Export, Outputs};
+use crate::history::{Facts, History};
+use crate::kept::Kept;
 use crate::messages::Exporter;
 use crate::session::{Introduction, Place, Session, SessionError, Sessions};
 use crate::solve::Solve;
 use crate::status::{Record, Records, Running};
-use cirro_grpc::{Status, server};
 
 /// Parts of a build's record that wait for whoever listens.
 const TOLD: usize = 64;
@@ -29,6 +31,8 @@ pub struct BuildKit {
     pub(crate) sessions: Arc<Sessions>,
     pub(crate) records: Arc<Records>,
     pub(crate) gateways: Arc<Gateways>,
+    pub(crate) history: Arc<History>,
+    pub(crate) kept: Arc<Kept>,
 }
 
 /// A build as it is asked for.
@@ -40,6 +44,16 @@ pub struct Order {
     pub outputs: Vec<(String, BTreeMap<String, String>)>,
     /// Id of the session; none when empty.
     pub session: String,
+}
+
+impl Order {
+    fn exporters(&self) -> Vec<Exporter> {
+        let exporter = |(kind, attributes): &(String, BTreeMap<String, String>)| Exporter {
+            kind: kind.clone(),
+            attributes: attributes.clone(),
+        };
+        self.outputs.iter().map(exporter).collect()
+    }
 }
 
 /// What a build that was asked for by `POST /build` tells.
@@ -56,7 +70,14 @@ pub enum Told {
 impl BuildKit {
     /// Starts without sessions and builds.
     pub fn new(backend: Arc<dyn Backend>) -> Self {
-        Self { backend, sessions: Arc::default(), records: Arc::default(), gateways: Arc::default() }
+        Self {
+            backend,
+            sessions: Arc::default(),
+            records: Arc::default(),
+            gateways: Arc::default(),
+            history: Arc::default(),
+            kept: Arc::default(),
+        }
     }
 
     /// Keeps a place for a session; it is run with [`Place::run`].
@@ -65,6 +86,11 @@ impl BuildKit {
     /// If there is one of that id, or too many.
     pub fn open_session(&self, introduction: Introduction) -> Result<Place, SessionError> {
         self.sessions.reserve(introduction)
+    }
+
+    /// Forgets the contexts that are kept so that clients send only what changed.
+    pub fn forget_contexts(&self) {
+        self.kept.clear();
     }
 
     /// Serves the control connection until it ends. Its builds end with it.
@@ -104,33 +130,41 @@ impl BuildKit {
             }
         };
         let building = async {
+            let facts = Facts {
+                reference: reference.to_owned(),
+                frontend: DOCKERFILE.into(),
+                attributes: order.attributes.clone(),
+                exporters: order.exporters(),
+            };
+            let entry = self.history.begin(facts, running.record());
             let built = self.build(running.record(), order, upload).await;
+            entry.end(&built.as_ref().map(|(_, told)| told.clone()).map_err(Status::clone));
             // Its end lets `telling` end.
             drop(running);
             built
         };
         let (built, ()) = tokio::join!(building, telling);
         let last = match built {
-            Ok(Some(image)) => Told::Image(image),
-            Ok(None) => return,
+            // Not if it was only given out.
+            Ok((image, told)) if told.contains_key("containerimage.digest") => Told::Image(image),
+            Ok(_) => return,
             Err(status) => Told::Failed(status.message),
         };
         let _ = sender.send(last).await;
     }
 
-    /// Builds, and gives the image out; returns it if it stays in the library.
+    /// Builds, and gives the image out; returns it with what clients are told of it.
     async fn build(
         &self,
         record: &Arc<Record>,
         order: Order,
         upload: Option<Pieces>,
-    ) -> Result<Option<Digest>, Status> {
-        let exporters = order.outputs.into_iter().map(|(kind, attributes)| Exporter { kind, attributes });
-        let outputs = Outputs::read(&exporters.collect::<Vec<_>>())?;
+    ) -> Result<(Digest, BTreeMap<String, String>), Status> {
+        let outputs = Outputs::read(&order.exporters())?;
         let session = self.session(&order.session).await?;
         let image = self.solve(record, session.clone(), &order.attributes, &outputs, upload).await?;
         let told = self.export(record, session.as_ref(), &outputs, image).await?;
-        Ok(told.contains_key("containerimage.digest").then_some(image))
+        Ok((image, told))
     }
 
     /// Finds a session by its id.
@@ -150,7 +184,9 @@ impl BuildKit {
         upload: Option<Pieces>,
     ) -> Result<Digest, Status> {
         let tags = outputs.library_names();
-        Solve { backend: &self.backend, record, session, attributes, tags, upload }.run().await
+        Solve { backend: &self.backend, record, session, kept: &self.kept, attributes, tags, upload }
+            .run()
+            .await
     }
 
     pub(crate) async fn export(

@@ -1,18 +1,22 @@
 //! `moby.buildkit.v1.Control`, and the calls that come over the same connection.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 
+use cirro_grpc::server::{Call, Service};
+use cirro_grpc::{Code, Status};
 use cirro_seams::Pending;
 
 use crate::BuildKit;
 use crate::backend::CacheRecord;
 use crate::exporters::Outputs;
+use crate::history::Facts;
 use crate::messages::{
-    BuildkitVersion, DiskUsageResponse, Empty, Exporter, HealthResponse, InfoResponse, ListWorkersResponse,
-    Platform, PruneRequest, SolveRequest, SolveResponse, StatusRequest, Timestamp, UsageRecord, WorkerRecord,
+    BuildHistoryRequest, BuildkitVersion, DiskUsageResponse, Empty, Exporter, HealthResponse, InfoResponse,
+    ListWorkersResponse, Platform, PruneRequest, SolveRequest, SolveResponse, StatusRequest, Timestamp,
+    UsageRecord, WorkerRecord,
 };
-use cirro_grpc::server::{Call, Service};
-use cirro_grpc::{Code, Status};
+use crate::status::Running;
 
 /// The builder of Dockerfiles.
 pub(crate) const DOCKERFILE: &str = "dockerfile.v0";
@@ -22,6 +26,7 @@ const PACKAGE: &str = "github.com/moby/buildkit";
 /// The version of BuildKit whose protocol is spoken.
 const PROTOCOL: &str = "v0.22.0";
 const SERVING: i32 = 1;
+const HOST_GATEWAY: &str = "org.mobyproject.buildkit.worker.moby.host-gateway-ip";
 
 /// Answers calls.
 pub(crate) struct Control(pub(crate) BuildKit);
@@ -54,6 +59,12 @@ impl Service for Control {
                     call.answers.send(&DiskUsageResponse { records }).await
                 }
                 ("moby.buildkit.v1.Control", "Prune") => self.prune(call).await,
+                ("moby.buildkit.v1.Control", "ListenBuildHistory") => self.history(call).await,
+                ("moby.buildkit.v1.Control", "UpdateBuildHistory") => {
+                    let request = call.question().await?;
+                    self.0.history.update(&request)?;
+                    call.answers.send(&Empty::default()).await
+                }
                 ("moby.buildkit.v1.frontend.LLBBridge", method) => self.0.bridge(method, call).await,
                 ("grpc.health.v1.Health", "Check") => {
                     call.question::<Empty>().await?;
@@ -74,7 +85,9 @@ fn version(own: String) -> BuildkitVersion {
 }
 
 /// Describes the one worker that there is.
-pub(crate) fn worker(own: String) -> WorkerRecord {
+///
+/// buildx turns `host-gateway` into the address of the label that moby has for it.
+pub(crate) fn worker(own: String, gateway: Option<IpAddr>) -> WorkerRecord {
     let architecture = match std::env::consts::ARCH {
         "x86_64" => "amd64",
         "aarch64" => "arm64",
@@ -84,9 +97,11 @@ pub(crate) fn worker(own: String) -> WorkerRecord {
         ("org.mobyproject.buildkit.worker.executor", "cirro"),
         ("org.mobyproject.buildkit.worker.network", "host"),
     ];
+    let labels = labels.map(|(name, value)| (name.to_owned(), value.to_owned()));
+    let gateway = gateway.map(|address| (HOST_GATEWAY.to_owned(), address.to_string()));
     WorkerRecord {
         id: "cirro".into(),
-        labels: labels.map(|(name, value)| (name.to_owned(), value.to_owned())).into(),
+        labels: labels.into_iter().chain(gateway).collect(),
         platforms: vec![Platform {
             architecture: architecture.into(),
             os: "linux".into(),
@@ -126,13 +141,23 @@ pub(crate) fn check_frontend(frontend: &str, attributes: &BTreeMap<String, Strin
     }
 }
 
+/// What the history keeps of a request.
+fn facts(request: &SolveRequest, exporters: Vec<Exporter>) -> Facts {
+    Facts {
+        reference: request.reference.clone(),
+        frontend: request.frontend.clone(),
+        attributes: request.frontend_attributes.clone(),
+        exporters,
+    }
+}
+
 impl Control {
     fn info(&self) -> InfoResponse {
         InfoResponse { version: Some(version(self.0.backend.version())) }
     }
 
     fn worker(&self) -> WorkerRecord {
-        worker(self.0.backend.version())
+        worker(self.0.backend.version(), self.0.backend.host_gateway())
     }
 
     async fn solve(&self, request: SolveRequest) -> Result<SolveResponse, Status> {
@@ -144,7 +169,8 @@ impl Control {
         }
         let cache = request.cache.clone().unwrap_or_default();
         if let Some(export) = cache.exports.iter().find(|export| export.kind != "inline") {
-            return Err(Status::unsupported(format!("exporting the cache (type {})", export.kind)));
+            // As dockerd without an image store of containerd's says it.
+            return Err(Status::unknown(format!("unknown cache exporter: {:?}", export.kind)));
         }
         let exporters = match (request.exporters.is_empty(), request.exporter.as_str()) {
             (true, "") => Vec::new(),
@@ -155,19 +181,42 @@ impl Control {
         };
         let outputs = Outputs::read(&exporters)?;
         let running = self.0.begin(&request.reference)?;
+        let entry =
+            (!request.internal).then(|| self.0.history.begin(facts(&request, exporters), running.record()));
+        let result = self.build(&request, &running, &outputs).await;
+        if let Some(entry) = entry {
+            entry.end(&result);
+        }
+        result.map(|exporter_response| SolveResponse { exporter_response })
+    }
+
+    async fn build(
+        &self,
+        request: &SolveRequest,
+        running: &Running,
+        outputs: &Outputs,
+    ) -> Result<BTreeMap<String, String>, Status> {
         let session = self.0.session(&request.session).await?;
         let image = if request.frontend.is_empty() {
-            self.0.forward(&request, &running, session.clone(), &outputs).await?
+            self.0.forward(request, running, session.clone(), outputs).await?
         } else {
             check_frontend(&request.frontend, &request.frontend_attributes)?;
             let attributes = &request.frontend_attributes;
-            Some(self.0.solve(running.record(), session.clone(), attributes, &outputs, None).await?)
+            Some(self.0.solve(running.record(), session.clone(), attributes, outputs, None).await?)
         };
-        let exporter_response = match image {
-            Some(image) => self.0.export(running.record(), session.as_ref(), &outputs, image).await?,
-            None => BTreeMap::new(),
-        };
-        Ok(SolveResponse { exporter_response })
+        match image {
+            Some(image) => self.0.export(running.record(), session.as_ref(), outputs, image).await,
+            None => Ok(BTreeMap::new()),
+        }
+    }
+
+    async fn history(&self, mut call: Call) -> Result<(), Status> {
+        let request: BuildHistoryRequest = call.question().await?;
+        let mut listening = self.0.history.listen(&request)?;
+        while let Some(event) = listening.next().await? {
+            call.answers.send(event.as_ref()).await?;
+        }
+        Ok(())
     }
 
     async fn status(&self, mut call: Call) -> Result<(), Status> {
@@ -191,6 +240,7 @@ impl Control {
             let now = crate::status::now().map_or(0, |now| now.seconds);
             now.saturating_sub(request.keep_duration / 1_000_000_000)
         });
+        self.0.forget_contexts();
         let pruned = self.0.backend.prune(request.all, until).await.map_err(Status::unknown)?;
         for record in &pruned {
             call.answers.send(&usage(record)).await?;

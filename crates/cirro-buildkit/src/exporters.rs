@@ -5,6 +5,7 @@ mod files;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use cirro_grpc::{Code, Status};
 use cirro_types::{Digest, ImageReference};
 
 use crate::backend::Backend;
@@ -12,7 +13,6 @@ use crate::messages::Exporter;
 use crate::progress::Task;
 use crate::session::Session;
 use crate::status::Record;
-use cirro_grpc::{Code, Status};
 
 /// Outputs of one build.
 const MAX_EXPORTERS: usize = 16;

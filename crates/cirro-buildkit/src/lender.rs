@@ -4,20 +4,20 @@ use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use cirro_grpc::Status;
 use cirro_seams::Pending;
-use cirro_seams::build::{BuildFault, Lender};
+use cirro_seams::build::{BuildFault, Fetched, Lender};
 use tokio::sync::Mutex;
 
-use crate::session::Session;
+use crate::fetch::Files;
 use crate::session::ssh::Agent;
-use cirro_grpc::Status;
 
 /// Agents of one build.
 const MAX_AGENTS: usize = 64;
 
 /// Lends what the client has. Sockets go with it.
 pub(crate) struct SessionLender {
-    session: Session,
+    files: Files,
     socket_directory: PathBuf,
     /// Held across the call that opens one, so that none is opened twice.
     agents: Mutex<HashMap<String, Agent>>,
@@ -25,8 +25,8 @@ pub(crate) struct SessionLender {
 
 impl SessionLender {
     /// Lends of a session; sockets are made in a directory.
-    pub(crate) fn new(session: Session, socket_directory: PathBuf) -> Self {
-        Self { session, socket_directory, agents: Mutex::default() }
+    pub(crate) fn new(files: Files, socket_directory: PathBuf) -> Self {
+        Self { files, socket_directory, agents: Mutex::default() }
     }
 }
 
@@ -36,7 +36,7 @@ fn fault(status: Status) -> BuildFault {
 
 impl Lender for SessionLender {
     fn secret(&self, id: String) -> Pending<'_, Result<Option<Arc<[u8]>>, BuildFault>> {
-        Box::pin(async move { self.session.secret(&id).await.map_err(fault) })
+        Box::pin(async move { self.files.session.secret(&id).await.map_err(fault) })
     }
 
     fn agent(&self, id: String) -> Pending<'_, Result<Option<PathBuf>, BuildFault>> {
@@ -48,7 +48,8 @@ impl Lender for SessionLender {
             if agents.len() >= MAX_AGENTS {
                 return Err(BuildFault(format!("more than {MAX_AGENTS} agents")));
             }
-            let Some(agent) = self.session.agent(&id, &self.socket_directory).await.map_err(fault)? else {
+            let Some(agent) = self.files.session.agent(&id, &self.socket_directory).await.map_err(fault)?
+            else {
                 return Ok(None);
             };
             let socket = agent.socket();
@@ -57,7 +58,18 @@ impl Lender for SessionLender {
         })
     }
 
+    fn directory(&self, name: String, directory: String) -> Pending<'_, Result<Option<Fetched>, BuildFault>> {
+        Box::pin(async move {
+            let title = format!("context {name}");
+            let ignore = self.files.ignore(&title, &directory).await.map_err(fault)?;
+            let title = format!("[{title}] load from client");
+            let place = self.files.context(&title, &directory, ignore.as_deref()).await.map_err(fault)?;
+            let root = place.path().to_owned();
+            Ok(Some(Fetched { root, file: None, digest: None, hold: Box::new(place) }))
+        })
+    }
+
     fn credentials(&self, domain: String) -> Pending<'_, Result<Option<(String, String)>, BuildFault>> {
-        Box::pin(async move { self.session.credentials(&domain).await.map_err(fault) })
+        Box::pin(async move { self.files.session.credentials(&domain).await.map_err(fault) })
     }
 }

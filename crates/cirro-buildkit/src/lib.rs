@@ -12,6 +12,7 @@
 //! The Dockerfile frontend is the builder of [`cirro_build`]; definitions of other frontends are refused.
 //!
 //! - `messages` BuildKit's protocol buffers
+//! - `fetch` files of the client's directories; `kept` contexts that stay; `history` the builds that were
 //! - `session` what the client serves; `lender` a session as a build borrows from it
 //! - `attributes` what is asked of the frontend; `solve` one build; `exporters` what becomes of its image
 //! - `progress` the builder's events as vertexes; `status` the records of builds
@@ -28,6 +29,11 @@ mod bridge;
 mod builds;
 mod control;
 mod exporters;
+mod fetch;
+#[doc(hidden)]
+pub mod fuzz;
+mod history;
+mod kept;
 mod lender;
 #[doc(hidden)]
 pub mod messages;

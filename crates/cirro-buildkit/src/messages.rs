@@ -255,6 +255,79 @@ pub struct InfoResponse {
     pub version: Option<BuildkitVersion>,
 }
 
+#[derive(Clone, PartialEq, Message)]
+pub struct BuildHistoryRequest {
+    #[prost(bool, tag = "1")]
+    pub active_only: bool,
+    #[prost(string, tag = "2")]
+    pub reference: String,
+    #[prost(bool, tag = "3")]
+    pub early_exit: bool,
+    #[prost(string, repeated, tag = "4")]
+    pub filter: Vec<String>,
+    #[prost(int32, tag = "5")]
+    pub limit: i32,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub struct BuildHistoryEvent {
+    #[prost(int32, tag = "1")]
+    pub kind: i32,
+    #[prost(message, optional, tag = "2")]
+    pub record: Option<BuildHistoryRecord>,
+}
+
+impl BuildHistoryEvent {
+    /// A build runs.
+    pub const STARTED: i32 = 0;
+    /// A build has ended, or its record has changed since.
+    pub const COMPLETE: i32 = 1;
+    /// A record is gone.
+    pub const DELETED: i32 = 2;
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub struct BuildHistoryRecord {
+    #[prost(string, tag = "1")]
+    pub reference: String,
+    #[prost(string, tag = "2")]
+    pub frontend: String,
+    #[prost(btree_map = "string, string", tag = "3")]
+    pub frontend_attributes: BTreeMap<String, String>,
+    #[prost(message, repeated, tag = "4")]
+    pub exporters: Vec<Exporter>,
+    #[prost(message, optional, tag = "5")]
+    pub error: Option<RpcStatus>,
+    #[prost(message, optional, tag = "6")]
+    pub created_at: Option<Timestamp>,
+    #[prost(message, optional, tag = "7")]
+    pub completed_at: Option<Timestamp>,
+    #[prost(btree_map = "string, string", tag = "9")]
+    pub exporter_response: BTreeMap<String, String>,
+    #[prost(int32, tag = "12")]
+    pub generation: i32,
+    #[prost(bool, tag = "14")]
+    pub pinned: bool,
+    #[prost(int32, tag = "15")]
+    pub cached_steps: i32,
+    #[prost(int32, tag = "16")]
+    pub total_steps: i32,
+    #[prost(int32, tag = "17")]
+    pub completed_steps: i32,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub struct UpdateBuildHistoryRequest {
+    #[prost(string, tag = "1")]
+    pub reference: String,
+    #[prost(bool, tag = "2")]
+    pub pinned: bool,
+    #[prost(bool, tag = "3")]
+    pub delete: bool,
+    #[prost(bool, tag = "4")]
+    pub finalize: bool,
+}
+
 // Gateway.
 #[derive(Clone, PartialEq, Message)]
 pub struct ApiCap {

@@ -6,12 +6,12 @@ use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use bytes::Bytes;
 use cirro_build::{BuildEvent, Outline, StageOutline, StepEvent};
+use cirro_grpc::{Code, Status};
 use cirro_types::{Digest, ImageReference};
 use serde_json::json;
 
 use crate::messages::{Any, StatusResponse, Vertex, VertexLog, VertexStatus, VertexWarning};
 use crate::status::{Record, now};
-use cirro_grpc::{Code, Status};
 
 const STDOUT: i64 = 1;
 const SOURCE: &str = "github.com/moby/buildkit/errdefs.Source+json";

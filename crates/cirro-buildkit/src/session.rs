@@ -14,13 +14,13 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use cirro_grpc::client::{Channel, connect};
+use cirro_grpc::{Code, Status};
 use http::HeaderMap;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::Notify;
 
 use crate::messages::{Empty, HealthResponse};
-use cirro_grpc::client::{Channel, connect};
-use cirro_grpc::{Code, Status};
 
 const ID: &str = "x-docker-expose-session-uuid";
 const SHARED_KEY: &str = "x-docker-expose-session-sharedkey";

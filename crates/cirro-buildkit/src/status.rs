@@ -8,10 +8,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
+use cirro_grpc::Status;
 use tokio::sync::watch;
 
-use crate::messages::{StatusResponse, Timestamp, VertexLog};
-use cirro_grpc::Status;
+use crate::messages::{StatusResponse, Timestamp, Vertex, VertexLog};
 
 /// Bytes of output that are kept of one step: BuildKit's limit.
 const MAX_STEP_OUTPUT: usize = 2 << 20;
@@ -71,6 +71,11 @@ impl Record {
         written.parts.push(Arc::new(part));
         let length = written.parts.len();
         self.state.send_modify(|state| state.0 = length);
+    }
+
+    /// Returns everything that was told of steps, in order.
+    pub(crate) fn vertexes(&self) -> Vec<Vertex> {
+        self.lock().parts.iter().flat_map(|part| part.vertexes.clone()).collect()
     }
 
     /// Says that there will be no more.

@@ -4,6 +4,7 @@ mod agent;
 pub(crate) mod caches;
 mod context;
 mod git;
+mod hosts;
 mod library;
 mod mounts;
 mod sources;
@@ -40,6 +41,7 @@ impl Engine {
     ) -> Result<mpsc::Receiver<Result<BuildEvent, String>>, EngineError> {
         // What the kernel cannot set is left out: a build has no place for warnings.
         limits::check(&mut request.limits.resources, &self.shared.host, Moment::Create)?;
+        self.resolve_hosts(&mut request.extra_hosts)?;
         let unpacked = self.open_context(context, &mut request).await?;
         let (sender, receiver) = mpsc::channel(CHANNEL);
         let engine = self.clone();

@@ -23,6 +23,8 @@ pub const TARGETS: &[Target] = &[
     Target { name: "dockerfile", run: |bytes, _| on_text(bytes, cirro_build::fuzz::dockerfile) },
     Target { name: "dockerignore", run: |bytes, _| on_text(bytes, cirro_build::fuzz::ignore) },
     Target { name: "build-context", run: cirro_build::fuzz::context },
+    Target { name: "buildkit", run: |bytes, _| cirro_buildkit::fuzz::messages(bytes) },
+    Target { name: "transfer", run: transfer },
     Target { name: "wire", run: |bytes, _| cirro_container::fuzz::wire(bytes) },
     Target { name: "log", run: cirro_container::fuzz::log },
     Target { name: "bundle", run: bundle },
@@ -61,6 +63,15 @@ fn reference(text: &str) {
     }
     let familiar = reference.familiar();
     assert_eq!(familiar.parse().as_ref(), Ok(&reference), "{text:?} is shown as {familiar:?}");
+}
+
+fn transfer(bytes: &[u8], directory: &Path) {
+    cirro_buildkit::fuzz::transfer(bytes, directory);
+    for entry in std::fs::read_dir(directory).into_iter().flatten().flatten() {
+        let path = entry.path();
+        let is_directory = entry.file_type().is_ok_and(|kind| kind.is_dir());
+        let _ = if is_directory { std::fs::remove_dir_all(path) } else { std::fs::remove_file(path) };
+    }
 }
 
 fn bundle(bytes: &[u8], directory: &Path) {

@@ -43,6 +43,8 @@ targets! {
     dockerfile: "dockerfile",
     dockerignore: "dockerignore",
     build_context: "build-context",
+    buildkit: "buildkit",
+    transfer: "transfer",
     wire: "wire",
     log: "log",
     bundle: "bundle",

@@ -211,6 +211,8 @@ pub trait Lender: Send + Sync {
     fn secret(&self, id: String) -> Pending<'_, Result<Option<Arc<[u8]>>, BuildFault>>;
     /// Returns the socket of an agent.
     fn agent(&self, id: String) -> Pending<'_, Result<Option<PathBuf>, BuildFault>>;
+    /// Returns the files of a directory that stands in for the image or stage `name`, without what its rules leave out.
+    fn directory(&self, name: String, directory: String) -> Pending<'_, Result<Option<Fetched>, BuildFault>>;
     /// Returns name and password for a registry.
     fn credentials(&self, domain: String) -> Pending<'_, Result<Option<(String, String)>, BuildFault>>;
 }

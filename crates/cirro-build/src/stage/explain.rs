@@ -39,7 +39,7 @@ impl Work {
             key: key.to_string(),
             inputs,
         };
-        let found = match shared.request.no_cache {
+        let found = match self.leaves_cache() {
             true => None,
             false => shared.library.cached(key).await,
         };
@@ -55,8 +55,15 @@ impl Work {
         found
     }
 
+    /// Says whether this stage is to be carried out whatever is cached.
+    fn leaves_cache(&self) -> bool {
+        let (request, stage) = (&self.shared.request, &self.shared.stages[self.job.index]);
+        let named = |name: &String| stage.name.as_ref().is_some_and(|own| own.eq_ignore_ascii_case(name));
+        request.no_cache || request.no_cache_stages.iter().any(named)
+    }
+
     async fn why(&self, trace: &StepTrace) -> Vec<String> {
-        if self.shared.request.no_cache {
+        if self.leaves_cache() {
             return vec!["--no-cache was asked for".into()];
         }
         let Some(before) = self.shared.traces.before(&self.shared.library).await else {

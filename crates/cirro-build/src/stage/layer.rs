@@ -277,7 +277,7 @@ fn created_by(mut text: String, transfer: &Transfer, files: &dockerfile::Transfe
 }
 
 /// Runs file work on a blocking thread; it stops soon after nobody waits for it any more.
-pub(super) async fn blocking<T: Send + 'static>(
+pub(crate) async fn blocking<T: Send + 'static>(
     work: impl FnOnce(Cancel) -> Result<T, Refusal> + Send + 'static,
 ) -> Result<T, Refusal> {
     struct CancelOnDrop(Cancel);

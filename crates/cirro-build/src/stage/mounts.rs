@@ -270,7 +270,7 @@ impl Work {
 
 /// Gives what is at `path` to a receiver: a directory's contents, or the file as `name`. Returns whether it is a
 /// directory.
-fn hand_over(
+pub(crate) fn hand_over(
     source: &Source,
     path: &str,
     name: &OsStr,

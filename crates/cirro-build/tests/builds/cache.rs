@@ -115,3 +115,13 @@ async fn owner_and_destination_of_a_copy_matter() {
         assert_eq!(bench.build(text).await.cached_steps(), cached, "{text}");
     }
 }
+
+#[tokio::test]
+async fn the_cache_is_left_alone_for_the_stages_that_are_named() {
+    let bench = Bench::new();
+    let text = "FROM base AS One\nRUN write /a 1\nFROM base AS two\nRUN write /b 2\nCOPY --from=one /a /a\n";
+    bench.build(text).await.id();
+    let forced = bench.build_with(text, |request| request.no_cache_stages = vec!["ONE".into()]).await;
+    assert_eq!(forced.cached_steps(), 2, "{}", forced.lines);
+    assert_eq!(bench.build(text).await.cached_steps(), 3);
+}

@@ -5,6 +5,7 @@ mod cache;
 mod explain;
 mod files;
 mod mounts;
+mod named;
 mod remote;
 mod simulated;
 mod stages;

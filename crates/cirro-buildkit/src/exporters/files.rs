@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use cirro_build::ImageTree;
+use cirro_grpc::Status;
 use cirro_types::{Digest, ImageReference};
 use tokio::sync::mpsc;
 
@@ -12,7 +13,6 @@ use super::Export;
 use crate::backend::Pieces;
 use crate::progress::Task;
 use crate::session::Session;
-use cirro_grpc::Status;
 
 const PIECES: usize = 8;
 /// Bytes of an archive in one message.

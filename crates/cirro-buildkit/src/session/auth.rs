@@ -1,8 +1,9 @@
 //! Credentials for registries, as the client's configuration has them.
 
+use cirro_grpc::Status;
+
 use super::{Session, or_none};
 use crate::messages::{CredentialsRequest, CredentialsResponse};
-use cirro_grpc::Status;
 
 const CREDENTIALS: &str = "/moby.filesync.v1.Auth/Credentials";
 /// Under this name the hub's credentials are kept.

@@ -8,7 +8,8 @@
 //! ```
 //! Pieces of several files come mixed. A file is asked for as soon as its attributes are there, but no more than
 //! [`MAX_OPEN`] at a time, so that descriptors are bounded. Files are written by a thread of the transfer's own, which
-//! the stream waits for: what is not written is not read.
+//! the stream waits for: what is not written is not read. What an earlier context of the same directory has with the same
+//! size, time and mode is not asked for: it gets one more name.
 
 use std::collections::{HashMap, VecDeque};
 use std::path::Path;
@@ -16,12 +17,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use cirro_build::{ContextEntry, ContextFile, ContextWriter};
+use cirro_grpc::{Code, Status};
 use tokio::sync::mpsc;
 
 use super::{Session, metadata};
 use crate::backend::Place;
 use crate::messages::{Packet, Stat};
-use cirro_grpc::{Code, Status};
 
 const DIFF_COPY: &str = "/moby.filesync.v1.FileSync/DiffCopy";
 /// Files that are received at the same time.
@@ -30,6 +31,9 @@ const MAX_OPEN: usize = 128;
 const MAX_ENTRIES: u32 = 2_000_000;
 /// Packets and requests that wait for the other side.
 const PACKETS: usize = 32;
+
+/// Packets of a transfer that [`receive_all`] takes.
+const ALL: usize = 1024;
 
 /// Go's bits for kinds and modes (`io/fs.FileMode`).
 pub(super) mod go_mode {
@@ -55,17 +59,27 @@ pub(crate) struct Wanted {
     pub(crate) exclude: Vec<String>,
 }
 
+/// How much of a transfer is here.
+#[derive(Debug, Default)]
+pub(crate) struct Arrived {
+    /// Bytes that were sent.
+    pub(crate) sent: AtomicU64,
+    /// Bytes of files that an earlier context had.
+    pub(crate) found: AtomicU64,
+}
+
 impl Session {
-    /// Receives files into `place`, which is empty; `received` is told how many bytes have come. What writes holds the
-    /// place too, so that it is not removed under its hands when nobody waits any more.
+    /// Receives files into `place`, which is empty; those that `before` has in the same state are not sent. What writes
+    /// holds the places too, so that they are not removed under its hands when nobody waits any more.
     ///
     /// # Errors
     /// If the client has no such directory or cannot read it, or what it sends cannot be written.
     pub(crate) async fn receive(
         &self,
         wanted: &Wanted,
-        place: Arc<Box<dyn Place>>,
-        received: Arc<AtomicU64>,
+        place: Arc<dyn Place>,
+        before: Option<Arc<dyn Place>>,
+        arrived: Arc<Arrived>,
     ) -> Result<(), Status> {
         if !self.has(DIFF_COPY) {
             return Err(Status::unknown("no local sources enabled"));
@@ -82,7 +96,8 @@ impl Session {
         let (packets, incoming) = mpsc::channel(PACKETS);
         let (outgoing, mut asked) = mpsc::channel(PACKETS);
         let writing = tokio::task::spawn_blocking(move || {
-            let receiver = Receiver::open(place.path(), outgoing, received);
+            let before_path = before.as_deref().map(Place::path);
+            let receiver = Receiver::open(place.path(), before_path, outgoing, arrived);
             receiver.and_then(|receiver| receiver.run(incoming))
         });
         let asking = async {
@@ -132,7 +147,7 @@ impl Session {
 struct Receiver {
     writer: ContextWriter,
     asked: mpsc::Sender<Packet>,
-    received: Arc<AtomicU64>,
+    arrived: Arc<Arrived>,
     total: u64,
     /// Number of the next entry.
     next: u32,
@@ -148,12 +163,17 @@ struct Receiver {
 }
 
 impl Receiver {
-    fn open(root: &Path, asked: mpsc::Sender<Packet>, received: Arc<AtomicU64>) -> Result<Self, String> {
-        let writer = ContextWriter::open(root).map_err(|error| error.to_string())?;
+    fn open(
+        root: &Path,
+        before: Option<&Path>,
+        asked: mpsc::Sender<Packet>,
+        arrived: Arc<Arrived>,
+    ) -> Result<Self, String> {
+        let writer = ContextWriter::open(root, before).map_err(|error| error.to_string())?;
         Ok(Self {
             writer,
             asked,
-            received,
+            arrived,
             total: 0,
             next: 0,
             listed: false,
@@ -193,6 +213,7 @@ impl Receiver {
             return Err(format!("more than {MAX_ENTRIES} entries"));
         }
         match entry_of(&stat) {
+            ContextEntry::File if self.reuse(&stat)? => {}
             ContextEntry::File => self.waiting.push_back((id, stat)),
             ContextEntry::HardLink(_) => self.hard_links.push(stat),
             entry => drop(self.add(&stat, &entry)?),
@@ -200,10 +221,20 @@ impl Receiver {
         Ok(())
     }
 
+    /// Takes a file of the earlier context if it is the same.
+    fn reuse(&mut self, stat: &Stat) -> Result<bool, String> {
+        let Ok(size) = u64::try_from(stat.size) else { return Ok(false) };
+        let path = stat.path.as_bytes();
+        let reused = self.writer.reuse(path, permissions(stat.mode), modified(stat), size);
+        let reused = reused.map_err(|error| error.to_string())?;
+        if reused {
+            self.arrived.found.fetch_add(size, Ordering::Relaxed);
+        }
+        Ok(reused)
+    }
+
     fn add(&mut self, stat: &Stat, entry: &ContextEntry) -> Result<Option<ContextFile>, String> {
-        let second = 1_000_000_000;
-        let modified = (stat.modified.div_euclid(second), stat.modified.rem_euclid(second));
-        let added = self.writer.add(stat.path.as_bytes(), entry, permissions(stat.mode), modified);
+        let added = self.writer.add(stat.path.as_bytes(), entry, permissions(stat.mode), modified(stat));
         added.map_err(|error| error.to_string())
     }
 
@@ -243,8 +274,31 @@ impl Receiver {
         }
         let file = self.open.get_mut(&id).ok_or("content of a file that was not asked for")?;
         file.write(bytes, &mut self.total).map_err(|error| error.to_string())?;
-        self.received.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+        self.arrived.sent.fetch_add(bytes.len() as u64, Ordering::Relaxed);
         Ok(())
+    }
+}
+
+/// Returns seconds and nanoseconds.
+fn modified(stat: &Stat) -> (i64, i64) {
+    const SECOND: i64 = 1_000_000_000;
+    (stat.modified.div_euclid(SECOND), stat.modified.rem_euclid(SECOND))
+}
+
+/// Writes what these packets say into `directory`, as if all came at once.
+pub(crate) fn receive_all(packets: impl Iterator<Item = Packet>, directory: &Path) {
+    let packets: Vec<Packet> = packets.take(ALL).collect();
+    let (outgoing, _asked) = mpsc::channel(2 * ALL + 1);
+    let (sender, incoming) = mpsc::channel(ALL + 1);
+    for packet in packets {
+        if sender.try_send(packet).is_err() {
+            return;
+        }
+    }
+    drop(sender);
+    if let Ok(receiver) = Receiver::open(directory, None, outgoing, Arc::default()) {
+        // Whatever comes may be refused.
+        let _ = receiver.run(incoming);
     }
 }
 

@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 
+use cirro_grpc::Status;
+
 use super::{Session, or_none};
 use crate::messages::{GetSecretRequest, GetSecretResponse};
-use cirro_grpc::Status;
 
 const GET: &str = "/moby.buildkit.secrets.v1.Secrets/GetSecret";
 /// Bytes of a secret: BuildKit's limit.

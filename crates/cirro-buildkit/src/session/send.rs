@@ -4,12 +4,12 @@ use std::io::Read;
 use std::sync::Arc;
 
 use cirro_build::{ImageTree, TreeEntry, TreeKind};
+use cirro_grpc::Status;
 use tokio::sync::mpsc;
 
 use super::Session;
 use crate::backend::Pieces;
 use crate::messages::{BytesMessage, Packet, Stat};
-use cirro_grpc::Status;
 
 const DIFF_COPY: &str = "/moby.filesync.v1.FileSend/DiffCopy";
 /// Tells the client which of its outputs is meant.

@@ -3,13 +3,13 @@
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
+use cirro_grpc::Status;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::task::JoinSet;
 
 use super::{Session, or_none};
 use crate::messages::{BytesMessage, CheckAgentRequest, Empty};
-use cirro_grpc::Status;
 
 const CHECK: &str = "/moby.sshforward.v1.SSH/CheckAgent";
 const FORWARD: &str = "/moby.sshforward.v1.SSH/ForwardAgent";

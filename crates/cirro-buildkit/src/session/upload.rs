@@ -1,11 +1,11 @@
 //! A context that the client reads from its standard input and hands over in the session.
 
 use bytes::Bytes;
+use cirro_grpc::Status;
 use tokio::sync::mpsc;
 
 use super::Session;
 use crate::messages::BytesMessage;
-use cirro_grpc::Status;
 
 const PULL: &str = "/moby.upload.v1.Upload/Pull";
 const PIECES: usize = 16;

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
-use cirro_build::{BuildEvent, BuildRequest, Outline, StageOutline, StepEvent, StepOutline};
+use cirro_build::{BuildEvent, BuildRequest, NamedContext, Outline, StageOutline, StepEvent, StepOutline};
 use cirro_buildkit::backend::{Backend, CacheRecord, Pieces, Place, Source};
 use cirro_seams::Pending;
 use cirro_types::{Digest, ImageReference};
@@ -23,6 +23,9 @@ pub(crate) struct Seen {
     pub(crate) remote: String,
     pub(crate) pushed: Vec<(String, Option<(String, String)>)>,
     pub(crate) forgotten: usize,
+    /// Files of the directories that named contexts were lent.
+    pub(crate) lent: Vec<(String, String)>,
+    pub(crate) hosts: Vec<String>,
 }
 
 #[derive(Default)]
@@ -41,8 +44,8 @@ impl Place for Own {
         self.0.path()
     }
 
-    fn into_any(self: Box<Self>) -> Box<dyn Any + Send> {
-        Box::new(self.0)
+    fn into_any(self: Arc<Self>) -> Arc<dyn Any + Send + Sync> {
+        self
     }
 }
 
@@ -75,8 +78,8 @@ pub(crate) fn image() -> Digest {
 }
 
 impl Backend for Shown {
-    fn open_place(&self) -> Pending<'_, Result<Box<dyn Place>, String>> {
-        Box::pin(async { Ok(Box::new(Own(tempfile::tempdir().unwrap())) as Box<dyn Place>) })
+    fn open_place(&self) -> Pending<'_, Result<Arc<dyn Place>, String>> {
+        Box::pin(async { Ok(Arc::new(Own(tempfile::tempdir().unwrap())) as Arc<dyn Place>) })
     }
 
     fn build(
@@ -101,6 +104,13 @@ impl Backend for Shown {
             }
             let lender = request.lender.clone();
             let (mut secret, mut credentials) = (None, None);
+            let mut lent = Vec::new();
+            for (name, context) in &request.contexts {
+                let (NamedContext::Lent(directory), Some(lender)) = (context, &lender) else { continue };
+                let fetched = lender.0.directory(name.clone(), directory.clone()).await;
+                let fetched = fetched.map_err(|fault| fault.to_string())?.unwrap();
+                read(&fetched.root, "", &mut lent);
+            }
             if let Some(lender) = &lender {
                 secret = lender.0.secret("token".into()).await.map_err(|fault| fault.to_string())?;
                 let registry = "docker.io".to_owned();
@@ -116,6 +126,8 @@ impl Backend for Shown {
                 seen.secret = secret.map(|secret| String::from_utf8(secret.to_vec()).unwrap());
                 seen.credentials = credentials;
                 seen.remote = remote;
+                seen.lent = lent;
+                seen.hosts.clone_from(&request.extra_hosts);
             }
             let (sender, receiver) = mpsc::channel(16);
             tokio::spawn(async move {
@@ -163,6 +175,10 @@ impl Backend for Shown {
 
     fn prune(&self, all: bool, _: Option<i64>) -> Pending<'_, Result<Vec<CacheRecord>, String>> {
         Box::pin(async move { if all { self.cache().await } else { Ok(Vec::new()) } })
+    }
+
+    fn host_gateway(&self) -> Option<std::net::IpAddr> {
+        Some([172, 17, 0, 1].into())
     }
 
     fn socket_directory(&self) -> PathBuf {

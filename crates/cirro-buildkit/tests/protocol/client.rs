@@ -38,6 +38,8 @@ pub(crate) struct Served {
     pub(crate) received: Mutex<BTreeMap<String, Vec<u8>>>,
     /// What was asked for of directories: name, and the paths to follow.
     pub(crate) asked: Mutex<Vec<(String, Vec<String>)>>,
+    /// Files whose content was asked for.
+    pub(crate) requested: Mutex<Vec<String>>,
 }
 
 fn values(call: &Call, name: &str) -> Vec<String> {
@@ -95,7 +97,9 @@ impl Served {
             if packet.kind == Packet::FINISH {
                 return call.answers.send(&Packet { kind: Packet::FINISH, ..Packet::default() }).await;
             }
-            let content = std::fs::read(root.join(&stats[packet.id as usize].path)).unwrap();
+            let path = &stats[packet.id as usize].path;
+            self.requested.lock().unwrap().push(path.clone());
+            let content = std::fs::read(root.join(path)).unwrap();
             for piece in content.chunks(32 << 10).chain([&[][..]]) {
                 let data = Bytes::copy_from_slice(piece);
                 call.answers

@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use backend::{Shown, image};
 use cirro_buildkit::messages::{
-    DiskUsageResponse, Empty, Exporter, InfoResponse, ListWorkersResponse, PruneRequest, SolveRequest,
-    SolveResponse, UsageRecord,
+    BuildHistoryEvent, BuildHistoryRequest, DiskUsageResponse, Empty, Exporter, InfoResponse,
+    ListWorkersResponse, PruneRequest, SolveRequest, SolveResponse, UpdateBuildHistoryRequest, UsageRecord,
 };
 use cirro_buildkit::{BuildKit, Introduction, Order, Told};
 use cirro_grpc::Code;
@@ -157,6 +157,79 @@ async fn an_image_is_pushed_with_the_clients_password() {
 }
 
 #[tokio::test]
+async fn a_context_is_sent_once_and_then_what_changed_of_it() {
+    let connected = Connected::new("FROM x\n").await;
+    let requested = async |reference: &str| {
+        let exporters = vec![exporter("moby", "")];
+        let built = client::build(&connected.channel, reference, "session", &[], exporters).await;
+        built.response.unwrap();
+        let mut requested = std::mem::take(&mut *connected.served.requested.lock().unwrap());
+        requested.sort();
+        requested
+    };
+    // Dockerfile and rules are sent by themselves, each time.
+    let own = [".dockerignore", "Dockerfile"];
+    assert_eq!(
+        requested("1").await,
+        [".dockerignore", ".dockerignore", "Dockerfile", "Dockerfile", "a/b/file", "empty"]
+    );
+    assert_eq!(requested("2").await, own);
+    write(connected._context.path(), "empty", "no more");
+    write(connected._context.path(), "a/new", "n");
+    assert_eq!(requested("3").await, [".dockerignore", "Dockerfile", "a/new", "empty"]);
+    let files = connected.backend.seen.lock().unwrap().files.clone();
+    let names: Vec<&str> = files.iter().map(|(name, _)| name.as_str()).collect();
+    assert_eq!(names, [".dockerignore", "Dockerfile", "a/b/file", "a/new", "empty", "link"]);
+    assert_eq!((files[2].1.len(), files[4].1.as_str()), (100_000, "no more"));
+    connected.buildkit.forget_contexts();
+    assert_eq!(requested("4").await.len(), 7);
+}
+
+#[tokio::test]
+async fn a_directory_of_the_client_is_lent_as_a_named_context() {
+    let connected = Connected::new("FROM x\n").await;
+    let attributes = [("context:other", "local:out-0"), ("add-hosts", "h=host-gateway")];
+    let built = connected.build(&attributes, exporter("moby", "")).await;
+    built.response.as_ref().unwrap();
+    for name in ["[context other] load .dockerignore", "[context other] load from client"] {
+        assert!(built.names().iter().any(|shown| shown == name), "{name}: {:?}", built.names());
+    }
+    let seen = connected.backend.seen.lock().unwrap();
+    assert_eq!((seen.lent.len(), seen.lent == seen.files), (5, true));
+    assert_eq!(seen.hosts, ["h:host-gateway"]);
+}
+
+#[tokio::test]
+async fn builds_are_in_the_history() {
+    let connected = Connected::new("FROM x\nRUN x\n").await;
+    connected.build(&[("target", "")], exporter("moby", "a")).await.response.unwrap();
+    let listed = async |request: BuildHistoryRequest| {
+        let path = "/moby.buildkit.v1.Control/ListenBuildHistory";
+        let mut exchange = connected.channel.start(path, &[]).await.unwrap();
+        exchange.questions.send(&request).await.unwrap();
+        exchange.questions.end();
+        let mut records = Vec::new();
+        while let Some(event) = exchange.answers.next::<BuildHistoryEvent>().await.unwrap() {
+            records.push(event.record.unwrap());
+        }
+        records
+    };
+    let present = BuildHistoryRequest { early_exit: true, ..BuildHistoryRequest::default() };
+    let records = listed(present.clone()).await;
+    assert_eq!((records.len(), records[0].reference.as_str()), (1, "build"));
+    assert!(records[0].completed_at.is_some() && records[0].error.is_none() && records[0].total_steps >= 4);
+    assert_eq!(records[0].exporter_response["image.name"], "docker.io/library/a:latest");
+    // What buildx asks to learn whether there is a history.
+    let none = BuildHistoryRequest { active_only: true, reference: "buildx-test".into(), ..present.clone() };
+    assert!(listed(none).await.is_empty());
+    let update = "/moby.buildkit.v1.Control/UpdateBuildHistory";
+    let remove = UpdateBuildHistoryRequest { reference: "build".into(), delete: true, ..Default::default() };
+    connected.channel.ask::<_, Empty>(update, &[], &remove).await.unwrap();
+    assert!(connected.channel.ask::<_, Empty>(update, &[], &remove).await.unwrap_err().is(Code::NotFound));
+    assert!(listed(present).await.is_empty());
+}
+
+#[tokio::test]
 async fn a_context_may_be_elsewhere() {
     let connected = Connected::new("FROM local\n").await;
     let remote = [("context", "https://git.example/a.git#main"), ("dockerfilekey", "dockerfile")];
@@ -231,13 +304,15 @@ async fn the_other_calls_answer() {
     let workers: ListWorkersResponse =
         channel.ask("/moby.buildkit.v1.Control/ListWorkers", &[], &empty).await.unwrap();
     assert_eq!(workers.records[0].platforms[0].os, "linux");
+    let gateway = "org.mobyproject.buildkit.worker.moby.host-gateway-ip";
+    assert_eq!(workers.records[0].labels[gateway], "172.17.0.1");
     let usage: DiskUsageResponse =
         channel.ask("/moby.buildkit.v1.Control/DiskUsage", &[], &empty).await.unwrap();
     assert_eq!((usage.records.len(), usage.records[0].size), (1, 7));
     let all = PruneRequest { all: true, ..PruneRequest::default() };
     let pruned: UsageRecord = channel.ask("/moby.buildkit.v1.Control/Prune", &[], &all).await.unwrap();
     assert_eq!(pruned.id, "a");
-    for unknown in ["/moby.buildkit.v1.Control/ListenBuildHistory", "/x.Y/Z", "/nothing"] {
+    for unknown in ["/moby.buildkit.v1.Control/Session", "/x.Y/Z", "/nothing"] {
         let status = channel.ask::<_, Empty>(unknown, &[], &empty).await.unwrap_err();
         assert!(status.is(Code::Unimplemented), "{unknown}: {status:?}");
     }
@@ -263,7 +338,7 @@ async fn what_is_not_there_is_refused() {
     let mut cache = request("3", "dockerfile.v0");
     let export = cirro_buildkit::messages::CacheEntry { kind: "gha".into(), ..Default::default() };
     cache.cache = Some(cirro_buildkit::messages::CacheOptions { exports: vec![export], imports: Vec::new() });
-    assert!(ask(cache).await.message.contains("exporting the cache"));
+    assert!(ask(cache).await.message.contains("unknown cache exporter: \"gha\""));
     let mut missing = request("4", "dockerfile.v0");
     missing.frontend_attributes.insert("filename".into(), "None".into());
     assert!(ask(missing).await.message.contains("failed to read dockerfile"));

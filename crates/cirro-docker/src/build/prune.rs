@@ -35,6 +35,7 @@ pub(crate) async fn prune(State(face): State<Face>, params: Params) -> Result<Js
         .engine
         .prune_build_cache(move |changed| spaces.wants_space(changed), move |layer| wish.wants_layer(layer));
     let (layers, reclaimed) = pruned.await?;
+    face.buildkit.forget_contexts();
     face.engine.tell_all("builder", "prune", &[("reclaimed", &reclaimed.to_string())]);
     let ids: Vec<String> = layers.iter().map(cirro_types::Digest::hex).collect();
     Ok(Json(json!({ "CachesDeleted": ids, "SpaceReclaimed": reclaimed })))

@@ -1,7 +1,9 @@
 //! The engine as BuildKit's protocol needs it.
 
 use std::any::Any;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use cirro_build::{BuildEvent, BuildRequest};
@@ -19,15 +21,15 @@ pub(crate) struct EngineBackend {
     pub(crate) version: String,
 }
 
-struct OwnPlace(OwnDirectory);
+struct OwnPlace(Arc<OwnDirectory>);
 
 impl Place for OwnPlace {
     fn path(&self) -> &Path {
         self.0.path()
     }
 
-    fn into_any(self: Box<Self>) -> Box<dyn Any + Send> {
-        Box::new(self.0)
+    fn into_any(self: Arc<Self>) -> Arc<dyn Any + Send + Sync> {
+        self.0.clone()
     }
 }
 
@@ -47,10 +49,10 @@ fn who(credentials: Option<(String, String)>) -> Credentials {
 }
 
 impl Backend for EngineBackend {
-    fn open_place(&self) -> Pending<'_, Result<Box<dyn Place>, String>> {
+    fn open_place(&self) -> Pending<'_, Result<Arc<dyn Place>, String>> {
         Box::pin(async move {
             let own = self.engine.own_directory().await.map_err(|error| error.to_string())?;
-            Ok(Box::new(OwnPlace(own)) as Box<dyn Place>)
+            Ok(Arc::new(OwnPlace(Arc::new(own))) as Arc<dyn Place>)
         })
     }
 
@@ -64,7 +66,7 @@ impl Backend for EngineBackend {
                 Source::Remote(address) => BuildContext::Remote(address),
                 Source::Upload(pieces) => BuildContext::Upload(pieces),
                 Source::Place(place) => match place.into_any().downcast::<OwnDirectory>() {
-                    Ok(own) => BuildContext::Directory(*own),
+                    Ok(own) => BuildContext::Directory(own),
                     Err(_) => return Err("the context is of another backend".into()),
                 },
             };
@@ -127,6 +129,10 @@ impl Backend for EngineBackend {
             let (gone, _) = pruned.map_err(|error| error.to_string())?;
             Ok(before.iter().filter(|layer| gone.contains(&layer.diff_id)).map(record).collect())
         })
+    }
+
+    fn host_gateway(&self) -> Option<IpAddr> {
+        self.engine.host_gateway()
     }
 
     fn socket_directory(&self) -> PathBuf {

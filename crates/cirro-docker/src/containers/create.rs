@@ -31,7 +31,7 @@ pub(crate) async fn create(
     let name = params.text("name").map(container_name).transpose()?;
     check_platform(params.text("platform"))?;
     let document = body::read_json(request.into_body()).await?;
-    let gateway = || face.engine.network("bridge").ok().map(|network| IpAddr::V4(network.gateway));
+    let gateway = || face.engine.host_gateway();
     let (spec, mut warnings) = translate(name, document, gateway)?;
     let size = spec.tty.then(|| console_size(&spec.face["HostConfig"]["ConsoleSize"])).transpose()?.flatten();
     let (id, more) = face.engine.create_container(spec).await?;

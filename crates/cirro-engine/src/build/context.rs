@@ -1,6 +1,7 @@
 //! Build contexts on their way into a directory of the build's own: sent by the client, or fetched from an address.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use cirro_build::{BuildRequest, GitAddress};
@@ -24,7 +25,7 @@ pub enum BuildContext {
     /// The address of a git repository, of a tar or of a Dockerfile.
     Remote(String),
     /// Files that are here already.
-    Directory(OwnDirectory),
+    Directory(Arc<OwnDirectory>),
 }
 
 impl Engine {
@@ -33,17 +34,18 @@ impl Engine {
         &self,
         context: BuildContext,
         request: &mut BuildRequest,
-    ) -> Result<OwnDirectory, EngineError> {
+    ) -> Result<Arc<OwnDirectory>, EngineError> {
         let has_dockerfile = request.dockerfile_text.is_some();
         let (own, subdir) = match context {
             BuildContext::Upload(pieces) => {
-                (self.unpacked(has_dockerfile, move || Ok(ChannelReader::new(pieces))).await?, None)
+                let own = self.unpacked(has_dockerfile, move || Ok(ChannelReader::new(pieces))).await?;
+                (Arc::new(own), None)
             }
             BuildContext::Directory(own) => (own, None),
             BuildContext::Remote(address) => match GitAddress::parse(&address) {
-                Some(git) => (self.clone_context(&git.source, request).await?, Some(git.subdir)),
+                Some(git) => (Arc::new(self.clone_context(&git.source, request).await?), Some(git.subdir)),
                 None if cirro_build::is_http(&address) => {
-                    (self.fetch_context(&address, has_dockerfile).await?, None)
+                    (Arc::new(self.fetch_context(&address, has_dockerfile).await?), None)
                 }
                 None => {
                     return Err(EngineError::Invalid(format!("remote url could not be parsed: {address}")));

@@ -52,19 +52,49 @@ fn a_client_like_buildx_builds_as_root() {
     cloud.end();
 }
 
+/// A directory of the client's in the place of an image; of the context only what changed is sent again.
+async fn named_contexts(cloud: &Cloud, served: &Served, channel: &Channel, context: &Path) {
+    let text = std::fs::read(context.join("Dockerfile")).unwrap();
+    let named = "FROM busybox\nCOPY --from=other f /f\nCOPY a /a\nRUN cat /f && grep gw /etc/hosts\n";
+    std::fs::write(context.join("Dockerfile"), named).unwrap();
+    served.requested.lock().unwrap().clear();
+    let image = Exporter { kind: "moby".into(), ..Exporter::default() };
+    let attributes =
+        [("context:other", "local:other"), ("add-hosts", "gw=host-gateway"), ("platform", "linux/amd64")];
+    let built = client::build(channel, "n1", "one", &attributes, vec![image]).await;
+    built.response.as_ref().unwrap();
+    let output = built.output();
+    assert!(output.contains("of the other\n") && output.contains("\tgw"), "{output}");
+    // Twice: by itself, and in the context, where it changed.
+    assert_eq!(*served.requested.lock().unwrap(), ["Dockerfile", "Dockerfile", "f"]);
+    std::fs::write(context.join("Dockerfile"), text).unwrap();
+    // What docker's CLI sends has no end mark.
+    let input = b"FROM busybox\nCOPY a /a\nRUN cat /a/b/c\n";
+    let arguments = ["build", "--add-host", "gw:host-gateway", "-f", "-", context.to_str().unwrap()];
+    assert!(cloud.docker_with_input(&arguments, input).ok().contains("from the client\n"));
+}
+
 async fn builds(cloud: &Cloud) {
     let socket = cloud.run_dir().join("docker.sock");
     let context = cloud.directory.path().join("bx");
+    let other = cloud.directory.path().join("other");
     std::fs::create_dir_all(context.join("a/b")).unwrap();
+    std::fs::create_dir(&other).unwrap();
+    std::fs::write(other.join("f"), "of the other\n").unwrap();
     let text = "FROM busybox\nCOPY a /a\nRUN --mount=type=secret,id=token,required wc -c < /run/secrets/token > /count\nRUN cat /a/b/c && echo $WORD > /word\n";
     std::fs::write(context.join("Dockerfile"), text.replace("$WORD", "word")).unwrap();
     std::fs::write(context.join("a/b/c"), "from the client\n").unwrap();
     let served = Arc::new(Served {
-        directories: ["context", "dockerfile", "out-0"].map(|name| (name.to_owned(), context.clone())).into(),
+        directories: ["context", "dockerfile", "out-0"]
+            .map(|name| (name.to_owned(), context.clone()))
+            .into_iter()
+            .chain([("other".to_owned(), other.clone())])
+            .collect(),
         secrets: [("token".to_owned(), "s3cret".to_owned())].into(),
         ..Served::default()
     });
     let mut headers = vec![("X-Docker-Expose-Session-Uuid", "one"), ("X-Docker-Expose-Session-Name", "")];
+    headers.push(("X-Docker-Expose-Session-Sharedkey", "bx:key"));
     headers.extend(METHODS.map(|method| ("X-Docker-Expose-Session-Grpc-Method", method)));
     let session = upgrade(&socket, "/session", &headers).await;
     tokio::spawn(client::serve_session(served.clone(), session));
@@ -95,6 +125,8 @@ async fn builds(cloud: &Cloud) {
     let cached = again.told.iter().flat_map(|part| &part.vertexes).filter(|vertex| vertex.cached);
     assert!(cached.filter(|vertex| vertex.completed.is_some()).count() >= 3);
     assert_eq!(again.response.unwrap().exporter_response["containerimage.digest"], digest);
+
+    named_contexts(cloud, &served, &channel, &context).await;
 
     let local = Exporter { kind: "local".into(), ..Exporter::default() };
     client::build(&channel, "b3", "one", &[], vec![local]).await.response.unwrap();
