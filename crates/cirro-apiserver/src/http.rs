@@ -21,12 +21,16 @@ mod exec;
 mod log;
 mod negotiate;
 mod openapi;
+mod portforward;
+mod proxy;
 mod query;
 mod read;
 mod route;
 mod scale;
 mod serve;
 mod swagger;
+mod tunnel;
+mod upgrade;
 mod watch;
 mod write;
 
@@ -107,7 +111,7 @@ fn find_subresource(served: &Served, name: &str) -> Result<Subresource, ApiError
     let known = served.kind.subresources.iter().find(|subresource| subresource.name() == name);
     match known {
         Some(subresource) => Ok(*subresource),
-        None if ["portforward", "proxy", "ephemeralcontainers", "resize"].contains(&name) => {
+        None if ["ephemeralcontainers", "resize"].contains(&name) => {
             Err(error::not_supported(&format!("the subresource {}/{name}", served.kind.plural)))
         }
         None => Err(error::no_such_path()),
@@ -160,6 +164,10 @@ impl Call {
             (Method::PUT, true, Some(Subresource::Finalize)) => self.finalize(request).await,
             (Method::GET, true, Some(Subresource::Log)) => self.log().await,
             (Method::GET, true, Some(Subresource::Console)) => self.console().await,
+            (_, true, Some(Subresource::Proxy(_))) => self.proxy(request).await,
+            (Method::GET | Method::POST, true, Some(Subresource::PortForward)) => {
+                self.port_forward(request).await
+            }
             (Method::GET | Method::POST, true, Some(one @ (Subresource::Exec | Subresource::Attach))) => {
                 self.exec(one, request).await
             }

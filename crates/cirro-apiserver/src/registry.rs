@@ -88,6 +88,10 @@ pub(crate) enum Subresource {
     Exec,
     /// Attaches to the process.
     Attach,
+    /// Connects to ports.
+    PortForward,
+    /// Carries requests to what the object serves; the kind of its options.
+    Proxy(&'static str),
     /// A machine's serial console.
     Console,
     /// A token of a service account.
@@ -108,6 +112,8 @@ impl Subresource {
             Self::Log => "log",
             Self::Exec => "exec",
             Self::Attach => "attach",
+            Self::PortForward => "portforward",
+            Self::Proxy(_) => "proxy",
             Self::Console => "console",
             Self::Token => "token",
             Self::Approval => "approval",
@@ -122,6 +128,8 @@ impl Subresource {
             Self::Eviction => Some(("policy", "v1", "Eviction")),
             Self::Exec => Some(("", "v1", "PodExecOptions")),
             Self::Attach => Some(("", "v1", "PodAttachOptions")),
+            Self::PortForward => Some(("", "v1", "PodPortForwardOptions")),
+            Self::Proxy(options) => Some(("", "v1", options)),
             Self::Token => Some(("authentication.k8s.io", "v1", "TokenRequest")),
             Self::Status | Self::Finalize | Self::Log | Self::Console | Self::Approval => None,
         }
@@ -133,8 +141,9 @@ impl Subresource {
             Self::Status | Self::Scale | Self::Approval => &["get", "patch", "update"],
             Self::Binding | Self::Eviction | Self::Token => &["create"],
             Self::Finalize => &["update"],
+            Self::Proxy(_) => &["create", "delete", "get", "patch", "update"],
             Self::Log | Self::Console => &["get"],
-            Self::Exec | Self::Attach => &["create", "get"],
+            Self::Exec | Self::Attach | Self::PortForward => &["create", "get"],
         }
     }
 }

@@ -1,5 +1,6 @@
 //! The engine as the kubelet uses it. What is refused to docker's clients for a pod's sake is allowed here.
 
+mod connect;
 mod pods;
 pub(crate) mod sandboxes;
 
@@ -12,8 +13,8 @@ use cirro_seams::Pending;
 use cirro_seams::container::{Container, ContainerSpec, Owner};
 use cirro_seams::network::{NameRecord, ServicePort};
 use cirro_seams::node::{
-    ExecRequest, InstanceRequest, InstanceState, LogOptions, NodeEngine, NodeError, NodeEvent, Sandbox,
-    SandboxSpec, Session, TenantNetworks,
+    Connection, ExecRequest, InstanceRequest, InstanceState, LogOptions, NodeEngine, NodeError, NodeEvent,
+    Sandbox, SandboxSpec, Session, TenantNetworks,
 };
 use tokio::sync::{broadcast, mpsc};
 
@@ -129,6 +130,11 @@ impl NodeEngine for Node {
     fn attach(&self, id: &str, stdin: bool) -> Pending<'_, Result<Session, NodeError>> {
         let id = id.to_owned();
         answer(async move { self.0.attach_container(&id, stdin).await })
+    }
+
+    fn connect_sandbox(&self, uid: &str, port: u16) -> Pending<'_, Result<Connection, NodeError>> {
+        let uid = uid.to_owned();
+        answer(async move { self.0.connect_sandbox(&uid, port).await })
     }
 
     fn set_services(&self, services: Vec<ServicePort>) -> Pending<'_, Result<(), NodeError>> {

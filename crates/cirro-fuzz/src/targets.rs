@@ -30,6 +30,7 @@ pub const TARGETS: &[Target] = &[
     Target { name: "bundle", run: bundle },
     Target { name: "filters", run: |bytes, _| on_text(bytes, cirro_docker::fuzz::filters) },
     Target { name: "create", run: |bytes, _| cirro_docker::fuzz::create(bytes) },
+    Target { name: "spdy", run: |bytes, _| spdy(bytes) },
 ];
 
 /// Bytes that a compressed input may give.
@@ -78,4 +79,23 @@ fn bundle(bytes: &[u8], directory: &Path) {
     cirro_container::fuzz::bundle(bytes, directory);
     let _ = std::fs::remove_file(directory.join("config.json"));
     let _ = std::fs::remove_dir(directory.join("rootfs"));
+}
+
+/// Frames never hold more than came, however the bytes are cut.
+fn spdy(bytes: &[u8]) {
+    let mut decoder = cirro_spdy::Decoder::default();
+    let mut buffer = bytes::BytesMut::new();
+    let mut data = 0;
+    for piece in bytes.chunks(37) {
+        buffer.extend_from_slice(piece);
+        loop {
+            match decoder.decode(&mut buffer) {
+                Ok(Some(cirro_spdy::Frame::Data { bytes, .. })) => data += bytes.len(),
+                Ok(Some(_)) => {}
+                Ok(None) => break,
+                Err(_) => return,
+            }
+        }
+    }
+    assert!(data <= bytes.len());
 }

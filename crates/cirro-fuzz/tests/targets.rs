@@ -50,4 +50,5 @@ targets! {
     bundle: "bundle",
     filters: "filters",
     create: "create",
+    spdy: "spdy",
 }

@@ -1,13 +1,20 @@
-//! Logs, exec and attach for the API server, and instances' consoles.
+//! Logs, exec, attach and connections for the API server, and instances' consoles.
+
+use std::net::SocketAddr;
+use std::time::Duration;
 
 use bytes::Bytes;
 use cirro_seams::Pending;
 use cirro_seams::container::Container;
-use cirro_seams::node::{ExecRequest, LogOptions, NodeError, NodeStreams, Session};
+use cirro_seams::node::{Connection, ExecRequest, LogOptions, NodeError, NodeStreams, Session};
+use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 
 use crate::Kubelet;
 use crate::pods::container_name;
+
+/// How long a workload gets to accept a connection.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 impl Kubelet {
     /// Finds a container by pod and name; `previous`: the run before the last.
@@ -65,5 +72,19 @@ impl NodeStreams for Kubelet {
 
     fn instance_console(&self, uid: &str, limit: usize) -> Pending<'_, Result<Bytes, NodeError>> {
         self.engine.instance_console(uid, limit)
+    }
+
+    fn connect_pod(&self, pod_uid: &str, port: u16) -> Pending<'_, Result<Connection, NodeError>> {
+        self.engine.connect_sandbox(pod_uid, port)
+    }
+
+    fn connect(&self, address: SocketAddr) -> Pending<'_, Result<Connection, NodeError>> {
+        Box::pin(async move {
+            let failed = |why: std::io::Error| NodeError::Failed(format!("dial tcp {address}: {why}"));
+            let connecting = tokio::time::timeout(PATIENCE, TcpStream::connect(address)).await;
+            let stream = connecting.map_err(|late| failed(late.into()))?.map_err(failed)?;
+            stream.set_nodelay(true).map_err(failed)?;
+            Ok(Box::new(stream) as Connection)
+        })
     }
 }

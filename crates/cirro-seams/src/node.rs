@@ -4,11 +4,12 @@
 //! `cirro-sim`); [`NodeStreams`] is what the API server needs of a kubelet for logs and exec.
 
 use std::collections::BTreeMap;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::time::SystemTime;
 
 use bytes::Bytes;
 use cirro_types::kinds::{SecurityGroupSpec, SubnetSpec, VpcSpec};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::mpsc;
 
 use crate::Pending;
@@ -182,6 +183,14 @@ pub struct Session {
     pub exit: tokio::sync::oneshot::Receiver<i32>,
 }
 
+/// Bytes both ways.
+pub trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Duplex for T {}
+
+/// A connection to a workload. Shutting its writing half down is end of file for the workload.
+pub type Connection = Box<dyn Duplex>;
+
 /// What the kubelet needs of an engine.
 pub trait NodeEngine: Send + Sync {
     /// Returns changes from now on.
@@ -212,6 +221,8 @@ pub trait NodeEngine: Send + Sync {
     fn exec(&self, id: &str, request: ExecRequest) -> Pending<'_, Result<Session, NodeError>>;
     /// Attaches to a container's own process.
     fn attach(&self, id: &str, stdin: bool) -> Pending<'_, Result<Session, NodeError>>;
+    /// Connects to a port on the loopback of a sandbox.
+    fn connect_sandbox(&self, uid: &str, port: u16) -> Pending<'_, Result<Connection, NodeError>>;
     /// Makes the service proxy agree with `services`, whole.
     fn set_services(&self, services: Vec<ServicePort>) -> Pending<'_, Result<(), NodeError>>;
     /// Makes the cluster's DNS agree with `names`, whole.
@@ -250,4 +261,8 @@ pub trait NodeStreams: Send + Sync {
     fn attach(&self, pod_uid: &str, container: &str, stdin: bool) -> Pending<'_, Result<Session, NodeError>>;
     /// Returns the serial console of an instance, at most `limit` bytes from its end.
     fn instance_console(&self, uid: &str, limit: usize) -> Pending<'_, Result<Bytes, NodeError>>;
+    /// Connects to a port on the loopback of a pod.
+    fn connect_pod(&self, pod_uid: &str, port: u16) -> Pending<'_, Result<Connection, NodeError>>;
+    /// Connects to an address that the node reaches: of a pod, or of whatever is behind a service.
+    fn connect(&self, address: SocketAddr) -> Pending<'_, Result<Connection, NodeError>>;
 }

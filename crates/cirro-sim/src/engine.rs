@@ -7,8 +7,8 @@ use cirro_seams::Pending;
 use cirro_seams::container::{Container, ContainerSpec, Owner};
 use cirro_seams::network::{NameRecord, ServicePort};
 use cirro_seams::node::{
-    ExecRequest, InstanceRequest, InstanceState, LogOptions, NodeEngine, NodeError, NodeEvent, Sandbox,
-    SandboxSpec, Session, TenantNetworks,
+    Connection, ExecRequest, InstanceRequest, InstanceState, LogOptions, NodeEngine, NodeError, NodeEvent,
+    Sandbox, SandboxSpec, Session, TenantNetworks,
 };
 use tokio::sync::{broadcast, mpsc};
 
@@ -127,6 +127,12 @@ impl NodeEngine for SimEngine {
     fn attach(&self, id: &str, _stdin: bool) -> Pending<'_, Result<Session, NodeError>> {
         let id = id.to_owned();
         self.simple(Operation::Attach, move |engine| engine.attach_to(&id))
+    }
+
+    /// Nothing listens in a simulated pod.
+    fn connect_sandbox(&self, _uid: &str, port: u16) -> Pending<'_, Result<Connection, NodeError>> {
+        let refusal = format!("dial tcp 127.0.0.1:{port}: connection refused");
+        Box::pin(async move { Err(NodeError::Failed(refusal)) })
     }
 
     fn set_services(&self, services: Vec<ServicePort>) -> Pending<'_, Result<(), NodeError>> {

@@ -24,6 +24,7 @@ mod policy;
 mod webhook;
 
 pub(crate) use attributes::{Attributes, Operation};
+pub(crate) use call::endpoint;
 pub(crate) use policy::compile_faults;
 use policy::{Binding, Policy};
 use webhook::Webhook;

@@ -1,14 +1,14 @@
-//! Exec and attach over websockets.
+//! Exec and attach, over websockets here and over SPDY in `spdy`.
 //!
-//! Every message begins with its channel: 0 stdin, 1 stdout, 2 stderr, 3 the result as a `Status`,
+//! Every message of a websocket begins with its channel: 0 stdin, 1 stdout, 2 stderr, 3 the result as a `Status`,
 //! 4 terminal sizes; version 5 adds 255, which closes the channel that follows.
 //!
 //! Source: apimachinery `util/remotecommand/constants.go`, KEP-4006.
 
+mod spdy;
+
 use axum::body::Body;
-use axum::extract::FromRequestParts as _;
-use axum::extract::ws::{CloseFrame, Message, WebSocket, WebSocketUpgrade};
-use axum::http::header::UPGRADE;
+use axum::extract::ws::{CloseFrame, Message, WebSocket};
 use axum::http::{Request, Response};
 use axum::response::IntoResponse as _;
 use bytes::Bytes;
@@ -22,6 +22,7 @@ use tokio::sync::mpsc;
 
 use super::Call;
 use super::log::{container_of, node_error};
+use super::upgrade::{self, Spdy, Upgrade};
 use crate::error;
 use crate::json;
 use crate::registry::Subresource;
@@ -55,22 +56,36 @@ impl Call {
         // Before the protocol: a client that falls back to another one is to see this refusal.
         let pod = self.server.storage.get(self.place()).await?;
         let container = container_of(&pod, self.query.get("container"))?;
-        let (mut parts, _) = request.into_parts();
-        let upgrade = parts.headers.get(UPGRADE).and_then(|value| value.to_str().ok()).unwrap_or_default();
-        if !upgrade.eq_ignore_ascii_case("websocket") {
-            return Err(error::bad_request(
-                "SPDY is not supported by this server; use a client that speaks websockets (kubectl 1.31 and later)",
-            ));
+        match upgrade::asked(request.headers())? {
+            Upgrade::Spdy => self.over_spdy(subresource, request, &pod, &container).await,
+            Upgrade::WebSocket => {
+                let socket = upgrade::websocket(request, &PROTOCOLS).await?;
+                let session = self.session(subresource, &pod, &container).await?;
+                let socket = socket.max_message_size(MAX_MESSAGE);
+                Ok(socket.on_upgrade(|socket| serve(socket, session)).into_response())
+            }
         }
-        let socket = WebSocketUpgrade::from_request_parts(&mut parts, &()).await;
-        let socket = socket.map_err(|why| error::bad_request(why.to_string()))?.protocols(PROTOCOLS);
-        if socket.selected_protocol().is_none() {
-            let known = PROTOCOLS.join(", ");
-            return Err(error::bad_request(format!("unknown subprotocol; this server speaks {known}")));
+    }
+
+    async fn over_spdy(
+        &self,
+        subresource: Subresource,
+        request: Request<Body>,
+        pod: &Value,
+        container: &str,
+    ) -> Result<Response<Body>, ApiError> {
+        let flag = |name| self.query.flag(name);
+        let options = (flag("stdin"), flag("stdout"), flag("stderr"), flag("tty"));
+        if !options.0 && !options.1 && !options.2 {
+            return Err(error::bad_request("you must specify at least 1 of stdin, stdout, stderr"));
         }
-        let session = self.session(subresource, &pod, &container).await?;
-        let upgraded = socket.max_message_size(MAX_MESSAGE).on_upgrade(|socket| serve(socket, session));
-        Ok(upgraded.into_response())
+        let agreed = match Spdy::negotiate(request, spdy::PROTOCOLS)? {
+            Ok(agreed) => agreed,
+            Err(refusal) => return Ok(refusal),
+        };
+        let wanted = spdy::Wanted::new(agreed.protocol(), options);
+        let session = self.session(subresource, pod, container).await?;
+        Ok(agreed.on_upgrade(move |connection| spdy::serve(connection, session, wanted)))
     }
 
     async fn session(

@@ -46,7 +46,8 @@ pub(crate) struct ResourcePath {
 
 /// Reads a path.
 pub(crate) fn parse(path: &str) -> Route {
-    let parts: Option<Vec<String>> = path.split('/').filter(|part| !part.is_empty()).map(decoded).collect();
+    let parts: Vec<&str> = path.split('/').filter(|part| !part.is_empty()).collect();
+    let parts: Option<Vec<String>> = own_part(&parts).iter().copied().map(decoded).collect();
     let Some(parts) = parts else { return Route::Unknown };
     let parts: Vec<&str> = parts.iter().map(String::as_str).collect();
     match parts.as_slice() {
@@ -67,6 +68,15 @@ pub(crate) fn parse(path: &str) -> Route {
         ["apis", group, version] => Route::Resources((*group).into(), (*version).into()),
         ["apis", group, version, rest @ ..] => resource(group, version, rest),
         _ => Route::Unknown,
+    }
+}
+
+/// Leaves out what a path says to the server behind an object: that is not ours to read.
+fn own_part<'a, 'b>(parts: &'a [&'b str]) -> &'a [&'b str] {
+    match parts {
+        ["api", _, "namespaces", _, "pods" | "services", _, "proxy", _, ..] => &parts[..7],
+        ["api", _, "nodes", _, "proxy", _, ..] => &parts[..5],
+        _ => parts,
     }
 }
 
@@ -133,6 +143,12 @@ mod tests {
         assert_eq!(path("/api/v1/namespaces/x/pods").namespace.as_deref(), Some("x"));
         assert_eq!(path("/api/v1/nodes/a%3Ab").name.as_deref(), Some("a:b"));
         assert_eq!(path("/api/v1/namespaces").plural, "namespaces");
+        let proxied = path("/api/v1/namespaces/x/services/https:web:443/proxy/a%2Fb//c/../d");
+        assert_eq!(
+            (proxied.name.as_deref(), proxied.subresource.as_deref()),
+            (Some("https:web:443"), Some("proxy"))
+        );
+        assert_eq!(path("/api/v1/nodes/n/proxy/pods/").subresource.as_deref(), Some("proxy"));
         assert_eq!(parse("/openapi/v3/apis/apps/v1"), Route::OpenApi("apps".into(), "v1".into()));
         assert_eq!(parse("/readyz/ping"), Route::Health);
         assert_eq!(parse("/api/v1/pods/a%2Fb"), Route::Unknown);

@@ -26,7 +26,7 @@ pub(crate) fn kinds() -> Vec<Kind> {
         Kind::cluster("", "v1", "Node", "nodes")
             .short(&["no"])
             .schema("io.k8s.api.core.v1.Node")
-            .subresources(&[Subresource::Status])
+            .subresources(&[Subresource::Status, Subresource::Proxy("NodeProxyOptions")])
             .selectable(&["spec.unschedulable"])
             .columns(columns::node())
             .strategy(&Node),

@@ -19,6 +19,8 @@ pub(crate) fn kind() -> Kind {
             Subresource::Log,
             Subresource::Exec,
             Subresource::Attach,
+            Subresource::PortForward,
+            Subresource::Proxy("PodProxyOptions"),
             Subresource::Binding,
             Subresource::Eviction,
         ])

@@ -17,7 +17,7 @@ pub(crate) fn kind() -> Kind {
         .short(&["svc"])
         .category("all")
         .schema("io.k8s.api.core.v1.Service")
-        .subresources(&[Subresource::Status])
+        .subresources(&[Subresource::Status, Subresource::Proxy("ServiceProxyOptions")])
         .selectable(&["spec.clusterIP", "spec.type"])
         .columns(crate::table::core::service())
         .strategy(&Service)

@@ -1,5 +1,6 @@
 //! A server, requests to it, and a node that is not there.
 
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 
 use axum::body::Body;
@@ -7,10 +8,13 @@ use axum::http::{Request, Response};
 use bytes::Bytes;
 use cirro_apiserver::{ApiServer, Options, User};
 use cirro_seams::Pending;
-use cirro_seams::node::{ExecRequest, LogOptions, NodeError, NodeStreams, Output, Session};
+use cirro_seams::node::{Connection, ExecRequest, LogOptions, NodeError, NodeStreams, Output, Session};
 use cirro_store::MemoryObjectStore;
 use http_body_util::BodyExt as _;
+use hyper::body::Incoming;
+use hyper_util::rt::TokioIo;
 use serde_json::Value;
+use tokio::io::AsyncWriteExt as _;
 use tokio::sync::{mpsc, oneshot};
 
 /// A server over a store of its own.
@@ -91,6 +95,40 @@ impl NodeStreams for EchoNode {
         )
     }
 
+    /// Port 80 sends its bytes back after a greeting; nothing listens on the others.
+    fn connect_pod(&self, _pod_uid: &str, port: u16) -> Pending<'_, Result<Connection, NodeError>> {
+        Box::pin(async move {
+            if port != 80 {
+                return Err(NodeError::Failed(format!("dial tcp 127.0.0.1:{port}: connection refused")));
+            }
+            let (ours, theirs) = tokio::io::duplex(1024);
+            tokio::spawn(async move {
+                let (mut read, mut write) = tokio::io::split(theirs);
+                write.write_all(b"hello\n").await.unwrap();
+                let _ = tokio::io::copy(&mut read, &mut write).await;
+                let _ = write.shutdown().await;
+            });
+            Ok(Box::new(ours) as Connection)
+        })
+    }
+
+    /// Whatever the address is, the server there says what was asked of it; nothing listens on port 81.
+    fn connect(&self, address: SocketAddr) -> Pending<'_, Result<Connection, NodeError>> {
+        Box::pin(async move {
+            if address.port() == 81 {
+                return Err(NodeError::Failed(format!("dial tcp {address}: connection refused")));
+            }
+            let (ours, theirs) = tokio::io::duplex(4096);
+            let service = hyper::service::service_fn(move |request| async move {
+                Ok::<_, std::convert::Infallible>(serve(address, request))
+            });
+            let connection = hyper::server::conn::http1::Builder::new();
+            let connection = connection.serve_connection(TokioIo::new(theirs), service).with_upgrades();
+            tokio::spawn(connection);
+            Ok(Box::new(ours) as Connection)
+        })
+    }
+
     fn instance_console(&self, _uid: &str, limit: usize) -> Pending<'_, Result<Bytes, NodeError>> {
         Box::pin(async move { Ok(format!("at most {limit} bytes").into()) })
     }
@@ -112,4 +150,28 @@ fn echo(request: ExecRequest) -> Session {
         let _ = exit.send(status);
     });
     Session { input: wants_input.then_some(input), output: receiver, resize, exit: code }
+}
+
+/// Answers as a pod's server: `/away` redirects, `/echo` becomes a connection that sends its bytes back.
+fn serve(address: SocketAddr, mut request: Request<Incoming>) -> Response<String> {
+    let answer = Response::builder();
+    match request.uri().path() {
+        "/away" => answer.status(302).header("location", "/here/").body(String::new()).unwrap(),
+        "/echo" => {
+            let upgrade = hyper::upgrade::on(&mut request);
+            tokio::spawn(async move {
+                let (mut read, mut write) = tokio::io::split(TokioIo::new(upgrade.await.unwrap()));
+                let _ = tokio::io::copy(&mut read, &mut write).await;
+                let _ = write.shutdown().await;
+            });
+            let switching = answer.status(101).header("connection", "upgrade").header("upgrade", "echo");
+            switching.body(String::new()).unwrap()
+        }
+        _ => {
+            let header = |name: &str| request.headers().get(name).and_then(|value| value.to_str().ok());
+            let (method, uri) = (request.method(), request.uri());
+            let (forwarded, secret) = (header("x-forwarded-uri"), header("authorization"));
+            Response::new(format!("{method} {uri} at {address}, {forwarded:?}, {secret:?}\n"))
+        }
+    }
 }

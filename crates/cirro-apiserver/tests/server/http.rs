@@ -274,7 +274,9 @@ async fn discovery_lists_what_is_served() {
         assert_eq!(send(&server, "GET", path, &Value::Null).await.code, 404, "{path}");
     }
     assert_eq!(
-        send(&server, "GET", "/api/v1/namespaces/default/pods/a/portforward", &Value::Null).await.code,
+        send(&server, "GET", "/api/v1/namespaces/default/pods/a/ephemeralcontainers", &Value::Null)
+            .await
+            .code,
         501
     );
     assert_eq!(send(&server, "PUT", PODS, &Value::Null).await.code, 405);

@@ -65,6 +65,18 @@ impl Cluster {
         Some(Self { server, home, kubectl: kubectl.to_owned(), shutdown })
     }
 
+    /// Goes on with another kubectl, where there is one.
+    pub(crate) fn with_kubectl(&mut self, version: &str) -> bool {
+        let place = format!("/usr/lib/google-cloud-sdk/bin/kubectl.{version}");
+        let found = Path::new(&place).exists();
+        if found {
+            self.kubectl = place;
+        } else {
+            eprintln!("skipped: there is no kubectl {version}");
+        }
+        found
+    }
+
     pub(crate) fn command(&self, line: &str) -> Command {
         let mut command = Command::new(&self.kubectl);
         command
@@ -228,12 +240,9 @@ async fn kubectl_applies_on_the_server() {
 async fn a_newer_kubectl_validates_explains_and_applies() {
     let Some(mut cluster) = Cluster::start().await else { return };
     for version in ["1.33"] {
-        let place = format!("/usr/lib/google-cloud-sdk/bin/kubectl.{version}");
-        if !Path::new(&place).exists() {
-            eprintln!("skipped: there is no kubectl {version}");
+        if !cluster.with_kubectl(version) {
             continue;
         }
-        cluster.kubectl = place;
         let name = format!("v{}", version.replace('.', "-"));
         let book = BOOK.replace("myapp", &name);
         let applied = cluster.feed("apply -f -", &book).await;

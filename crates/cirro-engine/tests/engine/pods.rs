@@ -1,10 +1,14 @@
 //! The node's seam: sandboxes and pods' containers.
 
+use std::io::{Read as _, Write as _};
+
 use bytes::Bytes;
 use cirro_engine::EngineError;
 use cirro_seams::container::{ContainerSpec, NetworkMode, Owner};
 use cirro_seams::network::{PortPublish, Protocol};
 use cirro_seams::node::{LogOptions, NodeError, NodeEvent, SandboxSpec};
+use cirro_sys::netns::Netns;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use super::lab::{script, with_engine, within};
 
@@ -117,6 +121,38 @@ fn a_sandbox_outlives_the_engine_and_is_forgotten_with_its_network_as_root() {
             })
             .await;
         assert!(lab.engine.node().list_sandboxes().await.unwrap().is_empty());
+        lab
+    });
+}
+
+#[test]
+fn a_sandboxs_loopback_is_reached_from_outside_as_root() {
+    with_engine(|lab| async move {
+        let node = lab.engine.node();
+        node.ensure_sandbox(sandbox(UID, None)).await.unwrap();
+        let netns = Netns::open(&lab.path("run/netns").join(format!("pod-{UID}"))).unwrap();
+        let listener = netns.run(|| std::net::TcpListener::bind("127.0.0.1:0")).unwrap().unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let server = std::thread::spawn(move || {
+            let (mut stream, peer) = listener.accept().unwrap();
+            let mut text = String::new();
+            stream.read_to_string(&mut text).unwrap();
+            stream.write_all(format!("{text} from {}", peer.ip()).as_bytes()).unwrap();
+        });
+        let mut connection = within(node.connect_sandbox(UID, port)).await.unwrap();
+        connection.write_all(b"hello").await.unwrap();
+        connection.shutdown().await.unwrap();
+        let mut answer = String::new();
+        within(connection.read_to_string(&mut answer)).await.unwrap();
+        assert_eq!(answer, "hello from 127.0.0.1");
+        server.join().unwrap();
+        // The listener is gone, and on the host nothing is asked.
+        let refused = within(node.connect_sandbox(UID, port)).await.err().unwrap().to_string();
+        let expected = format!("dial tcp 127.0.0.1:{port}: Connection refused");
+        assert!(refused.contains(&expected) && refused.contains(&format!("pod-{UID}")), "{refused}");
+        let missing = node.connect_sandbox("none", port).await.err().unwrap();
+        assert!(matches!(missing, NodeError::NotFound(_)), "{missing}");
+        node.remove_sandbox(UID).await.unwrap();
         lab
     });
 }

@@ -163,7 +163,12 @@ fn address_of(url: &str) -> Result<Address, String> {
 }
 
 /// Finds an address behind a service, which this process reaches without the node's balancer.
-async fn endpoint(storage: &Storage, namespace: &str, name: &str, port: i64) -> Result<SocketAddr, String> {
+pub(crate) async fn endpoint(
+    storage: &Storage,
+    namespace: &str,
+    name: &str,
+    port: i64,
+) -> Result<SocketAddr, String> {
     let kind = storage.registry.kind("", "services").expect("services are built in");
     let service = storage.get(Place { kind, namespace, name }).await.map_err(|refusal| refusal.message)?;
     let ports = json::array(&service, "spec.ports");
