@@ -1,10 +1,8 @@
-//! Records Kubernetes events about objects; equal ones are counted, not repeated.
+//! Records Kubernetes events about objects; `correlate` says which are counted and which dropped, as client-go does.
 
-use std::collections::HashMap;
-use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::Arc;
 
-use cirro_seams::api::{Api, ObjectKey, Resource};
+use cirro_seams::api::{Api, Resource};
 use jiff::Timestamp;
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
@@ -12,10 +10,12 @@ use tracing::debug;
 
 use crate::object::{name, namespace, text, uid};
 
+mod correlate;
+
+use correlate::{Correlator, Event, Write, hash};
+
 /// Beyond this many events that wait to be written, new ones are dropped: events are best effort.
 const BACKLOG: usize = 512;
-/// Series that are remembered for counting; upstream keeps 4096.
-const SERIES: usize = 2048;
 
 /// Writes events from one source. Cheap to clone.
 #[derive(Clone)]
@@ -69,26 +69,26 @@ impl EventRecorder {
 
 async fn write(api: Arc<dyn Api>, source: Value, mut drafts: mpsc::Receiver<Draft>) {
     let events = Resource::new("", "events");
-    let mut series: HashMap<u64, (ObjectKey, u64)> = HashMap::new();
+    let mut correlator = Correlator::default();
     while let Some(draft) = drafts.recv().await {
-        let hash = draft.series();
         let now = Timestamp::now();
-        if let Some((key, count)) = series.get_mut(&hash) {
-            let patch = json!({"count": *count + 1, "lastTimestamp": seconds(now)});
-            if api.merge_patch(key, false, patch).await.is_ok() {
-                *count += 1;
-                continue;
+        let Some(write) = correlator.correlate(&draft.correlated(), now) else { continue };
+        if let Some(key) = &write.counted_by {
+            let patch =
+                json!({"count": write.count, "lastTimestamp": seconds(now), "message": write.message});
+            match api.merge_patch(key, false, patch).await {
+                Err(error) if error.is_not_found() => {}
+                Err(error) => {
+                    debug!(%error, "cannot count an event");
+                    continue;
+                }
+                Ok(_) => continue,
             }
         }
-        let event = draft.event(&source, now);
+        let event = draft.event(&source, &write, now);
         let key = crate::object::key_of(&events, &event);
         match api.create(&events, event).await {
-            Ok(_) => {
-                if series.len() >= SERIES {
-                    series.clear();
-                }
-                series.insert(hash, (key, 1));
-            }
+            Ok(_) => correlator.written(write.place, key),
             // The namespace may be going; nothing depends on events.
             Err(error) => debug!(%error, "cannot write an event"),
         }
@@ -96,13 +96,17 @@ async fn write(api: Arc<dyn Api>, source: Value, mut drafts: mpsc::Receiver<Draf
 }
 
 impl Draft {
-    fn series(&self) -> u64 {
-        let mut hasher = DefaultHasher::new();
-        (text(&self.regarding, "/uid"), self.severity, self.reason, &self.message).hash(&mut hasher);
-        hasher.finish()
+    fn correlated(&self) -> Event<'_> {
+        let about =
+            ["/apiVersion", "/kind", "/namespace", "/name", "/uid"].map(|path| text(&self.regarding, path));
+        Event {
+            object: hash(&about),
+            sort: hash(&(about, self.severity, self.reason)),
+            message: &self.message,
+        }
     }
 
-    fn event(&self, source: &Value, now: Timestamp) -> Value {
+    fn event(&self, source: &Value, write: &Write, now: Timestamp) -> Value {
         let about = text(&self.regarding, "/name");
         let of = text(&self.regarding, "/namespace");
         json!({
@@ -115,13 +119,13 @@ impl Draft {
             },
             "involvedObject": self.regarding,
             "reason": self.reason,
-            "message": self.message,
+            "message": write.message,
             "source": source,
             "reportingComponent": source["component"],
             "reportingInstance": source.get("host").cloned().unwrap_or_else(|| "".into()),
-            "firstTimestamp": seconds(now),
+            "firstTimestamp": seconds(write.first),
             "lastTimestamp": seconds(now),
-            "count": 1,
+            "count": write.count,
             "type": match self.severity { Severity::Normal => "Normal", Severity::Warning => "Warning" },
         })
     }

@@ -1,5 +1,5 @@
 //! One reconciler per kind: deployments, replica sets, endpoints, garbage, namespaces, accounts,
-//! aggregated roles.
+//! aggregated roles, disruption budgets, what ends by itself.
 //!
 //! Each follows the caches of the kinds that it reads, takes one key at a time, compares desired and actual, and
 //! makes one safe step. Decisions of some weight are pure functions (`deployment::plan`).
@@ -7,8 +7,9 @@
 mod accounts;
 mod cluster_roles;
 mod deployment;
+mod disruption;
 mod endpoints;
-mod events;
+mod expiry;
 mod garbage;
 mod namespace;
 mod ownership;
@@ -60,8 +61,9 @@ pub async fn run(api: Arc<dyn Api>, kinds: watch::Receiver<Vec<ResourceInfo>>, s
     controllers.spawn(deployment::run(context.clone()));
     controllers.spawn(replicaset::run(context.clone()));
     controllers.spawn(endpoints::run(context.clone()));
+    controllers.spawn(disruption::run(context.clone()));
     controllers.spawn(garbage::run(context.clone(), kinds.clone()));
-    controllers.spawn(events::run(context.clone()));
+    controllers.spawn(expiry::run(context.clone()));
     controllers.spawn(accounts::run(context.clone()));
     controllers.spawn(cluster_roles::run(context.clone()));
     controllers.spawn(namespace::run(context, kinds));
