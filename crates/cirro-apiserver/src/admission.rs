@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 
 use crate::asker;
 use crate::certificates;
+use crate::fairness;
 use crate::json;
 use crate::rbac::{self, escalation};
 use crate::record;
@@ -71,6 +72,7 @@ impl Storage {
                     old.is_some_and(|old| old["spec"] == new["spec"] && old.get("status").is_some());
                 if counted { Ok(()) } else { self.count(namespace, new).await }
             }
+            (fairness::GROUP, "flowschemas", _) => self.note_level(new).await,
             (certificates::GROUP, "certificatesigningrequests", None) => certificates::admit(kind, new),
             ("", "secrets", _) => secret::admit(self, namespace, new).await,
             _ => Ok(()),

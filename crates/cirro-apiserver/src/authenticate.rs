@@ -20,6 +20,14 @@ const IMPERSONATE_EXTRA: &str = "impersonate-extra-";
 /// Most values that one request impersonates; each is authorised on its own.
 const MAX_IMPERSONATED: usize = 128;
 
+/// Who asks.
+pub(crate) struct Authenticated {
+    /// As whom.
+    pub(crate) user: Arc<User>,
+    /// Who acts as that one, when it is another.
+    pub(crate) impersonator: Option<User>,
+}
+
 impl Storage {
     /// Returns who asks, and as whom. `connection` is what the connection's certificate says.
     ///
@@ -29,7 +37,7 @@ impl Storage {
         &self,
         connection: &User,
         headers: &HeaderMap,
-    ) -> Result<Arc<User>, ApiError> {
+    ) -> Result<Authenticated, ApiError> {
         let mut user = connection.clone();
         if connection.is_anonymous()
             && let Some(token) = bearer(headers)?
@@ -38,12 +46,12 @@ impl Storage {
             user = reviewed.ok_or_else(error::unauthorized)?.user;
         }
         match impersonated(headers)? {
-            None => Ok(Arc::new(user)),
+            None => Ok(Authenticated { user: Arc::new(user), impersonator: None }),
             Some(wanted) => {
                 for access in wanted.needs() {
                     self.authorize(&user, &access).await?;
                 }
-                Ok(Arc::new(wanted.into_user()))
+                Ok(Authenticated { user: Arc::new(wanted.into_user()), impersonator: Some(user) })
             }
         }
     }

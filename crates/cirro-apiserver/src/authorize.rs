@@ -5,6 +5,7 @@ use serde_json::json;
 
 use crate::auth::User;
 use crate::error;
+use crate::nodes;
 use crate::rbac::{Access, Target};
 use crate::storage::Storage;
 
@@ -25,8 +26,17 @@ impl Storage {
         if user.is_master() {
             return Ok(Decision { allowed: true, reason: String::new() });
         }
-        let grant = self.rbac.policy().await?.grant(user, access);
-        Ok(Decision { allowed: grant.is_some(), reason: grant.map(|grant| grant.0).unwrap_or_default() })
+        let mut reason = String::new();
+        if let Some(node) = nodes::identity(user) {
+            match self.node_opinion(node, &user.name, access).await? {
+                Ok(()) => return Ok(Decision { allowed: true, reason }),
+                Err(why) => reason = why,
+            }
+        }
+        Ok(match self.rbac.policy().await?.grant(user, access) {
+            Some(grant) => Decision { allowed: true, reason: grant.0 },
+            None => Decision { allowed: false, reason },
+        })
     }
 
     /// Lets a request through or refuses it.

@@ -8,6 +8,7 @@
 //!
 //! Source: cel-spec `doc/langdef.md`; apiserver `pkg/cel/library`.
 
+mod authorizer;
 mod check;
 mod eval;
 mod functions;
@@ -19,6 +20,7 @@ mod text;
 mod time;
 mod value;
 
+pub(crate) use authorizer::{Asked, Authority};
 pub(crate) use check::{Known, check};
 pub(crate) use eval::{Budget, Failure, Scope};
 pub(crate) use parser::Expr;

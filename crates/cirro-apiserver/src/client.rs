@@ -34,6 +34,8 @@ impl LocalClient {
         target: Target,
     ) -> Result<Arc<Value>, ApiError> {
         let kind = self.kind(resource)?;
+        // Lists and watches of this client tell objects as they are stored.
+        let object = self.storage.converted(&kind, object).await?;
         let (namespace, name) = (json::namespace(&object), json::name(&object));
         let place = Place { kind: &kind, namespace, name };
         // A namespace that is being deleted ends when the controller that emptied it takes the
@@ -68,7 +70,8 @@ impl Api for LocalClient {
         let (resource, namespace) = (resource.clone(), namespace.map(str::to_owned));
         Box::pin(async move {
             let kind = self.kind(&resource)?;
-            let page = self.storage.list(&kind, namespace.as_deref(), &ListOptions::default()).await?;
+            let all = ListOptions { as_stored: true, ..ListOptions::default() };
+            let page = self.storage.list(&kind, namespace.as_deref(), &all).await?;
             let items = page.records.iter().map(|record| self.storage.decoded.decode(record));
             Ok(ObjectList { items: items.collect::<Result<_, _>>()?, revision: page.revision })
         })

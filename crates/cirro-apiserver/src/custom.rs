@@ -7,6 +7,7 @@
 //! `kinds::definition` checks the definition itself, `structural` walks its schema beside each object.
 
 use serde_json::Value;
+use tokio_util::sync::CancellationToken;
 
 use crate::json;
 use crate::jsonpath::JsonPath;
@@ -16,6 +17,7 @@ use crate::structural;
 
 mod build;
 mod clean;
+mod convert;
 mod follow;
 mod names;
 mod publish;
@@ -24,6 +26,7 @@ mod types;
 
 pub(crate) use build::by_priority;
 pub(crate) use clean::begin as begin_end;
+pub(crate) use convert::Conversion;
 pub(crate) use follow::Definitions;
 pub(crate) use publish::{published, tag_of};
 pub(crate) use types::METADATA;
@@ -49,8 +52,10 @@ pub(crate) struct CustomVersion {
     pub(crate) deprecation: Option<String>,
     /// Whether the definition is being deleted: nothing new is made.
     pub(crate) ends: bool,
-    /// Whether objects are to be converted by a webhook, which this server does not ask.
-    pub(crate) needs_webhook: bool,
+    /// The webhook that converts between versions, when the definition names one.
+    pub(crate) conversion: Option<Conversion>,
+    /// Cancelled when the definition changes or goes: watches end with it.
+    pub(crate) replaced: CancellationToken,
     /// Changes when the definition does.
     pub(crate) tag: String,
 }

@@ -164,11 +164,7 @@ pub(crate) fn creation_ended() -> ApiError {
 
 /// 422 with a cause per fault.
 pub(crate) fn invalid(kind: &Kind, name: &str, causes: Causes) -> ApiError {
-    let words: Vec<_> = causes.0.iter().map(|cause| format!("{}: {}", cause.field, cause.body)).collect();
-    let words = match words.as_slice() {
-        [one] => one.clone(),
-        many => format!("[{}]", many.join(", ")),
-    };
+    let words = causes.summary();
     let qualified =
         if kind.group.is_empty() { kind.kind.clone() } else { format!("{}.{}", kind.kind, kind.group) };
     let mut details = named(&kind.group, &kind.kind, name);
@@ -211,6 +207,15 @@ impl Causes {
 
     pub(crate) fn len(&self) -> usize {
         self.0.len()
+    }
+
+    /// Returns all faults in one line.
+    pub(crate) fn summary(&self) -> String {
+        let words: Vec<_> = self.0.iter().map(|cause| format!("{}: {}", cause.field, cause.body)).collect();
+        match words.as_slice() {
+            [one] => one.clone(),
+            many => format!("[{}]", many.join(", ")),
+        }
     }
 
     /// Takes over the faults of a value that stands at `field`.

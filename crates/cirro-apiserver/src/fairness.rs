@@ -1,128 +1,132 @@
-//! Fairness between users: one who floods waits behind himself.
+//! Priority and fairness: who floods waits behind himself.
 //!
-//! Every user has a few seats; who finds his taken waits in a line of his own, and is told to come
-//! later when that is too long. Members of `system:masters` are exempt, as upstream. A seat is held until
-//! an answer begins: watches, logs and commands hold none while they run.
+//! ```text
+//! request ─▶ FlowSchema (first that fits) ─▶ flow ─▶ PriorityLevelConfiguration: seats, queues ─▶ Seat
+//! ```
+//! `config` says which requests belong together and what a level may take, as the objects in the store have it;
+//! `defaults` makes upstream's objects; `levels` hands out seats. A seat is held until an answer begins: watches, logs
+//! and commands hold none while they run.
+//!
+//! Source: apiserver `pkg/util/flowcontrol`, `pkg/server/filters/priority-and-fairness.go`.
 
-use std::collections::HashMap;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, Weak};
+use std::sync::Arc;
+use std::time::Duration;
 
+use axum::http::{HeaderMap, HeaderName, HeaderValue};
 use cirro_seams::api::ApiError;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use cirro_store::{ObjectStore, StoreError, WatchItem};
+use tokio::sync::mpsc::error::TryRecvError;
+use tokio::sync::{Mutex, mpsc};
 
 use crate::auth::User;
 use crate::error;
+use crate::rbac::Access;
 
-/// Requests of one user that run at a time.
-const SEATS: usize = 16;
-/// Requests of one user that wait.
-const LINE: usize = 512;
-/// Flows that are remembered before those that ended are forgotten.
-const SWEEP: usize = 256;
+mod config;
+pub(crate) mod defaults;
+mod levels;
 
-/// The lines of all users.
-#[derive(Default)]
-pub(crate) struct Fairness(Mutex<HashMap<String, Weak<Flow>>>);
+use config::Config;
+use levels::{Levels, Seat};
 
-struct Flow {
-    seats: Arc<Semaphore>,
-    waiting: AtomicUsize,
+/// The API group.
+pub(crate) const GROUP: &str = "flowcontrol.apiserver.k8s.io";
+const PREFIX: &str = "/registry/flowcontrol.apiserver.k8s.io/";
+/// Requests of all limited levels that run at a time: upstream's 400 that read and 200 that write.
+const SEATS: u32 = 600;
+/// Longest wait for a seat: a quarter of a request's minute.
+const PATIENCE: Duration = Duration::from_secs(15);
+
+/// The seats of a server.
+pub(crate) struct Fairness {
+    store: Arc<dyn ObjectStore>,
+    levels: Arc<Levels>,
+    followed: Mutex<Option<Followed>>,
 }
 
-/// The right to run one request.
-pub(crate) struct Seat {
-    _permit: Option<OwnedSemaphorePermit>,
-    _flow: Option<Arc<Flow>>,
+struct Followed {
+    config: Arc<Config>,
+    changes: mpsc::Receiver<WatchItem>,
+}
+
+/// Requests that are one to fairness.
+pub(crate) struct Flow {
+    /// Uids of the FlowSchema and of the PriorityLevelConfiguration, for the answer's head.
+    schema_uid: String,
+    level_uid: String,
+    level: String,
+    hash: u64,
+}
+
+impl Flow {
+    /// Says in an answer's head which flow it was.
+    pub(crate) fn mark(&self, headers: &mut HeaderMap) {
+        for (name, uid) in [
+            ("x-kubernetes-pf-flowschema-uid", &self.schema_uid),
+            ("x-kubernetes-pf-prioritylevel-uid", &self.level_uid),
+        ] {
+            if let Ok(value) = HeaderValue::from_str(uid) {
+                headers.insert(HeaderName::from_static(name), value);
+            }
+        }
+    }
 }
 
 impl Fairness {
+    /// Hands out the seats that the objects of a store say.
+    pub(crate) fn new(store: Arc<dyn ObjectStore>) -> Self {
+        Self { store, levels: Levels::new(SEATS), followed: Mutex::new(None) }
+    }
+
+    /// Finds the flow of a request.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub(crate) async fn flow(&self, user: &User, access: &Access) -> Result<Flow, ApiError> {
+        Ok(self.config().await?.flow(user, access))
+    }
+
     /// Waits for a seat.
     ///
     /// # Errors
-    /// 429 when too many of the user's requests wait already.
-    pub(crate) async fn seat(&self, user: &User) -> Result<Seat, ApiError> {
-        if user.is_master() {
-            return Ok(Seat { _permit: None, _flow: None });
+    /// 429 when too many requests of the flow wait already, or when it waited too long.
+    pub(crate) async fn seat(&self, flow: &Flow) -> Result<Seat, ApiError> {
+        let seat = self.levels.seat(&flow.level, flow.hash).ok_or_else(error::too_many_requests)?;
+        match tokio::time::timeout(PATIENCE, seat).await {
+            Ok(seat) => Ok(seat),
+            Err(_) => Err(error::too_many_requests()),
         }
-        let flow = self.flow(&user.name);
-        let permit = match flow.seats.clone().try_acquire_owned() {
-            Ok(permit) => permit,
-            Err(_) => {
-                let _place = Place::take(&flow)?;
-                flow.seats.clone().acquire_owned().await.expect("the semaphore is never closed")
+    }
+
+    async fn config(&self) -> Result<Arc<Config>, ApiError> {
+        let mut followed = self.followed.lock().await;
+        if let Some(present) = followed.as_mut()
+            && present.is_current()
+        {
+            return Ok(present.config.clone());
+        }
+        *followed = None;
+        let loaded = self.load().await.map_err(|source| error::store(source, self.store.revision()))?;
+        self.levels.configure(&loaded.config);
+        Ok(followed.insert(loaded).config.clone())
+    }
+
+    async fn load(&self) -> Result<Followed, StoreError> {
+        let listing = self.store.list(PREFIX, None, 0, 0).await?;
+        let changes = self.store.watch(PREFIX, listing.revision).await?;
+        Ok(Followed { config: Arc::new(Config::read(&listing.records)), changes })
+    }
+}
+
+impl Followed {
+    /// Whether nothing happened; the status of an object counts as something, and is rare.
+    fn is_current(&mut self) -> bool {
+        loop {
+            match self.changes.try_recv() {
+                Ok(WatchItem::Progress(_)) => {}
+                Err(TryRecvError::Empty) => return true,
+                Ok(_) | Err(TryRecvError::Disconnected) => return false,
             }
-        };
-        Ok(Seat { _permit: Some(permit), _flow: Some(flow) })
-    }
-
-    fn flow(&self, user: &str) -> Arc<Flow> {
-        let mut flows = self.0.lock().expect("no panic while it is held");
-        if let Some(flow) = flows.get(user).and_then(Weak::upgrade) {
-            return flow;
         }
-        if flows.len() >= SWEEP {
-            flows.retain(|_, flow| flow.strong_count() > 0);
-        }
-        let flow = Arc::new(Flow { seats: Arc::new(Semaphore::new(SEATS)), waiting: AtomicUsize::new(0) });
-        flows.insert(user.to_owned(), Arc::downgrade(&flow));
-        flow
-    }
-}
-
-/// A place in a line, left when it is dropped: also when the client goes.
-struct Place<'a>(&'a Flow);
-
-impl<'a> Place<'a> {
-    fn take(flow: &'a Flow) -> Result<Self, ApiError> {
-        let place = Self(flow);
-        if flow.waiting.fetch_add(1, Ordering::Relaxed) >= LINE {
-            return Err(error::too_many_requests());
-        }
-        Ok(place)
-    }
-}
-
-impl Drop for Place<'_> {
-    fn drop(&mut self) {
-        self.0.waiting.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn user(name: &str) -> User {
-        User { name: name.into(), ..User::default() }
-    }
-
-    #[tokio::test]
-    async fn a_flood_waits_behind_itself() {
-        let fairness = Arc::new(Fairness::default());
-        let (loud, quiet) = (user("loud"), user("quiet"));
-        let mut seats = Vec::new();
-        for _ in 0..SEATS {
-            seats.push(fairness.seat(&loud).await.unwrap());
-        }
-        let line: Vec<_> = (0..LINE)
-            .map(|_| {
-                let (fairness, loud) = (fairness.clone(), loud.clone());
-                tokio::spawn(async move { fairness.seat(&loud).await.map(drop) })
-            })
-            .collect();
-        let flow = fairness.flow("loud");
-        while flow.waiting.load(Ordering::Relaxed) < LINE {
-            tokio::task::yield_now().await;
-        }
-        assert_eq!(fairness.seat(&loud).await.err().unwrap().code, 429);
-        fairness.seat(&quiet).await.unwrap();
-        fairness.seat(&User::internal()).await.unwrap();
-        drop(seats);
-        for waiting in line {
-            waiting.await.unwrap().unwrap();
-        }
-        assert_eq!(flow.waiting.load(Ordering::Relaxed), 0);
-        assert_eq!(flow.seats.available_permits(), SEATS);
     }
 }

@@ -1,12 +1,16 @@
 //! The API over HTTP: authenticate, route, authorise, one call, answer.
 
+use std::sync::Arc;
+
 use axum::body::Body;
 use axum::http::{Method, Request, Response};
 use cirro_seams::api::ApiError;
 
 use crate::asker;
 use crate::auth::User;
+use crate::authorize;
 use crate::error;
+use crate::rbac::Access;
 use crate::server::ApiServer;
 use crate::tokens;
 
@@ -17,6 +21,7 @@ mod approval;
 mod console;
 mod delete;
 mod discovery;
+mod evict;
 mod exec;
 mod log;
 mod negotiate;
@@ -54,13 +59,61 @@ impl ApiServer {
         if route == Route::Health {
             return Ok(answer::text("ok"));
         }
-        let user = self.storage.authenticate(connection, request.headers()).await?;
-        let _seat = self.storage.fairness.seat(&user).await?;
+        let who = self.storage.authenticate(connection, request.headers()).await?;
         let wanted = access::of(&request, &route);
-        self.storage.authorize(&user, &wanted).await?;
-        let (response, warnings) = asker::scope(user.clone(), self.route(&user, route, request)).await;
+        let Some(audit) = &self.storage.audit else {
+            let mut said = asker::Said::default();
+            return self.admitted(&who.user, &wanted, route, request, &mut said).await;
+        };
+        let Some(mut trail) = audit.begin(&who, &wanted, route.version(), &request) else {
+            let mut said = asker::Said::default();
+            return self.admitted(&who.user, &wanted, route, request, &mut said).await;
+        };
+        let request = trail.received(request).await;
+        let mut said = asker::Said::default();
+        let answered = self.admitted(&who.user, &wanted, route, request, &mut said).await;
+        trail.annotate(said.annotations);
+        Ok(trail.answered(answered.unwrap_or_else(|refusal| answer::refusal(&refusal))).await)
+    }
+
+    /// Answers a request of a user who is known; `said` gets what there is to say beside the answer.
+    async fn admitted(
+        &self,
+        user: &Arc<User>,
+        wanted: &Access,
+        route: Route,
+        request: Request<Body>,
+        said: &mut asker::Said,
+    ) -> Result<Response<Body>, ApiError> {
+        let flow = self.storage.fairness.flow(user, wanted).await?;
+        let answered = match self.storage.fairness.seat(&flow).await {
+            Ok(_seat) => self.seated(user, wanted, route, request, said).await,
+            Err(refusal) => Err(refusal),
+        };
+        let mut response = answered.unwrap_or_else(|refusal| answer::refusal(&refusal));
+        flow.mark(response.headers_mut());
+        Ok(response)
+    }
+
+    async fn seated(
+        &self,
+        user: &Arc<User>,
+        wanted: &Access,
+        route: Route,
+        request: Request<Body>,
+        said: &mut asker::Said,
+    ) -> Result<Response<Body>, ApiError> {
+        let decision = self.storage.decide(user, wanted).await?;
+        let word = if decision.allowed { "allow" } else { "forbid" };
+        said.annotations.insert("authorization.k8s.io/decision".into(), word.into());
+        said.annotations.insert("authorization.k8s.io/reason".into(), decision.reason.clone());
+        if !decision.allowed {
+            return Err(authorize::forbidden(user, wanted, &decision.reason));
+        }
+        let (response, more) = asker::scope(user.clone(), self.route(user, route, request)).await;
+        said.annotations.extend(more.annotations);
         response.map(|mut response| {
-            answer::warn(response.headers_mut(), &warnings);
+            answer::warn(response.headers_mut(), &more.warnings);
             response
         })
     }
@@ -89,9 +142,6 @@ impl ApiServer {
         let registry = self.storage.definitions.registry();
         let served = registry.served(&path.group, &path.version, &path.plural).cloned();
         let served = served.ok_or_else(error::no_such_path)?;
-        if served.kind.custom.as_ref().is_some_and(|custom| custom.needs_webhook) {
-            return Err(error::not_supported("conversion of custom objects by a webhook"));
-        }
         let subresource = match &path.subresource {
             None => None,
             Some(name) => Some(find_subresource(&served, name)?),

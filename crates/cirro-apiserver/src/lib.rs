@@ -10,6 +10,7 @@
 mod admission;
 mod allocate;
 mod asker;
+mod audit;
 mod auth;
 mod authenticate;
 mod authorize;
@@ -27,6 +28,7 @@ mod json;
 mod jsonpath;
 mod kinds;
 mod managed;
+mod nodes;
 mod patch;
 pub mod pki;
 mod protobuf;
@@ -46,5 +48,6 @@ mod validate;
 /// Version of Kubernetes that the API speaks, as `/version` and nodes report it.
 pub const VERSION: &str = "v1.33.0+cirro";
 
+pub use audit::AuditOptions;
 pub use auth::User;
 pub use server::{ApiServer, Options};

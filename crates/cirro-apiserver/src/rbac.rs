@@ -29,6 +29,8 @@ pub(crate) const GROUP: &str = "rbac.authorization.k8s.io";
 pub(crate) struct Access {
     pub(crate) verb: String,
     pub(crate) target: Target,
+    /// What a field selector asks fields to be, when the request has one.
+    pub(crate) fields: Vec<(String, String)>,
 }
 
 /// What a request is about.
@@ -53,12 +55,22 @@ impl Access {
         let [group, resource, subresource, namespace, name] =
             [group, resource, subresource, namespace, name].map(str::to_owned);
         let target = Target::Resource { group, resource, subresource, namespace, name };
-        Self { verb: verb.into(), target }
+        Self { verb: verb.into(), target, fields: Vec::new() }
+    }
+
+    /// Adds what a field selector asks for.
+    pub(crate) fn with_fields(self, fields: Vec<(String, String)>) -> Self {
+        Self { fields, ..self }
+    }
+
+    /// Whether only objects with a field of this value are asked for.
+    pub(crate) fn selects(&self, field: &str, value: &str) -> bool {
+        self.fields.iter().any(|(name, wanted)| name == field && wanted == value)
     }
 
     /// Describes a request for a path.
     pub(crate) fn to_path(verb: &str, path: &str) -> Self {
-        Self { verb: verb.into(), target: Target::Path(path.into()) }
+        Self { verb: verb.into(), target: Target::Path(path.into()), fields: Vec::new() }
     }
 
     /// Returns the namespace; empty when it is about none.

@@ -20,7 +20,16 @@ const MAX_OBJECT: usize = 3 * 512 * 1024;
 
 /// Returns how the stored bytes of a kind begin.
 fn beginning(kind: &Kind) -> String {
-    format!(r#"{{"kind":"{}","apiVersion":"{}","metadata":{{"#, kind.kind, kind.api_version())
+    beginning_in(&kind.kind, &kind.storage_api_version())
+}
+
+fn beginning_in(kind: &str, api_version: &str) -> String {
+    format!(r#"{{"kind":"{kind}","apiVersion":"{api_version}","metadata":{{"#)
+}
+
+/// Whether a record was stored in a version.
+pub(crate) fn is_in(record: &Record, kind: &str, api_version: &str) -> bool {
+    record.value.starts_with(beginning_in(kind, api_version).as_bytes())
 }
 
 /// Whether bytes were stored in the kind's present version.

@@ -12,14 +12,14 @@ use cirro_seams::Pending;
 use cirro_seams::api::{ApiError, DeleteOptions, Resource};
 use serde_json::Value;
 
-use crate::custom::CustomVersion;
+use crate::custom::{Conversion, CustomVersion};
 use crate::error::Causes;
 use crate::table::Column;
 
 /// What a kind is to the API.
 pub(crate) struct Kind {
     pub(crate) group: String,
-    /// The storage version.
+    /// The storage version; where a webhook converts, the version that this kind works in.
     pub(crate) version: String,
     pub(crate) kind: String,
     pub(crate) plural: String,
@@ -341,6 +341,16 @@ impl Kind {
     /// Returns `apps/v1`, or `v1` for core.
     pub(crate) fn api_version(&self) -> String {
         join_version(&self.group, &self.version)
+    }
+
+    /// Returns what converts its objects, when a webhook does.
+    pub(crate) fn conversion(&self) -> Option<&Conversion> {
+        self.custom.as_ref()?.conversion.as_ref()
+    }
+
+    /// Returns `apiVersion` of what is stored, which is the kind's own unless a webhook converts.
+    pub(crate) fn storage_api_version(&self) -> String {
+        self.conversion().map_or_else(|| self.api_version(), |conversion| conversion.storage.clone())
     }
 
     /// Whether it has this subresource.

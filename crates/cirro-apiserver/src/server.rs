@@ -11,9 +11,11 @@ use cirro_store::ObjectStore;
 use ipnet::Ipv4Net;
 use serde_json::{Value, json};
 
+use crate::audit::{Audit, AuditOptions};
 use crate::client::LocalClient;
 use crate::custom::Definitions;
 use crate::error;
+use crate::fairness::{self, Fairness};
 use crate::kinds;
 use crate::pki::{Pki, PkiError};
 use crate::rbac::{self, Rbac};
@@ -34,6 +36,8 @@ pub struct Options {
     /// Directory of the authority and of the key that signs tokens. Without one there is no authority, and
     /// tokens end with the server.
     pub keys: Option<PathBuf>,
+    /// The audit log, when there is to be one.
+    pub audit: Option<AuditOptions>,
 }
 
 impl Default for Options {
@@ -43,6 +47,7 @@ impl Default for Options {
             node_ports: 30000..=32767,
             advertise: None,
             keys: None,
+            audit: None,
         }
     }
 }
@@ -77,6 +82,13 @@ impl Keys {
     }
 }
 
+async fn open_audit(options: Option<AuditOptions>) -> Result<Option<Arc<Audit>>, ApiError> {
+    let Some(options) = options else { return Ok(None) };
+    let opened = tokio::task::spawn_blocking(move || Audit::open(&options)).await;
+    let opened = opened.map_err(|why| error::internal(why.to_string()))?;
+    opened.map(|audit| Some(Arc::new(audit))).map_err(|why| error::internal(chain(&why)))
+}
+
 /// Writes an error with its sources.
 fn chain(why: &dyn std::error::Error) -> String {
     let mut text = why.to_string();
@@ -102,12 +114,14 @@ impl ApiServer {
         if let Some(sealed) = sealed {
             sealed.seal_all().await.map_err(|source| error::store(source, store.revision()))?;
         }
+        let audit = open_audit(options.audit.clone()).await?;
         let registry = kinds::registry();
         let storage = Storage {
             definitions: Definitions::new(&registry),
             rbac: Rbac::new(store.clone()),
             quotas: Default::default(),
-            fairness: Default::default(),
+            fairness: Fairness::new(store.clone()),
+            audit,
             outside: Default::default(),
             tokens,
             pki,
@@ -157,6 +171,7 @@ impl ApiServer {
             self.ensure("", "namespaces", "", json!({"metadata": {"name": name}})).await?;
         }
         rbac::bootstrap::reconcile(&self.storage).await?;
+        fairness::defaults::reconcile(&self.storage).await?;
         for class in kinds::system_priorities() {
             self.ensure("scheduling.k8s.io", "priorityclasses", "", class).await?;
         }

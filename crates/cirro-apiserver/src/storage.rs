@@ -19,6 +19,7 @@ use crate::admission::Admitted;
 use crate::admission::outside::{Attributes, Operation as Write, Outside};
 use crate::admission::quota::Gate;
 use crate::allocate::{self, Pool};
+use crate::audit::Audit;
 use crate::custom::{self, Definitions};
 use crate::error::{self, Causes};
 use crate::fairness::Fairness;
@@ -53,6 +54,8 @@ pub(crate) struct Storage {
     pub(crate) rbac: Rbac,
     pub(crate) quotas: Gate,
     pub(crate) fairness: Fairness,
+    /// Who asked for what, when that is to be told.
+    pub(crate) audit: Option<Arc<Audit>>,
     /// Webhooks and policies.
     pub(crate) outside: Outside,
     pub(crate) tokens: Tokens,
@@ -114,7 +117,7 @@ impl Storage {
 
     /// Reads one object.
     pub(crate) async fn get(&self, place: Place<'_>) -> Result<Arc<Value>, ApiError> {
-        self.decoded.decode(&self.record(place).await?)
+        self.object_of(place.kind, &self.record(place).await?).await
     }
 
     /// Watches a kind for what comes after `revision`.
@@ -232,7 +235,7 @@ impl Storage {
         if !causes.is_empty() {
             return Err(error::invalid(kind, json::name(object), causes));
         }
-        Ok((kind.strategy.claims(object), record::encode(kind, object)?))
+        Ok((kind.strategy.claims(object), self.stored(kind, object).await?))
     }
 
     async fn allocate(
@@ -321,7 +324,7 @@ impl Storage {
         for _ in 0..MAX_ATTEMPTS {
             let early = self.early_pass(place.kind, place.namespace).await?;
             let record = self.record(place).await?;
-            let old = self.decoded.decode(&record)?;
+            let old = self.object_of(place.kind, &record).await?;
             let mut new = change(&old)?;
             let asked = json::text(&new, "metadata.resourceVersion").to_owned();
             if !asked.is_empty() && asked != record.revision.to_string() {
@@ -353,7 +356,8 @@ impl Storage {
             if dry_run {
                 return Ok(Arc::new(new));
             }
-            match self.commit_update(place, &record, &old, new, admitted).await {
+            let value = self.value_of(place.kind, &new).await?;
+            match self.commit_update(place, &record, &old, new, value, admitted).await {
                 Ok(done) => return Ok(done),
                 Err(StoreError::Conflict { .. }) => {}
                 Err(source) => return Err(self.translate(source)),
@@ -401,25 +405,28 @@ impl Storage {
         Ok(())
     }
 
+    /// Returns what is stored of a new state; nothing when it ends the object.
+    async fn value_of(&self, kind: &Kind, new: &Value) -> Result<Option<bytes::Bytes>, ApiError> {
+        if delete::is_over(kind, new) { Ok(None) } else { self.stored(kind, new).await.map(Some) }
+    }
+
     async fn commit_update(
         &self,
         place: Place<'_>,
         record: &Record,
         old: &Value,
         new: Value,
+        value: Option<bytes::Bytes>,
         admitted: Admitted,
     ) -> Result<Arc<Value>, StoreError> {
         let (before, after) = (place.kind.strategy.claims(old), place.kind.strategy.claims(&new));
         let Admitted { mut conditions, mut operations } = admitted;
         conditions.push(Condition::Revision(place.key(), record.revision));
-        let gone = delete::is_over(place.kind, &new);
-        if gone {
-            operations.push(Operation::Delete(place.key()));
-        } else {
-            let value =
-                record::encode(place.kind, &new).map_err(|refusal| StoreError::TooLarge(refusal.message))?;
-            operations.push(Operation::Put(place.key(), value));
-        }
+        let gone = value.is_none();
+        operations.push(match value {
+            None => Operation::Delete(place.key()),
+            Some(value) => Operation::Put(place.key(), value),
+        });
         for claim in after.iter().filter(|claim| !gone && !before.contains(claim)) {
             conditions.push(Condition::Absent(claim.clone()));
             operations.push(Operation::Put(claim.clone(), place.key().into()));

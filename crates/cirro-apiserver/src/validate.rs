@@ -50,7 +50,8 @@ pub(crate) fn labels(field: &str, labels: Option<&Value>, causes: &mut Causes) {
     }
 }
 
-fn annotations(object: &Value, causes: &mut Causes) {
+/// Checks the annotations of an object.
+pub(crate) fn annotations(object: &Value, causes: &mut Causes) {
     let mut size = 0;
     for (key, value) in json::object(object, "metadata.annotations").into_iter().flatten() {
         size += key.len() + value.as_str().map_or(0, str::len);

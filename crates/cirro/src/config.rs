@@ -13,6 +13,7 @@ use clap::Args;
 use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
 
+use crate::audit::Audit;
 use crate::store::EtcdPlace;
 
 const DEFAULT_DATA_DIR: &str = "/var/lib/cirro";
@@ -99,6 +100,21 @@ pub(crate) struct Flags {
     /// Key of that certificate
     #[arg(long, value_name = "FILE")]
     pub(crate) store_key: Option<PathBuf>,
+    /// Policy of the API's audit log: which requests are told, and how much of them [default: none, and no log]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) audit_policy_file: Option<PathBuf>,
+    /// The API's audit log, JSON lines [default: <data-dir>/audit.log, when there is a policy]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) audit_log_path: Option<PathBuf>,
+    /// Megabytes at which the audit log is rotated [default: 100]
+    #[arg(long, value_name = "MEGABYTES")]
+    pub(crate) audit_log_maxsize: Option<u64>,
+    /// Rotated audit logs that are kept [default: 10]
+    #[arg(long, value_name = "NUMBER")]
+    pub(crate) audit_log_maxbackup: Option<usize>,
+    /// Days after which rotated audit logs are deleted; 0: never [default: 0]
+    #[arg(long, value_name = "DAYS")]
+    pub(crate) audit_log_maxage: Option<u64>,
     /// Least severe log lines written: error, warn, info, debug or trace [default: info]
     #[arg(long, value_name = "LEVEL")]
     pub(crate) log_level: Option<String>,
@@ -149,6 +165,9 @@ pub(crate) struct Config {
     /// `None`: a file in the data directory.
     #[serde(default)]
     pub(crate) store: Option<EtcdPlace>,
+    /// The API's audit log.
+    #[serde(default)]
+    pub(crate) audit: Option<Audit>,
     pub(crate) log_level: String,
 }
 
@@ -171,6 +190,7 @@ impl Config {
             [] => vec![Role::Engine, Role::Control, Role::Faces],
             roles => roles.to_vec(),
         };
+        let audit = Audit::of(&flags, place.data_dir())?;
         let config = Self {
             name: flags.name.unwrap_or_else(|| "cirro".into()),
             roles,
@@ -192,6 +212,7 @@ impl Config {
             disk_low_water: size("--disk-low-water", flags.disk_low_water)?,
             disk_reserve: size("--disk-reserve", flags.disk_reserve)?,
             store: store_place(flags.store, [flags.store_ca, flags.store_cert, flags.store_key])?,
+            audit,
             log_level: flags.log_level.unwrap_or_else(|| "info".into()),
         };
         config.check()?;
@@ -318,6 +339,11 @@ impl Flags {
             store_ca: self.store_ca.or(file.store_ca),
             store_cert: self.store_cert.or(file.store_cert),
             store_key: self.store_key.or(file.store_key),
+            audit_policy_file: self.audit_policy_file.or(file.audit_policy_file),
+            audit_log_path: self.audit_log_path.or(file.audit_log_path),
+            audit_log_maxsize: self.audit_log_maxsize.or(file.audit_log_maxsize),
+            audit_log_maxbackup: self.audit_log_maxbackup.or(file.audit_log_maxbackup),
+            audit_log_maxage: self.audit_log_maxage.or(file.audit_log_maxage),
             log_level: self.log_level.or(file.log_level),
         }
     }

@@ -6,6 +6,7 @@
 use std::ffi::OsString;
 use std::process::ExitCode;
 
+mod audit;
 mod build;
 mod cli;
 mod config;

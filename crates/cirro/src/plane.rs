@@ -59,6 +59,7 @@ impl ControlPlane {
             node_ports: config.node_ports.0..=config.node_ports.1,
             advertise: Some(SocketAddrV4::new(gateway, listeners.port)),
             keys: Some(config.data_dir.join("pki")),
+            audit: config.audit.as_ref().map(|audit| audit.options()),
         };
         let server = ApiServer::open(store, options).await.context("open the API")?;
         let addresses = listeners.addresses.clone();

@@ -24,7 +24,7 @@ mod policy;
 mod webhook;
 
 pub(crate) use attributes::{Attributes, Operation};
-pub(crate) use call::endpoint;
+pub(crate) use call::{Target, endpoint};
 pub(crate) use policy::compile_faults;
 use policy::{Binding, Policy};
 use webhook::Webhook;
@@ -107,6 +107,7 @@ impl Storage {
     /// # Errors
     /// The refusal of whichever refuses.
     pub(crate) async fn validate_outside(&self, attributes: &Attributes<'_>) -> Result<(), ApiError> {
+        self.restrict_node(attributes).await?;
         if is_exempt(attributes.kind) {
             return Ok(());
         }

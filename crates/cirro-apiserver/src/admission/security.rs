@@ -81,6 +81,16 @@ pub(super) async fn check(
         (level, format!("{text}:{}", version.unwrap_or_else(|| "latest".into())))
     };
     let ((enforced, name), (warned, warned_name)) = (policy("enforce"), policy("warn"));
+    let (audited, audited_name) = policy("audit");
+    let found = describe(&violations(audited, new, spec));
+    if !found.is_empty() {
+        let what = format!("would violate PodSecurity {audited_name:?}: {found}");
+        asker::annotate(&format!("{LABEL}audit-violations"), what);
+    }
+    if is_pod {
+        let shown = if name.starts_with(':') { format!("privileged{name}") } else { name.clone() };
+        asker::annotate(&format!("{LABEL}enforce-policy"), shown);
+    }
     if is_pod {
         let found = describe(&violations(enforced, new, spec));
         if !found.is_empty() {

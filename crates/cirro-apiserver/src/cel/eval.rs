@@ -138,6 +138,10 @@ fn select(of: &Cel, at: &Cel, optional: bool) -> Found {
             Some(Key::Int(index)) => usize::try_from(index).ok().and_then(|index| items.get(index)).cloned(),
             _ => return Err(Failure::NoSuchOverload("list index".into())),
         },
+        Cel::Authz(authz) => match at {
+            Cel::Text(member) => authz.member(member),
+            _ => None,
+        },
         other => return Err(Failure::NoSuchOverload(format!("{} has no members", other.type_name()))),
     };
     match (found, optional) {

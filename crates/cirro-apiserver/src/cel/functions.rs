@@ -2,7 +2,7 @@
 
 use super::eval::{Budget, Failure, Found, fail};
 use super::value::{Cel, Key};
-use super::{kubernetes, lists, text, time};
+use super::{authorizer, kubernetes, lists, text, time};
 
 /// Words before the dot of functions that are no methods.
 pub(super) const SPACES: [&str; 9] =
@@ -24,8 +24,16 @@ pub(super) fn exists(name: &str) -> bool {
         "or",
         "get",
     ];
-    let lists: [&[&str]; 7] =
-        [&OPERATORS, &PLAIN, &OPTIONAL, &text::NAMES, &lists::NAMES, &time::NAMES, &kubernetes::NAMES];
+    let lists: [&[&str]; 8] = [
+        &OPERATORS,
+        &PLAIN,
+        &OPTIONAL,
+        &text::NAMES,
+        &lists::NAMES,
+        &time::NAMES,
+        &kubernetes::NAMES,
+        &authorizer::NAMES,
+    ];
     lists.iter().any(|names| names.contains(&name)) || name.starts_with("math.")
 }
 
@@ -53,7 +61,8 @@ pub(super) fn call(target: Option<&Cel>, name: &str, args: &[Cel], budget: &mut 
         .or_else(|| text::call(target, name, args, budget))
         .or_else(|| lists::call(target, name, args, budget))
         .or_else(|| time::call(target, name, args))
-        .or_else(|| kubernetes::call(target, name, args));
+        .or_else(|| kubernetes::call(target, name, args))
+        .or_else(|| authorizer::call(target, name, args));
     found.unwrap_or_else(|| {
         let types: Vec<_> = target.into_iter().chain(args).map(Cel::type_name).collect();
         Err(Failure::NoSuchOverload(format!("{name}({})", types.join(", "))))

@@ -56,6 +56,7 @@ pub(super) fn shown(value: &Cel) -> String {
         Cel::Cidr(net) => net.to_string(),
         Cel::Url(url) => url.text.clone(),
         Cel::Semver([major, minor, patch], rest) if rest.is_empty() => format!("{major}.{minor}.{patch}"),
+        Cel::Authz(authz) => authz.type_name().to_owned(),
         Cel::Semver([major, minor, patch], rest) => format!("{major}.{minor}.{patch}-{rest}"),
     }
 }

@@ -35,6 +35,7 @@ pub(crate) enum Cel {
     Url(Arc<super::kubernetes::Url>),
     Semver([u64; 3], Arc<str>),
     Format(&'static str),
+    Authz(Arc<super::authorizer::Authz>),
 }
 
 /// A key of a map.
@@ -163,6 +164,7 @@ impl Cel {
             Self::Url(_) => "kubernetes.URL",
             Self::Semver(..) => "kubernetes.Semver",
             Self::Format(_) => "kubernetes.NamedFormat",
+            Self::Authz(authz) => authz.type_name(),
         }
     }
 

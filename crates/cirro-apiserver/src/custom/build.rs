@@ -4,8 +4,9 @@ use std::cmp::Reverse;
 use std::sync::Arc;
 
 use serde_json::Value;
+use tokio_util::sync::CancellationToken;
 
-use super::{CustomVersion, ScalePaths, publish, rules, types};
+use super::{Conversion, CustomVersion, ScalePaths, publish, rules, types};
 use crate::json;
 use crate::jsonpath::JsonPath;
 use crate::registry::{Kind, Rules, Selectable, Served, Subresource, View, join_version};
@@ -20,10 +21,19 @@ pub(super) struct Built {
 }
 
 /// Builds the kinds of a definition whose names were accepted; `None` when it has no storage version.
-pub(super) fn build(definition: &Value, names: &Value, tag: &str) -> Option<Built> {
+///
+/// `replaced` is cancelled when it is built anew from something else.
+pub(super) fn build(
+    definition: &Value,
+    names: &Value,
+    tag: &str,
+    replaced: &CancellationToken,
+) -> Option<Built> {
     let versions = json::array(definition, "spec.versions");
     let storage = versions.iter().find(|version| version["storage"] == true)?;
-    let kind = |version: &Value| Arc::new(kind(definition, names, version, json::text(storage, "name"), tag));
+    let kind = |version: &Value| {
+        Arc::new(kind(definition, names, version, json::text(storage, "name"), tag, replaced))
+    };
     let mut served: Vec<_> = versions.iter().filter(|version| version["served"] == true).collect();
     served.sort_by(|one, other| by_priority(json::text(one, "name"), json::text(other, "name")));
     let served = served.into_iter().map(|version| {
@@ -33,7 +43,14 @@ pub(super) fn build(definition: &Value, names: &Value, tag: &str) -> Option<Buil
     Some(Built { storage: kind(storage), served: served.collect() })
 }
 
-fn kind(definition: &Value, names: &Value, version: &Value, storage: &str, tag: &str) -> Kind {
+fn kind(
+    definition: &Value,
+    names: &Value,
+    version: &Value,
+    storage: &str,
+    tag: &str,
+    replaced: &CancellationToken,
+) -> Kind {
     let group = json::text(definition, "spec.group");
     let (name, word) = (json::text(version, "name"), json::text(names, "kind"));
     let schema = version["schema"]["openAPIV3Schema"].clone();
@@ -49,9 +66,12 @@ fn kind(definition: &Value, names: &Value, version: &Value, storage: &str, tag: 
         schema,
         deprecation: deprecation.clone(),
         ends: json::at(definition, "metadata.deletionTimestamp").is_some(),
-        needs_webhook: name != storage && json::text(definition, "spec.conversion.strategy") == "Webhook",
+        conversion: Conversion::read(definition, storage),
+        replaced: replaced.clone(),
         tag: tag.to_owned(),
     };
+    // Where a webhook converts, each version works in its own form; else all have that of the storage.
+    let works_in = if custom.conversion.is_some() { name } else { storage };
     let definition_name = publish::name_of(group, name, word);
     let view = |schema: &str| View {
         group: group.into(),
@@ -71,10 +91,10 @@ fn kind(definition: &Value, names: &Value, version: &Value, storage: &str, tag: 
         selectable: selectable(version),
         columns: columns(version),
         strategy: Rules::Custom(Box::new(rules::CustomRules::new(&custom.schema))),
-        views: if name == storage { Vec::new() } else { vec![view(&definition_name)] },
+        views: if name == works_in { Vec::new() } else { vec![view(&definition_name)] },
         schema: definition_name,
         custom: Some(Arc::new(custom)),
-        ..Kind::namespaced(group, storage, word, json::text(names, "plural"))
+        ..Kind::namespaced(group, works_in, word, json::text(names, "plural"))
     }
 }
 
@@ -164,7 +184,7 @@ mod tests {
                 "subresources": {"status": {}}},
             {"name": "v1alpha1", "served": false, "storage": false}]}});
         let names = json!({"plural": "tabs", "singular": "tab", "kind": "Tab", "shortNames": ["t"]});
-        let built = build(&definition, &names, "1").unwrap();
+        let built = build(&definition, &names, "1", &CancellationToken::new()).unwrap();
         let versions: Vec<_> = built.served.iter().map(Served::version).collect();
         assert_eq!(versions, ["v1", "v1beta1"]);
         assert_eq!(built.served[1].kind.version, "v1");

@@ -51,7 +51,8 @@ async fn try_clean(storage: &Weak<Storage>, kind: Option<&Arc<Kind>>, name: &str
 
 /// Deletes every object of a kind, and returns what happens from then on.
 async fn delete_all(storage: &Storage, kind: &Arc<Kind>) -> Result<mpsc::Receiver<WatchItem>, ApiError> {
-    let page = storage.list(kind, None, &ListOptions::default()).await?;
+    let all = ListOptions { as_stored: true, ..ListOptions::default() };
+    let page = storage.list(kind, None, &all).await?;
     let changes = storage.watch(kind, None, page.revision).await?;
     for record in &page.records {
         let object = record::decode(&record.value, record.revision)?;
@@ -66,7 +67,7 @@ async fn delete_all(storage: &Storage, kind: &Arc<Kind>) -> Result<mpsc::Receive
 
 async fn is_empty(storage: &Weak<Storage>, kind: &Kind) -> Result<bool, ApiError> {
     let Some(storage) = storage.upgrade() else { return Ok(true) };
-    let one = ListOptions { limit: 1, ..ListOptions::default() };
+    let one = ListOptions { limit: 1, as_stored: true, ..ListOptions::default() };
     Ok(storage.list(kind, None, &one).await?.records.is_empty())
 }
 

@@ -123,6 +123,22 @@ struct Known {
     built: Option<Built>,
     /// What `built` was made from.
     tag: String,
+    serving: Option<Serving>,
+}
+
+/// What of a definition decides over its watches: they end when one of these changes, or with the definition.
+struct Serving {
+    spec: Value,
+    names: Value,
+    replaced: CancellationToken,
+    _end: DropGuard,
+}
+
+impl Serving {
+    fn begin(spec: &Value, names: &Value) -> Self {
+        let replaced = CancellationToken::new();
+        Self { spec: spec.clone(), names: names.clone(), _end: replaced.clone().drop_guard(), replaced }
+    }
 }
 
 impl Follower {
@@ -151,8 +167,11 @@ impl Follower {
         let kind = definition_kind(&storage);
         let page = storage.list(&kind, None, &ListOptions::default()).await?;
         let changes = storage.watch(&kind, None, page.revision).await?;
-        self.known.clear();
-        page.records.iter().for_each(|record| self.put(&storage, record));
+        let mut before = std::mem::take(&mut self.known);
+        for record in &page.records {
+            self.known.extend(before.remove_entry(name_in(&record.key)));
+            self.put(&storage, record);
+        }
         self.serve(&storage, page.revision.max(1)).await;
         Ok(Some(changes))
     }
@@ -194,8 +213,12 @@ impl Follower {
         };
         let name = name_in(&record.key).to_owned();
         let before = self.known.remove(&name);
-        let (built, tag) = before.map(|before| (before.built, before.tag)).unwrap_or_default();
-        self.known.insert(name, Known { object, created: record.create_revision, built, tag });
+        let created = record.create_revision;
+        let known = match before.filter(|before| before.created == created) {
+            Some(before) => Known { object, ..before },
+            None => Known { object, created, built: None, tag: String::new(), serving: None },
+        };
+        self.known.insert(name, known);
     }
 
     /// Brings registry and status up to the definitions.
@@ -205,9 +228,14 @@ impl Follower {
             let Some(known) = self.known.get_mut(name) else { continue };
             let tag = tag(&known.object, decision);
             if !decision.established {
-                known.built = None;
+                (known.built, known.serving) = (None, None);
             } else if known.built.is_none() || known.tag != tag {
-                known.built = build(&known.object, &decision.names, &tag);
+                let spec = &known.object["spec"];
+                let same = |one: &Serving| one.spec == *spec && one.names == decision.names;
+                let serving = known.serving.take().filter(same);
+                let serving = serving.unwrap_or_else(|| Serving::begin(spec, &decision.names));
+                known.built = build(&known.object, &decision.names, &tag, &serving.replaced);
+                known.serving = Some(serving);
             }
             known.tag = tag;
         }

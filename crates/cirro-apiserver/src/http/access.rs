@@ -26,9 +26,13 @@ pub(super) fn of(request: &Request<Body>, route: &Route) -> Access {
         _ if path.name.is_some() => "get",
         _ => "list",
     };
-    if matches!(verb, "list" | "watch" | "deletecollection") && name.is_empty() {
+    let mut fields = Vec::new();
+    if matches!(verb, "list" | "watch" | "deletecollection") {
+        fields = equalities(query.get("fieldSelector"));
         // A selector that lets one name through asks for that object.
-        name = named(query.get("fieldSelector")).unwrap_or_default().to_owned();
+        if let Some((_, one)) = fields.iter().find(|(field, _)| field == "metadata.name" && name.is_empty()) {
+            name = one.clone();
+        }
     }
     let namespace = match (&path.namespace, path.group.as_str(), path.plural.as_str()) {
         (Some(namespace), ..) => namespace,
@@ -37,14 +41,17 @@ pub(super) fn of(request: &Request<Body>, route: &Route) -> Access {
         _ => "",
     };
     let subresource = path.subresource.as_deref().unwrap_or_default();
-    Access::to_resource(verb, &path.group, &path.plural, subresource, namespace, &name)
+    Access::to_resource(verb, &path.group, &path.plural, subresource, namespace, &name).with_fields(fields)
 }
 
-fn named(selector: &str) -> Option<&str> {
-    selector.split(',').find_map(|term| {
+/// Returns what a field selector asks fields to be.
+fn equalities(selector: &str) -> Vec<(String, String)> {
+    let terms = selector.split(',').filter_map(|term| {
         let (field, value) = term.split_once('=')?;
-        (field == "metadata.name").then(|| value.strip_prefix('=').unwrap_or(value))
-    })
+        let value = value.strip_prefix('=').unwrap_or(value);
+        (!field.ends_with('!')).then(|| (field.to_owned(), value.to_owned()))
+    });
+    terms.collect()
 }
 
 #[cfg(test)]
@@ -68,7 +75,8 @@ mod tests {
         assert_eq!(access("GET", "/api/v1/namespaces/x/pods/a/log"), pods("get", "log", "a"));
         assert_eq!(access("POST", "/api/v1/namespaces/x/pods/a/exec?command=x"), pods("create", "exec", "a"));
         let one = "/api/v1/namespaces/x/pods?fieldSelector=metadata.name%3Da";
-        assert_eq!(access("GET", one), pods("list", "", "a"));
+        let named = vec![("metadata.name".to_owned(), "a".to_owned())];
+        assert_eq!(access("GET", one), pods("list", "", "a").with_fields(named));
         assert_eq!(access("DELETE", "/api/v1/namespaces/x/pods"), pods("deletecollection", "", ""));
         let namespace = Access::to_resource("get", "", "namespaces", "", "x", "x");
         assert_eq!(access("GET", "/api/v1/namespaces/x"), namespace);

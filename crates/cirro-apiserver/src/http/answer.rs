@@ -183,8 +183,9 @@ pub(crate) fn refusal(refusal: &ApiError) -> Response<Body> {
         tracing::error!(%refusal, "request failed");
     }
     let mut response = json_bytes(status, error::status(refusal).to_string().into());
-    if refusal.code == 429 {
-        response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("1"));
+    let seconds = refusal.details.as_ref().and_then(|details| details["retryAfterSeconds"].as_u64());
+    if let Some(seconds) = seconds {
+        response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(seconds));
     }
     response
 }

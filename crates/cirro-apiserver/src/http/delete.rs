@@ -1,4 +1,4 @@
-//! Delete, delete a collection, evict.
+//! Delete, delete a collection.
 
 use axum::body::Body;
 use axum::http::{Request, Response, StatusCode};
@@ -8,7 +8,6 @@ use serde_json::{Value, json};
 use super::Call;
 use super::write::{read_body, success};
 use crate::decode;
-use crate::error;
 use crate::json;
 use crate::record;
 use crate::storage::{Deletion, ListOptions, Page, Place};
@@ -57,20 +56,6 @@ impl Call {
         self.answer().page(&page, Include::Metadata)
     }
 
-    /// Evicts a pod. There are no disruption budgets yet, so nothing stands in its way.
-    pub(super) async fn evict(&self, request: Request<Body>) -> Result<Response<Body>, ApiError> {
-        let (media_type, body) = read_body(request).await?;
-        let eviction = decode::decode(&media_type, &body)?.value;
-        let name = json::name(&eviction);
-        if !name.is_empty() && name != self.place().name {
-            return Err(error::bad_request("name in URL does not match name in Eviction object"));
-        }
-        let options = read_options(&eviction["deleteOptions"]);
-        let dry_run = self.query.dry_run()? || asks_dry_run(&eviction["deleteOptions"]);
-        self.server.storage.delete(self.place(), &options, dry_run).await?;
-        Ok(self.answer().foreign(StatusCode::CREATED, &success(json!({}))))
-    }
-
     /// Reads the options of a deletion: the body's, else the query's.
     async fn delete_options(&self, request: Request<Body>) -> Result<(DeleteOptions, bool), ApiError> {
         let (media_type, body) = read_body(request).await?;
@@ -91,7 +76,7 @@ impl Call {
     }
 }
 
-fn read_options(value: &Value) -> DeleteOptions {
+pub(super) fn read_options(value: &Value) -> DeleteOptions {
     let text = |path: &str| Some(json::text(value, path).to_owned()).filter(|text| !text.is_empty());
     let orphan = value["orphanDependents"] == true;
     DeleteOptions {
@@ -102,6 +87,6 @@ fn read_options(value: &Value) -> DeleteOptions {
     }
 }
 
-fn asks_dry_run(value: &Value) -> bool {
+pub(super) fn asks_dry_run(value: &Value) -> bool {
     json::array(value, "dryRun").iter().any(|one| one == "All")
 }

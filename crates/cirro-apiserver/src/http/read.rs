@@ -14,7 +14,8 @@ impl Call {
     /// Answers with one object.
     pub(super) async fn get(&self) -> Result<Response<Body>, ApiError> {
         let record = self.server.storage.record(self.place()).await?;
-        self.answer().record(&record, self.include())
+        let found = self.server.storage.in_version(&self.served.kind, vec![record]).await?;
+        self.answer().record(&found[0], self.include())
     }
 
     /// Answers with a list.
@@ -60,6 +61,13 @@ impl Call {
             "NotOlderThan" => false,
             other => return refuse(&format!("resourceVersionMatch {other:?} is not known")),
         };
-        Ok(ListOptions { selector: self.selector()?, limit, continue_token, revision, exact })
+        Ok(ListOptions {
+            selector: self.selector()?,
+            limit,
+            continue_token,
+            revision,
+            exact,
+            as_stored: false,
+        })
     }
 }

@@ -33,6 +33,16 @@ pub(crate) enum Route {
     Unknown,
 }
 
+impl Route {
+    /// Returns the version of the objects; empty when it is not about objects.
+    pub(crate) fn version(&self) -> &str {
+        match self {
+            Self::Resource(path) => &path.version,
+            _ => "",
+        }
+    }
+}
+
 /// A path to objects.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct ResourcePath {

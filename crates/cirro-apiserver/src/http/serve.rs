@@ -16,6 +16,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::audit::Peer;
 use crate::auth::User;
 use crate::server::ApiServer;
 
@@ -83,12 +84,14 @@ impl ApiServer {
         shutdown: CancellationToken,
     ) -> io::Result<()> {
         stream.set_nodelay(true)?;
+        let peer = Peer(stream.peer_addr()?);
         let stream = tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)).await??;
         let certificate = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
         let user = certificate.and_then(|certificate| User::from_certificate(certificate));
         let user = Arc::new(user.unwrap_or_else(User::anonymous));
-        let service = service_fn(|request: Request<Incoming>| {
+        let service = service_fn(|mut request: Request<Incoming>| {
             let (server, user) = (self.clone(), user.clone());
+            request.extensions_mut().insert(peer);
             async move { Ok::<_, Infallible>(server.respond(&user, request.map(Body::new)).await) }
         });
         let connection = hyper::server::conn::http1::Builder::new()

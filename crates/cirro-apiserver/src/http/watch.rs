@@ -1,5 +1,6 @@
 //! Watches: what is there, then what changes, as lines of JSON.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -119,8 +120,17 @@ struct Gone;
 impl Watcher {
     async fn run(mut self, first: Vec<Record>, changes: mpsc::Receiver<WatchItem>, deadline: Instant) {
         let lines = self.lines.clone();
+        let custom = self.call.served.kind.custom.clone();
+        let replaced = async {
+            match &custom {
+                Some(custom) => custom.replaced.cancelled().await,
+                None => std::future::pending().await,
+            }
+        };
         tokio::select! {
             _ = self.serve(first, changes) => {}
+            // The kind is another now, or gone: the client looks again.
+            () = replaced => {}
             () = tokio::time::sleep_until(deadline) => {}
             () = lines.closed() => {}
         }
@@ -144,7 +154,13 @@ impl Watcher {
                 item = changes.recv() => match item {
                     Some(WatchItem::Changes(revision, changes)) => {
                         for change in changes.iter() {
-                            self.change(change).await?;
+                            match self.in_version(change).await {
+                                Ok(change) => self.change(&change).await?,
+                                Err(refusal) => {
+                                    self.refuse(&refusal);
+                                    return Ok(());
+                                }
+                            }
                         }
                         self.revision = revision;
                     }
@@ -158,6 +174,15 @@ impl Watcher {
                 },
                 _ = ticks.tick(), if self.bookmarks => self.bookmark(None).await?,
             }
+        }
+    }
+
+    /// Returns a change in the version that is watched.
+    async fn in_version<'a>(&self, change: &'a Change) -> Result<Cow<'a, Change>, ApiError> {
+        let kind = &self.call.served.kind;
+        match kind.conversion() {
+            None => Ok(Cow::Borrowed(change)),
+            Some(_) => self.storage.change_in_version(kind, change).await.map(Cow::Owned),
         }
     }
 
@@ -183,8 +208,11 @@ impl Watcher {
     }
 
     fn selects(&self, record: &Record) -> bool {
-        self.selector.is_empty()
-            || self.storage.decoded.decode(record).is_ok_and(|object| self.selector.matches(&object))
+        self.selector.is_empty() || self.decoded(record).is_ok_and(|object| self.selector.matches(&object))
+    }
+
+    fn decoded(&self, record: &Record) -> Result<Arc<Value>, ApiError> {
+        self.storage.decoded_in(&self.call.served.kind, record)
     }
 
     async fn event(&self, kind: &str, record: &Record) -> Result<(), Gone> {
@@ -193,7 +221,7 @@ impl Watcher {
         if self.call.accept == Accept::Json && self.call.served.is_stored_form() {
             record::splice(&self.call.served.kind, &record.value, record.revision, &mut line);
         } else {
-            let object = self.storage.decoded.decode(record);
+            let object = self.decoded(record);
             let form = object.and_then(|object| answer.form(&object, self.call.include()));
             let Ok(form) = form else { return Ok(()) };
             line.extend_from_slice(form.to_string().as_bytes());

@@ -140,6 +140,7 @@ impl Call {
     pub(super) async fn token(&self, request: Request<Body>) -> Result<Response<Body>, ApiError> {
         let (media_type, body) = read_body(request).await?;
         let asked = decode::decode(&media_type, &body)?.value;
+        self.server.storage.restrict_token(self.place(), &asked).await?;
         let made = self.server.storage.request_token(self.place(), asked).await?;
         Ok(self.answer().foreign(StatusCode::CREATED, &made))
     }

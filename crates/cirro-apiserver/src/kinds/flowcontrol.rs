@@ -1,11 +1,11 @@
-//! flowcontrol.apiserver.k8s.io/v1: FlowSchema, PriorityLevelConfiguration. They are stored; this server's
-//! own fairness does not read them.
+//! flowcontrol.apiserver.k8s.io/v1: FlowSchema, PriorityLevelConfiguration; `fairness` acts by them.
 //!
 //! Source: `pkg/apis/flowcontrol/v1/defaults.go`, `pkg/apis/flowcontrol/validation/validation.go`.
 
 use serde_json::{Value, json};
 
 use crate::error::Causes;
+use crate::fairness::defaults::status;
 use crate::json::{self, set_default};
 use crate::registry::{Kind, Strategy, Subresource};
 use crate::table::cluster as columns;
@@ -45,7 +45,8 @@ impl Strategy for FlowSchema {
     }
 
     fn prepare_create(&self, object: &mut Value) {
-        object["status"] = json!({});
+        // Admission looks; what the server makes itself comes with its level.
+        object["status"] = status(json::text(object, "spec.priorityLevelConfiguration.name"), true);
     }
 
     fn validate(&self, object: &Value, causes: &mut Causes) {

@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 use crate::auth::User;
 use crate::error::{self, Causes};
 use crate::json;
+use crate::nodes;
 use crate::rbac::Access;
 use crate::registry::{Asker, Kind, Strategy};
 
@@ -169,7 +170,14 @@ async fn decide(asker: &Asker<'_>, user: &User, mut object: Value) -> Result<Val
         let [verb, group, resource, subresource, namespace, name] =
             ["verb", "group", "resource", "subresource", "namespace", "name"]
                 .map(|member| json::text(&spec["resourceAttributes"], member));
-        Access::to_resource(verb, group, resource, subresource, namespace, name)
+        let requirements = json::array(&spec["resourceAttributes"], "fieldSelector.requirements");
+        let fields = requirements.iter().filter_map(|one| {
+            match (json::text(one, "operator"), json::array(one, "values")) {
+                ("In", [value]) => Some((json::text(one, "key").to_owned(), value.as_str()?.to_owned())),
+                _ => None,
+            }
+        });
+        Access::to_resource(verb, group, resource, subresource, namespace, name).with_fields(fields.collect())
     };
     let decision = asker.server.storage.decide(user, &access).await?;
     object["status"] = json!({"allowed": decision.allowed});
@@ -196,6 +204,11 @@ impl Strategy for WhatMayI {
             }
             object["status"] =
                 json!({"incomplete": false, "resourceRules": resources, "nonResourceRules": urls});
+            if nodes::identity(asker.user).is_some() {
+                object["status"]["incomplete"] = true.into();
+                object["status"]["evaluationError"] =
+                    "node authorizer does not support user rule resolution".into();
+            }
             Ok(object)
         })
     }

@@ -42,7 +42,7 @@ impl Storage {
         for _ in 0..MAX_ATTEMPTS {
             let early = self.early_pass(place.kind, place.namespace).await?;
             let record = self.record(place).await?;
-            let old = self.decoded.decode(&record)?;
+            let old = self.object_of(place.kind, &record).await?;
             check_preconditions(place, options, &record, &old)?;
             self.validate_outside(&Attributes::of(place, Write::Delete, None, Some(&old), dry_run)).await?;
             let _pass = self.late_pass(early, place.kind, place.namespace).await?;
@@ -58,7 +58,8 @@ impl Storage {
             // nothing else saw it.
             let after = (!over).then_some(&new);
             let admitted = self.charge(place.kind, place.namespace, Some(&old), after).await?;
-            match self.commit_update(place, &record, &old, new, admitted).await {
+            let value = self.value_of(place.kind, &new).await?;
+            match self.commit_update(place, &record, &old, new, value, admitted).await {
                 Ok(last) if over => return Ok(Deletion::Done(last)),
                 Ok(marked) => return Ok(Deletion::Begun(marked)),
                 Err(StoreError::Conflict { .. }) => {}

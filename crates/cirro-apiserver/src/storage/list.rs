@@ -21,6 +21,8 @@ pub(crate) struct ListOptions {
     /// A revision that the answer may not be older than, or must be exactly at.
     pub(crate) revision: u64,
     pub(crate) exact: bool,
+    /// Whether objects may come in whichever version they are stored.
+    pub(crate) as_stored: bool,
 }
 
 /// A page of a list.
@@ -73,8 +75,13 @@ impl Storage {
             let listing = listing.map_err(|source| self.list_error(source, token.is_some()))?;
             revision = listing.revision;
             start = listing.records.last().map(|record| record.key.to_string());
-            for record in listing.records {
-                if options.selector.is_empty() || options.selector.matches(&*self.decoded.decode(&record)?) {
+            let found = match options.as_stored {
+                true => listing.records,
+                false => self.in_version(kind, listing.records).await?,
+            };
+            for record in found {
+                if options.selector.is_empty() || options.selector.matches(&*self.decoded_in(kind, &record)?)
+                {
                     records.push(record);
                 }
                 if options.limit != 0 && records.len() == options.limit {

@@ -2,14 +2,19 @@
 
 mod admission;
 mod apply;
+mod audit;
 mod certificates;
 mod client;
+mod conversion;
 mod custom;
 mod custom_kubectl;
+mod evict;
+mod fairness;
 mod fixture;
 mod http;
 mod kinds;
 mod kubectl;
+mod nodes;
 mod outside;
 mod proxy;
 mod rbac;

@@ -18,16 +18,25 @@ const ADMISSION: &str = "/apis/admissionregistration.k8s.io/v1";
 const MAPS: &str = "/api/v1/namespaces/default/configmaps";
 
 /// A webhook that answers by a function and remembers what it was asked.
-struct Hook {
-    port: u16,
-    bundle: String,
-    asked: Arc<Mutex<Vec<Value>>>,
+pub(crate) struct Hook {
+    pub(crate) port: u16,
+    pub(crate) bundle: String,
+    pub(crate) asked: Arc<Mutex<Vec<Value>>>,
     _home: tempfile::TempDir,
 }
 
 impl Hook {
     /// Starts one whose responses `answer` makes of requests.
     async fn start(answer: fn(&Value) -> Value) -> Self {
+        Self::start_reviewing("AdmissionReview", "admission.k8s.io/v1", answer).await
+    }
+
+    /// Starts one that answers reviews of another kind.
+    pub(crate) async fn start_reviewing(
+        kind: &'static str,
+        version: &'static str,
+        answer: fn(&Value) -> Value,
+    ) -> Self {
         let home = tempfile::tempdir().unwrap();
         let pki = Pki::open(&home.path().join("pki")).unwrap();
         let tls = pki.server_tls(&[], &[Ipv4Addr::LOCALHOST.into()]).unwrap();
@@ -49,7 +58,7 @@ impl Hook {
                             let mut response = answer(&review["request"]);
                             response["uid"] = review["request"]["uid"].clone();
                             seen.lock().unwrap().push(review["request"].clone());
-                            let review = json!({"kind": "AdmissionReview", "apiVersion": "admission.k8s.io/v1", "response": response});
+                            let review = json!({"kind": kind, "apiVersion": version, "response": response});
                             Ok::<_, std::convert::Infallible>(hyper::Response::new(Full::new(
                                 bytes::Bytes::from(review.to_string()),
                             )))

@@ -2,12 +2,13 @@
 
 use std::sync::Arc;
 
+use cirro_seams::api::ApiError;
 use serde_json::{Value, json};
 
 use crate::asker;
 use crate::auth::User;
 use crate::registry::{Kind, Served};
-use crate::storage::{Place, Target};
+use crate::storage::{Place, Storage, Target};
 
 /// What a write does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -19,7 +20,7 @@ pub(crate) enum Operation {
 
 impl Operation {
     /// Returns the word in rules and reviews.
-    pub(super) fn word(self) -> &'static str {
+    pub(crate) fn word(self) -> &'static str {
         match self {
             Self::Create => "CREATE",
             Self::Update => "UPDATE",
@@ -66,11 +67,17 @@ impl<'a> Attributes<'a> {
     }
 
     /// Returns the member `request` of a review; `served` is the version that it is told in.
-    pub(super) fn request(&self, served: &Served) -> Value {
+    ///
+    /// # Errors
+    /// When the objects cannot be converted to that version.
+    pub(super) async fn request(&self, storage: &Storage, served: &Served) -> Result<Value, ApiError> {
         let kind = json!({"group": served.group(), "version": served.version(), "kind": self.kind.kind});
         let resource =
             json!({"group": served.group(), "version": served.version(), "resource": self.kind.plural});
-        let form = |object: Option<&Value>| object.map_or(Value::Null, |object| served.export(object));
+        let form = async |object: Option<&Value>| match object {
+            Some(object) => storage.exported(served, object).await,
+            None => Ok(Value::Null),
+        };
         let user = asker::current().unwrap_or_else(|| User::internal().into());
         let options = match self.operation {
             Operation::Create => "CreateOptions",
@@ -79,8 +86,8 @@ impl<'a> Attributes<'a> {
         };
         let mut request = json!({"uid": crate::identity::uid(), "kind": kind, "resource": resource,
             "requestKind": kind, "requestResource": resource, "name": self.name,
-            "operation": self.operation.word(), "userInfo": user_info(&user), "object": form(self.object),
-            "oldObject": form(self.old), "dryRun": self.dry_run,
+            "operation": self.operation.word(), "userInfo": user_info(&user), "object": form(self.object).await?,
+            "oldObject": form(self.old).await?, "dryRun": self.dry_run,
             "options": {"kind": options, "apiVersion": "meta.k8s.io/v1"}});
         if self.kind.namespaced {
             request["namespace"] = self.namespace.into();
@@ -89,7 +96,7 @@ impl<'a> Attributes<'a> {
             request["subResource"] = self.subresource.into();
             request["requestSubResource"] = self.subresource.into();
         }
-        request
+        Ok(request)
     }
 }
 

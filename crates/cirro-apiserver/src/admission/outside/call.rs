@@ -57,17 +57,18 @@ impl Target {
         }
     }
 
-    /// Sends a review and returns the answer.
+    /// Sends an admission review and returns the answer.
     pub(crate) async fn ask(&self, storage: &Storage, review: &Value) -> Result<Value, String> {
+        let answer = self.post(storage, review).await;
+        answer.map_err(|why| format!("failed to call webhook: {why}"))
+    }
+
+    /// Sends a review of any sort and returns the answer.
+    pub(crate) async fn post(&self, storage: &Storage, review: &Value) -> Result<Value, String> {
         let seconds = self.timeout.as_secs();
         match tokio::time::timeout(self.timeout, self.exchange(storage, review)).await {
-            Ok(answer) => {
-                answer.map_err(|why| format!("failed to call webhook: Post {:?}: {why}", self.url()))
-            }
-            Err(_) => Err(format!(
-                "failed to call webhook: Post \"{}?timeout={seconds}s\": context deadline exceeded",
-                self.url()
-            )),
+            Ok(answer) => answer.map_err(|why| format!("Post \"{}?timeout={seconds}s\": {why}", self.url())),
+            Err(_) => Err(format!("Post \"{}?timeout={seconds}s\": context deadline exceeded", self.url())),
         }
     }
 

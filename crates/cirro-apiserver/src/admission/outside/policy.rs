@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use cirro_seams::api::ApiError;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::condition::{self, BUDGET, Condition};
 use super::{Attributes, matching, texts};
@@ -50,6 +50,8 @@ pub(super) struct Binding {
 struct Denial {
     message: String,
     reason: String,
+    /// Which of the validations it was.
+    index: usize,
 }
 
 impl Policy {
@@ -87,7 +89,10 @@ impl Policy {
             }
         }
         let scope = scope.with("variables", Cel::members(&variables));
-        self.validations.iter().filter_map(|validation| self.denial(validation, &scope, budget)).collect()
+        let found = self.validations.iter().enumerate().filter_map(|(index, validation)| {
+            self.denial(validation, &scope, budget).map(|denial| Denial { index, ..denial })
+        });
+        found.collect()
     }
 
     fn denial(&self, validation: &Validation, scope: &Scope<'_>, budget: &mut Budget) -> Option<Denial> {
@@ -97,9 +102,11 @@ impl Policy {
         };
         match program.run(scope, budget) {
             Ok(Cel::Bool(true)) => None,
-            Ok(Cel::Bool(false)) => {
-                Some(Denial { message: validation.told(scope, budget), reason: validation.reason.clone() })
-            }
+            Ok(Cel::Bool(false)) => Some(Denial {
+                message: validation.told(scope, budget),
+                reason: validation.reason.clone(),
+                index: 0,
+            }),
             Ok(other) => self.failed(format!(
                 "expression {:?} is a {}, not a bool",
                 validation.text,
@@ -111,7 +118,7 @@ impl Policy {
 
     /// An error denies, unless the policy ignores its failures.
     fn failed(&self, why: String) -> Option<Denial> {
-        (!self.ignores_failures).then(|| Denial { message: why, reason: "Invalid".into() })
+        (!self.ignores_failures).then(|| Denial { message: why, reason: "Invalid".into(), index: 0 })
     }
 }
 
@@ -220,6 +227,7 @@ pub(super) async fn check(
     attributes: &Attributes<'_>,
 ) -> Result<(), ApiError> {
     let namespace = storage.namespace_of(attributes).await?;
+    let authorizer = condition::authorizer(storage, attributes).await?;
     let mut budget = Budget::new(BUDGET);
     for binding in bindings {
         let Some(policy) = policies.iter().find(|policy| policy.name == binding.policy) else { continue };
@@ -230,11 +238,12 @@ pub(super) async fn check(
         }
         let rules = json::array(&policy.constraints, "resourceRules");
         let Some(served) = matching::rule_version(rules, &registry, attributes) else { continue };
-        let request = attributes.request(&served);
+        let request = attributes.request(storage, &served).await?;
         let denials = match binding.params(storage, policy, attributes.namespace).await {
             Ok(params) => {
                 let each = params.iter().flat_map(|params| {
-                    let scope = condition::scope(&request).with("params", Cel::of(params));
+                    let scope =
+                        condition::scope(&request, authorizer.clone()).with("params", Cel::of(params));
                     let space = namespace.as_deref().map_or(Cel::Null, Cel::of);
                     policy.denials(scope.with("namespaceObject", space), &mut budget)
                 });
@@ -291,7 +300,8 @@ fn enforce(
                 let refusal = error::forbidden(attributes.kind, attributes.name, &what);
                 return Err(ApiError { code, reason: denial.reason.clone(), ..refusal });
             }
-            // There is no audit log to write to.
+            "Audit" => asker::annotate_failure(json!({"message": message, "policy": of, "binding": by,
+                "expressionIndex": denial.index, "validationActions": binding.actions})),
             _ => {}
         }
     }

@@ -69,10 +69,11 @@ impl Webhook {
         if !matching::selected(&self.namespaces, &self.objects, namespace, attributes) {
             return Ok(None);
         }
-        let request = attributes.request(&served);
+        let request = attributes.request(storage, &served).await?;
+        let authorizer = condition::authorizer(storage, attributes).await?;
         match condition::hold(
             &self.conditions,
-            &condition::scope(&request),
+            &condition::scope(&request, authorizer),
             &mut Budget::new(condition::BUDGET),
         ) {
             Ok(true) => {}
@@ -152,7 +153,7 @@ pub(super) async fn mutate(
             let asked = hook.ask(storage, namespace.as_deref(), &attributes.with_object(&present)).await?;
             let Some((response, served)) = asked else { continue };
             hook.allowed(&response)?;
-            let applied = apply(&response, &served, object);
+            let applied = apply(storage, attributes, &response, &served, object).await;
             if let Err(why) = applied
                 && !hook.ignores_failures
             {
@@ -165,7 +166,13 @@ pub(super) async fn mutate(
 }
 
 /// Applies the patch of a response.
-fn apply(response: &Value, served: &Served, object: &mut Value) -> Result<(), String> {
+async fn apply(
+    storage: &Storage,
+    attributes: &Attributes<'_>,
+    response: &Value,
+    served: &Served,
+    object: &mut Value,
+) -> Result<(), String> {
     let patch = json::text(response, "patch");
     if patch.is_empty() {
         return Ok(());
@@ -173,11 +180,13 @@ fn apply(response: &Value, served: &Served, object: &mut Value) -> Result<(), St
     let patch =
         base64::engine::general_purpose::STANDARD.decode(patch).map_err(|why| format!("patch: {why}"))?;
     let patch: Value = serde_json::from_slice(&patch).map_err(|why| format!("patch: {why}"))?;
-    let patched = patch::json_patched(&served.export(object), &patch).map_err(|refusal| refusal.message)?;
+    let told = storage.exported(served, object).await.map_err(|refusal| refusal.message)?;
+    let patched = patch::json_patched(&told, &patch).map_err(|refusal| refusal.message)?;
     if !patched["metadata"].is_object() {
         return Err("the patched object has no metadata".into());
     }
-    *object = served.import(patched);
+    let patched = storage.converted(attributes.kind, served.import(patched)).await;
+    *object = patched.map_err(|refusal| refusal.message)?;
     Ok(())
 }
 
