@@ -24,7 +24,7 @@ mod apply;
 mod set;
 mod walk;
 
-pub(crate) use apply::applied;
+pub(crate) use apply::{applied, scale_applied};
 pub(crate) use set::Set;
 
 /// Who writes in this process when no request does.

@@ -190,7 +190,7 @@ impl Config {
             [] => vec![Role::Engine, Role::Control, Role::Faces],
             roles => roles.to_vec(),
         };
-        let audit = Audit::of(&flags, place.data_dir())?;
+        let audit = Audit::of(&flags, &place.data_dir())?;
         let config = Self {
             name: flags.name.unwrap_or_else(|| "cirro".into()),
             roles,

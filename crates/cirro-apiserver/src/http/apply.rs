@@ -54,12 +54,7 @@ impl Call {
     ) -> Result<Response<Body>, ApiError> {
         let mut answer = self.answer();
         let config = self.read_config(request, &mut answer.warnings).await?;
-        let manager = self.query.get("fieldManager");
-        if manager.is_empty() {
-            return Err(error::unprocessable(
-                "PatchOptions.meta.k8s.io \"\" is invalid: fieldManager: Required value: is required for apply patch".into(),
-            ));
-        }
+        let manager = self.applying_manager()?;
         let (target, dry_run, force) = (target(subresource), self.query.dry_run()?, self.query.flag("force"));
         let storage = &self.server.storage;
         let kind = &self.served.kind;
@@ -88,6 +83,16 @@ impl Call {
             }
         }
         Err(error::modified(kind, self.place().name))
+    }
+
+    /// Returns who applies, which has to be said.
+    pub(super) fn applying_manager(&self) -> Result<&str, ApiError> {
+        match self.query.get("fieldManager") {
+            "" => Err(error::unprocessable(
+                "PatchOptions.meta.k8s.io \"\" is invalid: fieldManager: Required value: is required for apply patch".into(),
+            )),
+            manager => Ok(manager),
+        }
     }
 
     /// Reads and checks the configuration, in the storage version.

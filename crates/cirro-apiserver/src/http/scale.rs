@@ -6,13 +6,15 @@ use cirro_seams::api::ApiError;
 use serde_json::{Value, json};
 
 use super::Call;
+use super::apply::is_apply;
 use super::write::{Patch, read_body};
 use crate::custom::{ScalePaths, follow_members};
 use crate::decode;
 use crate::error;
 use crate::json;
+use crate::managed;
 use crate::registry::Kind;
-use crate::storage::Target;
+use crate::storage::{Target, Tracking};
 use crate::table;
 
 const SCHEMA: &str = "io.k8s.api.autoscaling.v1.Scale";
@@ -34,8 +36,42 @@ impl Call {
 
     /// Patches the scale.
     pub(super) async fn patch_scale(&self, request: Request<Body>) -> Result<Response<Body>, ApiError> {
+        if is_apply(&request) {
+            return self.apply_scale(request).await;
+        }
         let patch = Patch::read(request).await?;
         self.change_scale(|scale| patch.apply(SCHEMA, scale)).await
+    }
+
+    /// Applies a scale: what it says becomes the manager's in the object itself.
+    async fn apply_scale(&self, request: Request<Body>) -> Result<Response<Body>, ApiError> {
+        let (_, body) = read_body(request).await?;
+        let wanted = decode::decode("application/yaml", &body)?.value;
+        if json::text(&wanted, "apiVersion") != "autoscaling/v1" || json::text(&wanted, "kind") != "Scale" {
+            let what = "apiVersion autoscaling/v1 and kind Scale must be set in an applied scale";
+            return Err(error::bad_request(what));
+        }
+        let manager = self.applying_manager()?;
+        let (place, kind) = (self.place(), &self.served.kind);
+        let mut config = json!({"metadata": {"name": place.name}});
+        if let Some(replicas) = json::at(&wanted, "spec.replicas") {
+            let replicas =
+                replicas.as_i64().ok_or_else(|| error::bad_request("spec.replicas must be a number"))?;
+            set_replicas(kind, &mut config, replicas);
+        }
+        let force = self.query.flag("force");
+        let change = |old: &Value| {
+            let mut new = managed::scale_applied(kind, old, &config, manager, force)?;
+            let asked = json::text(&wanted, "metadata.resourceVersion");
+            if !asked.is_empty() {
+                new["metadata"]["resourceVersion"] = asked.into();
+            }
+            Ok(new)
+        };
+        let dry_run = self.query.dry_run()?;
+        let storage = &self.server.storage;
+        let updated = storage.modify_tracked(place, Target::Object, Tracking::Given, dry_run, change).await?;
+        Ok(self.answer().foreign(StatusCode::OK, &scale_of(kind, &updated)))
     }
 
     async fn change_scale(

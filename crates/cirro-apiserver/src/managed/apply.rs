@@ -15,9 +15,36 @@ pub(crate) fn applied(
     manager: &str,
     force: bool,
 ) -> Result<Value, ApiError> {
+    let own = entry(kind, target, manager.to_owned(), true);
+    applied_by(own, kind, target, live, config, force)
+}
+
+/// Does the same with the part of `config` that a manager said by the subresource `scale`.
+///
+/// # Errors
+/// As above.
+pub(crate) fn scale_applied(
+    kind: &Kind,
+    live: &Value,
+    config: &Value,
+    manager: &str,
+    force: bool,
+) -> Result<Value, ApiError> {
+    let own = entry(kind, Target::Object, manager.to_owned(), true);
+    let own = Entry { subresource: "scale".into(), ..own };
+    applied_by(own, kind, Target::Object, live, config, force)
+}
+
+fn applied_by(
+    mut own: Entry,
+    kind: &Kind,
+    target: Target,
+    live: &Value,
+    config: &Value,
+    force: bool,
+) -> Result<Value, ApiError> {
     let root = Place::root(&shape_of(kind));
     let mut entries = read(live).unwrap_or_default();
-    let mut own = entry(kind, target, manager.to_owned(), true);
     own.fields = without_foreign(kind, target, walk::named(&root.shape, config));
     let at = entries.iter().position(|other| other.is_same(&own));
     let before = at.map(|at| entries.remove(at));

@@ -3,6 +3,7 @@
 use serde_json::{Number, Value};
 
 use super::{Shape, types};
+use crate::validate::quantity::Quantity;
 
 /// What was found.
 #[derive(Debug, Default)]
@@ -33,6 +34,12 @@ impl Walk<'_> {
     fn value(&mut self, shape: &Shape, value: &mut Value, path: &str) {
         if let (Shape::Quantity, Value::Number(number)) = (shape, &*value) {
             *value = number.to_string().into();
+        }
+        // What is none is left for validation to name.
+        if let (Shape::Quantity, Value::String(text)) = (shape, &*value)
+            && let Some(canonical) = Quantity::canonical(text)
+        {
+            *value = canonical.into();
         }
         let fits = fits(shape, value);
         match (shape, &mut *value) {

@@ -69,6 +69,36 @@ impl Quantity {
         format!("{number}{}", suffixes[at])
     }
 
+    /// Returns a quantity's text in the form in which upstream keeps it; nothing when it is none.
+    pub(crate) fn canonical(text: &str) -> Option<String> {
+        let text = text.trim();
+        let quantity = Self::parse(text).ok()?;
+        let numbers = |c: char| c.is_ascii_digit() || ".+-".contains(c);
+        let suffix = text.trim_start_matches(numbers);
+        if suffix.len() > 1 && suffix.starts_with(['e', 'E']) && !suffix.ends_with('i') {
+            return Some(quantity.in_exponents());
+        }
+        let binary = suffix.ends_with('i');
+        let large = quantity.0.abs() >= 1024 * NANO;
+        // Upstream keeps no fractions of what has binary suffixes.
+        let whole = quantity.0.div_euclid(NANO) + i128::from(quantity.0.rem_euclid(NANO) != 0);
+        let quantity = if binary && large { Self(whole * NANO) } else { quantity };
+        Some(quantity.written(binary))
+    }
+
+    /// Writes the quantity with a power of ten, which is a multiple of three.
+    fn in_exponents(self) -> String {
+        if self.0 == 0 {
+            return "0".into();
+        }
+        let (mut number, mut exponent) = (self.0, -9);
+        while number % 1000 == 0 {
+            number /= 1000;
+            exponent += 3;
+        }
+        if exponent == 0 { number.to_string() } else { format!("{number}e{exponent}") }
+    }
+
     /// Returns it as a whole number, if it is one that fits.
     pub(crate) fn whole(self) -> Option<i64> {
         (self.0 % NANO == 0).then(|| i64::try_from(self.0 / NANO).ok()).flatten()
@@ -141,6 +171,27 @@ mod tests {
     fn nonsense_is_refused() {
         for text in ["", "1 Gi", "abc", "1.2.3", "1gi", "1e99", "Mi", "--1", "1ki"] {
             assert!(Quantity::parse(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn texts_become_canonical_as_upstream_keeps_them() {
+        for (text, wanted) in [
+            ("0.5", Some("500m")),
+            ("1000m", Some("1")),
+            ("1.5Gi", Some("1536Mi")),
+            ("1024Mi", Some("1Gi")),
+            ("0.5Ki", Some("512")),
+            ("1024.5Ki", Some("1049088")),
+            ("1000", Some("1k")),
+            ("1e3", Some("1e3")),
+            ("12e6", Some("12e6")),
+            ("100e-3", Some("100e-3")),
+            ("-0.1", Some("-100m")),
+            ("0Gi", Some("0")),
+            ("much", None),
+        ] {
+            assert_eq!(Quantity::canonical(text).as_deref(), wanted, "{text}");
         }
     }
 

@@ -110,3 +110,39 @@ async fn whoever_may_only_patch_creates_nothing() {
     apply(&server, "fieldManager=me", &config(Some(1), "a")).await;
     assert_eq!(read(server.respond(&jane, asked()).await).await.code, 200);
 }
+
+#[tokio::test]
+async fn a_scale_is_applied_to_its_object() {
+    let server = server().await;
+    let path = "/apis/apps/v1/namespaces/default/deployments";
+    let made = json!({"metadata": {"name": "web"}, "spec": {"replicas": 1, "selector": {"matchLabels": {"a": "b"}},
+        "template": {"metadata": {"labels": {"a": "b"}}, "spec": {"containers": [{"name": "c", "image": "x",
+            "resources": {"requests": {"cpu": "0.5", "memory": "1024Mi"}}}]}}}});
+    let made = send(&server, "POST", &format!("{path}?fieldManager=maker"), &made).await;
+    assert_eq!(made.code, 201, "{}", made.body);
+    // Quantities are kept as upstream keeps them.
+    let requests = &made.body["spec"]["template"]["spec"]["containers"][0]["resources"]["requests"];
+    assert_eq!(requests, &json!({"cpu": "500m", "memory": "1Gi"}));
+    let scale = json!({"apiVersion": "autoscaling/v1", "kind": "Scale", "metadata": {"name": "web"}, "spec": {"replicas": 3}});
+    let apply = async |query: &str| {
+        let asked = request(
+            "PATCH",
+            &format!("{path}/web/scale?{query}"),
+            "application/apply-patch+yaml",
+            scale.to_string(),
+        );
+        read(server.respond(&admin(), asked).await).await
+    };
+    assert_eq!(apply("").await.code, 422);
+    let conflict = apply("fieldManager=scaler").await;
+    assert_eq!(conflict.code, 409, "{}", conflict.body);
+    assert_eq!(conflict.body["details"]["causes"][0]["field"], ".spec.replicas");
+    let applied = apply("fieldManager=scaler&force=true").await;
+    assert_eq!((applied.code, &applied.body["kind"]), (200, &json!("Scale")), "{}", applied.body);
+    assert_eq!(applied.body["spec"]["replicas"], 3);
+    let found = send(&server, "GET", &format!("{path}/web"), &Value::Null).await.body;
+    let entries = found["metadata"]["managedFields"].as_array().unwrap();
+    let own = entries.iter().find(|entry| entry["manager"] == "scaler").unwrap();
+    assert_eq!((&own["operation"], &own["subresource"]), (&json!("Apply"), &json!("scale")));
+    assert_eq!(own["fieldsV1"], json!({"f:spec": {"f:replicas": {}}}));
+}
