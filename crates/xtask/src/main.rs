@@ -43,7 +43,7 @@ enum Task {
         /// Try this executable instead of a release build of the tree
         #[arg(long, value_name = "FILE")]
         binary: Option<std::path::PathBuf>,
-        /// Only the Dockerfiles with this in their names
+        /// Only the Dockerfiles or groups with this in their names
         #[arg(long, value_name = "TEXT", default_value = "")]
         only: String,
     },

@@ -2,6 +2,7 @@
 
 mod bollard;
 mod dockerfiles;
+mod kubectl;
 
 use std::path::PathBuf;
 
@@ -14,13 +15,16 @@ pub(crate) enum Which {
     Bollard,
     /// Our own Dockerfiles, one for every instruction and flag, beside dockerd's classic builder.
     Dockerfiles,
+    /// Upstream's kubectl scripts against the API server of this tree, in this process.
+    Kubectl,
 }
 
 /// Runs a suite; fails when something does not pass that is to pass.
 pub(crate) fn run(which: Which, binary: Option<PathBuf>, only: &str) -> anyhow::Result<()> {
-    let binary = binary.map_or_else(release_binary, |binary| Ok(std::path::absolute(binary)?))?;
+    let binary = || binary.map_or_else(release_binary, |binary| Ok(std::path::absolute(binary)?));
     match which {
-        Which::Bollard => bollard::run(&binary),
-        Which::Dockerfiles => dockerfiles::run(&binary, only),
+        Which::Bollard => bollard::run(&binary()?),
+        Which::Dockerfiles => dockerfiles::run(&binary()?, only),
+        Which::Kubectl => kubectl::run(only),
     }
 }
