@@ -15,6 +15,7 @@ use crate::json;
 use crate::rbac::{self, escalation};
 use crate::record;
 use crate::registry::Kind;
+use crate::server::Plugin;
 use crate::storage::Storage;
 
 mod account;
@@ -61,9 +62,14 @@ impl Storage {
     ) -> Result<(), ApiError> {
         match (kind.group.as_str(), kind.plural.as_str(), old) {
             ("", "pods", None) => {
-                account::admit(self, kind, namespace, new).await?;
+                let wanted = |part| !self.without_admission.contains(&part);
+                if wanted(Plugin::ServiceAccount) {
+                    account::admit(self, kind, namespace, new).await?;
+                }
                 priority::admit(self, kind, new).await?;
-                tolerations::admit(new);
+                if wanted(Plugin::DefaultTolerationSeconds) {
+                    tolerations::admit(new);
+                }
                 limits::admit(self, kind, namespace, new).await
             }
             ("", "persistentvolumeclaims", None) => limits::admit(self, kind, namespace, new).await,

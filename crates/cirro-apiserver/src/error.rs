@@ -109,6 +109,11 @@ pub(crate) fn unprocessable(message: String) -> ApiError {
     error(422, "Invalid", message, None)
 }
 
+/// The same with the causes that clients show.
+pub(crate) fn unprocessable_with(message: String, details: Value) -> ApiError {
+    error(422, "Invalid", message, Some(details))
+}
+
 /// 410 for a revision or a continue token whose history is gone.
 pub(crate) fn expired(message: String) -> ApiError {
     error(410, "Expired", message, None)

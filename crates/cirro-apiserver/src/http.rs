@@ -24,10 +24,12 @@ mod discovery;
 mod evict;
 mod exec;
 mod log;
+pub(crate) mod metrics;
 mod negotiate;
 mod openapi;
 mod portforward;
 mod proxy;
+mod pretty;
 mod query;
 mod read;
 mod route;
@@ -40,6 +42,7 @@ mod watch;
 mod write;
 
 use answer::Answer;
+use metrics::Asked;
 use negotiate::Accept;
 use query::Query;
 use route::{ResourcePath, Route};
@@ -50,8 +53,13 @@ use crate::storage::Place;
 impl ApiServer {
     /// Answers one request of the user that the connection authenticated; refusals are answers too.
     pub async fn respond(&self, user: &User, request: Request<Body>) -> Response<Body> {
+        let for_a_person = pretty::is_wanted(&request);
+        let mut running = self.metrics.begin(Asked::of(&request, &self.storage.definitions.registry()));
         let result = self.admit(user, request).await;
-        result.unwrap_or_else(|refusal| answer::refusal(&refusal))
+        let response = result.unwrap_or_else(|refusal| answer::refusal(&refusal));
+        running.code = response.status().as_u16();
+        drop(running);
+        if for_a_person { pretty::broken(response).await } else { response }
     }
 
     async fn admit(&self, connection: &User, request: Request<Body>) -> Result<Response<Body>, ApiError> {
@@ -126,6 +134,7 @@ impl ApiServer {
     ) -> Result<Response<Body>, ApiError> {
         match route {
             Route::Version => Ok(discovery::version()),
+            Route::Metrics => Ok(self.metrics.answer()),
             Route::Issuer => Ok(answer::document(&tokens::configuration())),
             Route::TokenKeys => Ok(answer::keys(&self.storage.tokens.keys())),
             Route::Resource(path) => self.resource(user, path, request).await,

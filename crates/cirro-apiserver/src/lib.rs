@@ -50,4 +50,4 @@ pub const VERSION: &str = "v1.33.0+cirro";
 
 pub use audit::AuditOptions;
 pub use auth::User;
-pub use server::{ApiServer, Options};
+pub use server::{ApiServer, Options, Plugin};

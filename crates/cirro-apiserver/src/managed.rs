@@ -21,6 +21,7 @@ use crate::schema::{Shape, types};
 use crate::storage::Target;
 
 mod apply;
+mod last_applied;
 mod set;
 mod walk;
 

@@ -6,8 +6,10 @@ use serde_json::Value;
 use crate::error;
 
 mod strategic;
+mod told;
 
 pub(crate) use strategic::strategic;
+pub(crate) use told::unrestorable;
 
 /// Most operations of a JSON patch.
 const MAX_OPERATIONS: usize = 10_000;

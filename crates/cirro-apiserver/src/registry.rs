@@ -213,6 +213,10 @@ pub(crate) trait Strategy: Sync + Send {
     fn kept_by(&self, _object: &Value) -> bool {
         false
     }
+    /// Whether an object of this name is never deleted.
+    fn is_immortal(&self, _name: &str) -> bool {
+        false
+    }
     /// Remarks for the client that do not refuse the object.
     fn warnings(&self, _object: &Value) -> Vec<String> {
         Vec::new()

@@ -16,6 +16,7 @@ use crate::client::LocalClient;
 use crate::custom::Definitions;
 use crate::error;
 use crate::fairness::{self, Fairness};
+use crate::http::metrics::Metrics;
 use crate::kinds;
 use crate::pki::{Pki, PkiError};
 use crate::rbac::{self, Rbac};
@@ -38,6 +39,17 @@ pub struct Options {
     pub keys: Option<PathBuf>,
     /// The audit log, when there is to be one.
     pub audit: Option<AuditOptions>,
+    /// Parts of admission that are left out, as `--disable-admission-plugins` of upstream's server has it.
+    pub without_admission: Vec<Plugin>,
+}
+
+/// A part of admission that can be left out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Plugin {
+    /// Pods get their service account and its token.
+    ServiceAccount,
+    /// Pods bear a node that is not there for five minutes.
+    DefaultTolerationSeconds,
 }
 
 impl Default for Options {
@@ -48,6 +60,7 @@ impl Default for Options {
             advertise: None,
             keys: None,
             audit: None,
+            without_admission: Vec::new(),
         }
     }
 }
@@ -57,6 +70,7 @@ impl Default for Options {
 pub struct ApiServer {
     pub(crate) storage: Arc<Storage>,
     node_streams: Arc<RwLock<Option<Arc<dyn NodeStreams>>>>,
+    pub(crate) metrics: Arc<Metrics>,
 }
 
 /// What the server has by its keys.
@@ -130,8 +144,10 @@ impl ApiServer {
             decoded: DecodeCache::default(),
             service_cidr: options.service_cidr,
             node_ports: options.node_ports.clone(),
+            without_admission: options.without_admission.clone(),
         };
-        let server = Self { storage: Arc::new(storage), node_streams: Arc::default() };
+        let server =
+            Self { storage: Arc::new(storage), node_streams: Arc::default(), metrics: Arc::default() };
         server.bootstrap(&options).await?;
         server.storage.follow_definitions().await;
         Ok(server)

@@ -29,6 +29,7 @@ use crate::pki::Pki;
 use crate::rbac::Rbac;
 use crate::record::{self, DecodeCache};
 use crate::registry::{Kind, Registry, Subresource};
+use crate::server::Plugin;
 use crate::tokens::Tokens;
 use crate::validate;
 
@@ -63,6 +64,8 @@ pub(crate) struct Storage {
     pub(crate) pki: Option<Arc<Pki>>,
     pub(crate) service_cidr: Ipv4Net,
     pub(crate) node_ports: RangeInclusive<u16>,
+    /// Parts of admission that are left out.
+    pub(crate) without_admission: Vec<Plugin>,
 }
 
 /// What part of an object a write may change.
@@ -327,7 +330,8 @@ impl Storage {
             let old = self.object_of(place.kind, &record).await?;
             let mut new = change(&old)?;
             let asked = json::text(&new, "metadata.resourceVersion").to_owned();
-            if !asked.is_empty() && asked != record.revision.to_string() {
+            // An update at 0 is one of whatever is there.
+            if !matches!(asked.as_str(), "" | "0") && asked != record.revision.to_string() {
                 return Err(error::modified(place.kind, place.name));
             }
             let sent = new["metadata"].get("managedFields").cloned();

@@ -5,6 +5,7 @@
 //! plan::scale(): how many replicas each set is to have now ─▶ update sets ─▶ status
 //! ```
 
+mod history;
 mod plan;
 mod status;
 mod template;
@@ -184,10 +185,10 @@ impl Controller {
         let own = revision(&sets[current]).max(highest + 1);
         let mut set = sets[current].clone();
         if revision(&set) != own {
-            set = self.annotate(&set, "replicasets", REVISION, own).await?;
+            set = self.annotate(&set, "replicasets", history::at_revision(&set, own)).await?;
         }
         if revision(deployment) != own {
-            self.annotate(deployment, "deployments", REVISION, own).await?;
+            self.annotate(deployment, "deployments", json!({REVISION: own.to_string()})).await?;
         }
         Ok(set)
     }
@@ -196,10 +197,9 @@ impl Controller {
         &self,
         object: &Value,
         plural: &str,
-        key: &str,
-        value: i64,
+        annotations: Value,
     ) -> Result<Arc<Value>, ApiError> {
-        let patch = json!({"metadata": {"uid": uid(object), "annotations": {key: value.to_string()}}});
+        let patch = json!({"metadata": {"uid": uid(object), "annotations": annotations}});
         let key = cirro_client::key_of(&Resource::new("apps", plural), object);
         self.context.api.merge_patch(&key, false, patch).await
     }

@@ -60,6 +60,7 @@ impl ControlPlane {
             advertise: Some(SocketAddrV4::new(gateway, listeners.port)),
             keys: Some(config.data_dir.join("pki")),
             audit: config.audit.as_ref().map(|audit| audit.options()),
+            ..Options::default()
         };
         let server = ApiServer::open(store, options).await.context("open the API")?;
         let addresses = listeners.addresses.clone();

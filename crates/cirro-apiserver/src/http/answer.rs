@@ -155,6 +155,12 @@ pub(crate) fn document(value: &Value) -> Response<Body> {
     json_bytes(StatusCode::OK, value.to_string().into())
 }
 
+/// Answers with what keeps the order of its members.
+pub(crate) fn written(value: &impl serde::Serialize) -> Response<Body> {
+    let body = serde_json::to_vec(value).expect("its keys are text and nothing in it fails");
+    json_bytes(StatusCode::OK, body.into())
+}
+
 /// Answers with a set of keys (RFC 7517).
 pub(crate) fn keys(value: &Value) -> Response<Body> {
     let mut response = document(value);

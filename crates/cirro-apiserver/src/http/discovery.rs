@@ -1,5 +1,7 @@
 //! Discovery: which groups, versions and kinds there are. Classic and aggregated.
 
+mod resources;
+
 use axum::body::Body;
 use axum::http::header::{CONTENT_TYPE, HeaderValue};
 use axum::http::{Method, Request, Response};
@@ -29,7 +31,7 @@ pub(super) fn answer(
         (Route::Groups, None) => Ok(answer::document(&group_list(registry))),
         (Route::Group(name), _) => find_group(registry, name).map(|group| answer::document(&group)),
         (Route::Resources(group, version), _) => {
-            resource_list(registry, group, version).map(|list| answer::document(&list))
+            resources::list(registry, group, version).map(|list| answer::written(&list))
         }
         (Route::OpenApiIndex, _) => Ok(answer::document(&openapi::index(registry))),
         (Route::OpenApi(group, version), _) => openapi::document(registry, group, version),
@@ -55,7 +57,8 @@ fn root(registry: &Registry) -> Value {
         paths.extend(group.versions.iter().map(|(version, _)| format!("/apis/{}/{version}", group.name)));
     }
     paths.extend(
-        ["/healthz", "/livez", "/openapi/v2", "/openapi/v3", "/readyz", "/version"].map(str::to_owned),
+        ["/healthz", "/livez", "/metrics", "/openapi/v2", "/openapi/v3", "/readyz", "/version"]
+            .map(str::to_owned),
     );
     json!({"paths": paths})
 }
@@ -98,42 +101,22 @@ pub(super) fn served<'a>(
     version.map(|(_, served)| served).ok_or_else(error::no_such_path)
 }
 
-fn resource_list(registry: &Registry, group: &str, version: &str) -> Result<Value, ApiError> {
-    let mut resources = Vec::new();
-    for served in served(registry, group, version)? {
-        let kind = &served.kind;
-        let mut entry = json!({"name": kind.plural, "singularName": kind.singular, "namespaced": kind.namespaced,
-            "kind": kind.kind, "verbs": kind.verbs()});
-        add_names(&mut entry, served);
-        resources.push(entry);
-        for subresource in &kind.subresources {
-            let mut entry = json!({"name": format!("{}/{}", kind.plural, subresource.name()), "singularName": "",
-                "namespaced": kind.namespaced, "kind": kind.kind, "verbs": subresource.verbs()});
-            if let Some((group, version, kind)) = subresource.speaks() {
-                entry["kind"] = kind.into();
-                entry["group"] = group.into();
-                entry["version"] = version.into();
-            }
-            resources.push(entry);
-        }
-    }
-    let group_version = join_version(group, version);
-    Ok(
-        json!({"kind": "APIResourceList", "apiVersion": "v1", "groupVersion": group_version, "resources": resources}),
-    )
-}
-
 /// Short names and categories are of the version that is meant when none is named.
-fn add_names(entry: &mut Value, served: &Served) {
+fn names(served: &Served) -> (&[String], &[String]) {
     let kind = &served.kind;
     if served.view().is_some() && kind.custom.is_none() {
-        return;
+        return (&[], &[]);
     }
-    if !kind.short_names.is_empty() {
-        entry["shortNames"] = json!(kind.short_names);
+    (&kind.short_names, &kind.categories)
+}
+
+fn add_names(entry: &mut Value, served: &Served) {
+    let (short_names, categories) = names(served);
+    if !short_names.is_empty() {
+        entry["shortNames"] = json!(short_names);
     }
-    if !kind.categories.is_empty() {
-        entry["categories"] = json!(kind.categories);
+    if !categories.is_empty() {
+        entry["categories"] = json!(categories);
     }
 }
 

@@ -7,6 +7,8 @@ pub(crate) enum Route {
     Health,
     /// `/version`.
     Version,
+    /// `/metrics`.
+    Metrics,
     /// `/`.
     Root,
     /// `/api`.
@@ -64,6 +66,7 @@ pub(crate) fn parse(path: &str) -> Route {
         [] => Route::Root,
         ["healthz" | "livez" | "readyz", ..] => Route::Health,
         ["version"] => Route::Version,
+        ["metrics"] => Route::Metrics,
         [".well-known", "openid-configuration"] => Route::Issuer,
         ["openid", "v1", "jwks"] => Route::TokenKeys,
         ["openapi", "v2"] => Route::OpenApiV2,

@@ -16,7 +16,7 @@ use crate::error;
 use crate::json;
 use crate::patch;
 use crate::registry::{Asker, Subresource};
-use crate::schema;
+use crate::schema::{self, Checked};
 use crate::storage::Target;
 
 /// Reads a whole body within the limit.
@@ -124,7 +124,11 @@ impl Call {
             }
         }
         self.check_name(&new)?;
-        self.check_schema(&mut new, &patch.duplicates, warnings)?;
+        let checked = self.checked(&mut new);
+        if let (PatchKind::Strategic, Some(why)) = (&patch.kind, &checked.unrestorable) {
+            return Err(patch::unrestorable(&patch.value, why));
+        }
+        self.judge(checked, &patch.duplicates, warnings)?;
         Ok(self.served.import(new))
     }
 
@@ -202,10 +206,23 @@ impl Call {
         duplicates: &[String],
         warnings: &mut Vec<String>,
     ) -> Result<(), ApiError> {
-        let checked = match &self.served.kind.custom {
+        let checked = self.checked(object);
+        self.judge(checked, duplicates, warnings)
+    }
+
+    fn checked(&self, object: &mut Value) -> Checked {
+        match &self.served.kind.custom {
             Some(custom) => custom::check(custom, object),
             None => schema::check(self.served.schema(), object),
-        };
+        }
+    }
+
+    fn judge(
+        &self,
+        checked: Checked,
+        duplicates: &[String],
+        warnings: &mut Vec<String>,
+    ) -> Result<(), ApiError> {
         if let Some(mismatch) = checked.mismatch {
             let (kind, version) = (&self.served.kind.kind, self.served.version());
             return Err(error::bad_request(format!(

@@ -29,6 +29,7 @@ pub(crate) fn kinds() -> Vec<Kind> {
             .schema("io.k8s.api.batch.v1.CronJob")
             .subresources(&[Subresource::Status])
             .columns(columns::cron_job())
+            .view(super::retired::cron_job_view())
             .strategy(&CronJob),
     ]
 }

@@ -59,6 +59,10 @@ pub(crate) fn kinds() -> Vec<Kind> {
 struct Namespace;
 
 impl Strategy for Namespace {
+    fn is_immortal(&self, name: &str) -> bool {
+        matches!(name, "default" | "kube-system" | "kube-public")
+    }
+
     fn name_rule(&self) -> NameRule {
         NameRule::Label
     }

@@ -17,6 +17,7 @@ pub(crate) fn kinds() -> Vec<Kind> {
             .schema("io.k8s.api.policy.v1.PodDisruptionBudget")
             .subresources(&[Subresource::Status])
             .columns(columns::disruption_budget())
+            .view(super::retired::disruption_budget_view())
             .strategy(&PodDisruptionBudget),
     ]
 }

@@ -1,6 +1,7 @@
-//! Deployments as old books write them: apps/v1beta1, apps/v1beta2 and extensions/v1beta1.
+//! Objects as old books and old clients write them: deployments of apps/v1beta1, apps/v1beta2 and extensions/v1beta1, the betas of
+//! CronJob (kubectl before 1.21 makes no other) and PodDisruptionBudget.
 //!
-//! They are stored as apps/v1, with the defaults of the version that was spoken.
+//! They are stored in the version of today, with the defaults of the version that was spoken.
 //! Source: `pkg/apis/{apps,extensions}/v1beta*/defaults.go` of Kubernetes 1.15.
 
 use serde_json::{Value, json};
@@ -25,6 +26,50 @@ pub(crate) fn deployment_views() -> Vec<View> {
         view("apps", "v1beta2", |_| {}),
         view("extensions", "v1beta1", import_extensions_v1beta1),
     ]
+}
+
+/// The beta of a CronJob had its form of today.
+pub(crate) fn cron_job_view() -> View {
+    View {
+        group: "batch".into(),
+        version: "v1beta1".into(),
+        schema: "io.k8s.api.batch.v1.CronJob".into(),
+        import: |_| {},
+        export: |_| {},
+        deprecation: Some(
+            "batch/v1beta1 CronJob is deprecated in v1.21+, unavailable in v1.25+; use batch/v1 CronJob"
+                .into(),
+        ),
+    }
+}
+
+/// What an empty selector meant in the beta of a PodDisruptionBudget: no pod at all.
+const NO_POD: &str = "pdb.kubernetes.io/deprecated-v1beta1-empty-selector-match";
+
+/// The beta of a PodDisruptionBudget had the form of today, but for the empty selector.
+pub(crate) fn disruption_budget_view() -> View {
+    View {
+        group: "policy".into(),
+        version: "v1beta1".into(),
+        schema: "io.k8s.api.policy.v1.PodDisruptionBudget".into(),
+        import: |object| {
+            if json::object(object, "spec.selector").is_some_and(serde_json::Map::is_empty) {
+                object["spec"]["selector"] = no_pod();
+            }
+        },
+        export: |object| {
+            if json::at(object, "spec.selector") == Some(&no_pod()) {
+                object["spec"]["selector"] = json!({});
+            }
+        },
+        deprecation: Some(
+            "policy/v1beta1 PodDisruptionBudget is deprecated in v1.21+, unavailable in v1.25+; use policy/v1 PodDisruptionBudget".into(),
+        ),
+    }
+}
+
+fn no_pod() -> Value {
+    json!({"matchExpressions": [{"key": NO_POD, "operator": "Exists"}]})
 }
 
 /// No history limit but 2, a deadline, and the selector from the template's labels.
@@ -86,6 +131,17 @@ mod tests {
         assert_eq!(object["spec"]["selector"]["matchLabels"]["app"], "hello");
         assert_eq!(object["spec"]["revisionHistoryLimit"], 2);
         assert_eq!(object["metadata"]["labels"]["app"], "hello");
+    }
+
+    #[test]
+    fn an_empty_selector_of_the_beta_budget_means_no_pod() {
+        let view = disruption_budget_view();
+        let mut budget = json!({"metadata": {"name": "b"}, "spec": {"minAvailable": 1, "selector": {}}});
+        let given = budget.clone();
+        (view.import)(&mut budget);
+        assert_eq!(budget["spec"]["selector"]["matchExpressions"][0]["key"], NO_POD);
+        (view.export)(&mut budget);
+        assert_eq!(budget, given);
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! Server-side apply: merge what a manager says into an object, and take out what it says no more.
 
+use super::last_applied;
 use super::walk::{self, Place};
 use super::*;
 
@@ -56,11 +57,14 @@ fn applied_by(
     }
     let difference = walk::compare(&root.shape, live, &merged);
     let changed = without_foreign(kind, target, difference.changed());
+    let inherited = last_applied::inherited(&root.shape, manager, live);
     let mut conflicts = Vec::new();
     for other in &mut entries {
         let lost = other.fields.intersection(&changed);
         if !force {
-            conflicts.extend(lost.shown().into_iter().map(|path| (other.clone(), path)));
+            let mut refused = lost.clone();
+            refused.subtract(&inherited);
+            conflicts.extend(refused.shown().into_iter().map(|path| (other.clone(), path)));
         }
         other.fields.subtract(&lost);
         other.fields.subtract(&difference.removed);
@@ -71,6 +75,7 @@ fn applied_by(
     if let Some(before) = before.filter(|before| before.fields == own.fields && merged == *live) {
         own.time = before.time;
     }
+    last_applied::follow(&mut merged, config, manager);
     entries.push(own);
     write(&mut merged, entries);
     Ok(merged)

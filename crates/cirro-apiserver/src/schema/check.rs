@@ -12,6 +12,8 @@ pub(crate) struct Checked {
     pub(crate) unknown: Vec<String>,
     /// The first value of a wrong type, in the words of Go's decoder.
     pub(crate) mismatch: Option<String>,
+    /// The same in the words of upstream's converter, which reads what a strategic merge patch made.
+    pub(crate) unrestorable: Option<String>,
 }
 
 /// Checks an object against a definition; without one nothing is known and all is let through.
@@ -99,6 +101,25 @@ impl Walk<'_> {
             ),
         };
         self.checked.mismatch = Some(text);
+        self.checked.unrestorable = Some(unrestorable(shape, value));
+    }
+}
+
+fn unrestorable(shape: &Shape, value: &Value) -> String {
+    let found = match value {
+        Value::Null => "nil",
+        Value::Bool(_) => "bool",
+        Value::Number(number) if number.is_f64() => "float64",
+        Value::Number(_) => "int64",
+        Value::String(_) => "string",
+        Value::Array(_) => "slice",
+        Value::Object(_) => "map",
+    };
+    match shape {
+        Shape::Object | Shape::Map(_) => format!("cannot restore map from {found}"),
+        Shape::List(_) | Shape::Bytes => format!("cannot restore slice from {found}"),
+        Shape::Type(_) => format!("cannot restore struct from: {found}"),
+        other => format!("cannot convert {found} to {}", wanted(other)),
     }
 }
 

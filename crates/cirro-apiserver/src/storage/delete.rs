@@ -44,6 +44,10 @@ impl Storage {
             let record = self.record(place).await?;
             let old = self.object_of(place.kind, &record).await?;
             check_preconditions(place, options, &record, &old)?;
+            if place.kind.strategy.is_immortal(place.name) {
+                let why = "this namespace may not be deleted";
+                return Err(error::forbidden(place.kind, place.name, why));
+            }
             self.validate_outside(&Attributes::of(place, Write::Delete, None, Some(&old), dry_run)).await?;
             let _pass = self.late_pass(early, place.kind, place.namespace).await?;
             let new = marked(place.kind, &old, options)?;

@@ -4,6 +4,7 @@ use cirro_client::{labels, name, namespace};
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
+use super::history::HISTORY;
 use super::{DESIRED, MAX_REPLICAS, REVISION};
 
 /// Label that tells the pods of one template from those of another.
@@ -12,8 +13,8 @@ pub(crate) const HASH_LABEL: &str = "pod-template-hash";
 /// Upstream's alphabet for generated names: no vowels, nothing that looks alike.
 const ALPHABET: &[u8] = b"bcdfghjklmnpqrstvwxz2456789";
 /// Annotations that are the deployment's own, not its revisions'.
-const NOT_COPIED: [&str; 4] =
-    ["kubectl.kubernetes.io/last-applied-configuration", REVISION, DESIRED, MAX_REPLICAS];
+const NOT_COPIED: [&str; 5] =
+    ["kubectl.kubernetes.io/last-applied-configuration", REVISION, HISTORY, DESIRED, MAX_REPLICAS];
 
 /// Whether a replica set was made from a deployment's present template.
 pub(super) fn is_of(deployment: &Value, set: &Value) -> bool {

@@ -7,7 +7,7 @@ use anyhow::Context;
 
 use super::server::Server;
 
-const SCRIPT: &str = include_str!("group.sh");
+const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/src/suite/kubectl/group.sh");
 /// One group's time; upstream's longest takes two minutes.
 const LIMIT_SECONDS: &str = "420";
 
@@ -23,13 +23,13 @@ pub(super) struct Outcome {
 /// Runs a group against a server of its own; its whole output goes into a file under `logs`.
 pub(super) async fn run(suite: &Path, group: &str, logs: &Path) -> anyhow::Result<Outcome> {
     let directory = tempfile::tempdir().context("make a directory")?;
-    let server = Server::start(directory.path()).await?;
     let (work, results) = (directory.path().join("work"), directory.path().join("results"));
     std::fs::create_dir(&work)?;
+    let server = Server::start(directory.path()).await?;
     let log = std::fs::File::create(logs.join(format!("{group}.log")))?;
     let mut command = Command::new("timeout");
     command
-        .args(["--kill-after=5", LIMIT_SECONDS, "bash", "-c", SCRIPT])
+        .args(["--kill-after=5", LIMIT_SECONDS, "bash", SCRIPT])
         .current_dir(suite.join("source"))
         .env("GROUP", group)
         .env("RESULTS", &results)

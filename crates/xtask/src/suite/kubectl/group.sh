@@ -12,7 +12,7 @@ KUBE_TEMP=$TMPDIR/kube
 mkdir -p "$HOME" "$KUBE_TEMP"
 source hack/lib/init.sh
 source hack/lib/test.sh
-source test/cmd/legacy-script.sh
+source "$PWD/test/cmd/legacy-script.sh"
 set +o errexit +o nounset
 set -o errtrace
 
@@ -36,6 +36,7 @@ for name in $(declare -F | awk '$3 ~ /^kube::test::(.*_assert|if_.*_string|if_so
 done
 
 note() {
+    [[ -z ${quiet-} ]] || return 0
     local file=${BASH_SOURCE[1]}
     [[ $file == */test/cmd/* ]] || return 0
     # Its functions are upstream's own tools, but for what stands between the groups.
@@ -54,7 +55,10 @@ record_command() { [[ $GROUP == inline ]] || finish "$1"; }
 
 finish() {
     # shellcheck disable=SC2086
-    [[ $GROUP == inline ]] || $GROUP
+    if [[ $GROUP != inline ]]; then
+        create_and_use_new_namespace
+        $GROUP
+    fi
     trap - ERR
     echo "passed $passed" >> "$RESULTS"
     stop-proxy

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use anyhow::Context;
 use cirro_apiserver::pki::Pki;
-use cirro_apiserver::{ApiServer, Options};
+use cirro_apiserver::{ApiServer, Options, Plugin};
 use cirro_seams::api::{Api, Resource};
 use cirro_store::MemoryObjectStore;
 use ipnet::Ipv4Net;
@@ -28,16 +28,20 @@ pub(super) struct Server {
 }
 
 impl Server {
-    /// Starts one over an empty store; its keys are kept in `directory`.
+    /// Starts one over an empty store; its keys are kept in `directory`, which has a `work`.
     pub(super) async fn start(directory: &Path) -> anyhow::Result<Self> {
         let keys = directory.join("pki");
         let pki = Pki::open(&keys).context("make an authority")?;
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
         let port = listener.local_addr()?.port();
+        // Where upstream's server leaves its certificate.
+        std::fs::write(directory.join("work/apiserver.crt"), pki.ca())?;
         let tls = pki.server_tls(&["localhost".into()], &[Ipv4Addr::LOCALHOST.into()])?;
         let options = Options {
             keys: Some(keys),
             service_cidr: Ipv4Net::new_assert(Ipv4Addr::new(10, 0, 0, 0), 24),
+            // As upstream starts its own for these scripts.
+            without_admission: vec![Plugin::ServiceAccount, Plugin::DefaultTolerationSeconds],
             ..Options::default()
         };
         let server = ApiServer::open(Arc::new(MemoryObjectStore::new()), options).await?;
@@ -64,7 +68,8 @@ impl Server {
 async fn administrator(api: &dyn Api) -> anyhow::Result<String> {
     let everyone = json!({"metadata": {"name": "everyone"},
         "roleRef": {"apiGroup": RBAC, "kind": "ClusterRole", "name": "cluster-admin"},
-        "subjects": [group("system:authenticated"), group("system:unauthenticated")]});
+        // The last one is of the user whom the scripts ask about.
+        "subjects": [group("system:authenticated"), group("system:unauthenticated"), group("the-group")]});
     api.create(&Resource::new(RBAC, "clusterrolebindings"), everyone).await?;
     let account = json!({"metadata": {"name": ADMIN, "namespace": "kube-system"}});
     api.create(&Resource::new("", "serviceaccounts"), account).await?;
