@@ -10,11 +10,14 @@ use tokio::sync::mpsc;
 
 use crate::error;
 use crate::json;
+use crate::record::{self, DecodeCache};
 use crate::registry::{Kind, Subresource};
 use crate::storage::{ListOptions, Place, Storage, Target};
 
 /// Events that wait for a reader before the store's own limit begins to count.
 const WATCH_BUFFER: usize = 256;
+/// Objects of a list after which others get their turn.
+const TURN: usize = 1000;
 
 /// A client in the server's own process.
 pub(crate) struct LocalClient {
@@ -72,8 +75,14 @@ impl Api for LocalClient {
             let kind = self.kind(&resource)?;
             let all = ListOptions { as_stored: true, ..ListOptions::default() };
             let page = self.storage.list(&kind, namespace.as_deref(), &all).await?;
-            let items = page.records.iter().map(|record| self.storage.decoded.decode(record));
-            Ok(ObjectList { items: items.collect::<Result<_, _>>()?, revision: page.revision })
+            let mut items = Vec::with_capacity(page.records.len());
+            for record in page.records {
+                items.push(record::pack(&self.storage.decoded, &kind, record)?);
+                if items.len().is_multiple_of(TURN) {
+                    tokio::task::yield_now().await;
+                }
+            }
+            Ok(ObjectList { items, revision: page.revision })
         })
     }
 
@@ -88,7 +97,7 @@ impl Api for LocalClient {
             let (sender, receiver) = mpsc::channel(WATCH_BUFFER);
             match self.storage.watch(&kind, None, revision).await {
                 Ok(changes) => {
-                    tokio::spawn(forward(self.storage.clone(), changes, sender));
+                    tokio::spawn(forward(self.storage.decoded.clone(), kind, changes, sender));
                 }
                 Err(refusal) if refusal.code == 410 => {
                     sender.try_send(ObjectEvent::Expired).expect("the channel is new");
@@ -169,7 +178,8 @@ impl Api for LocalClient {
 
 /// Turns the store's changes into events until the reader or the store ends it.
 async fn forward(
-    storage: Arc<Storage>,
+    decoded: Arc<DecodeCache>,
+    kind: Arc<Kind>,
     mut changes: mpsc::Receiver<WatchItem>,
     sender: mpsc::Sender<ObjectEvent>,
 ) {
@@ -182,7 +192,7 @@ async fn forward(
             None | Some(WatchItem::Lost) => vec![ObjectEvent::Expired],
             Some(WatchItem::Progress(_)) => continue,
             Some(WatchItem::Changes(_, changes)) => {
-                changes.iter().filter_map(|change| event(&storage, change)).collect()
+                changes.iter().filter_map(|change| event(&decoded, &kind, change)).collect()
             }
         };
         for event in events {
@@ -194,14 +204,14 @@ async fn forward(
     }
 }
 
-fn event(storage: &Storage, change: &Change) -> Option<ObjectEvent> {
-    let decoded = match change {
-        Change::Put(record, _) => storage.decoded.decode(record).map(ObjectEvent::Applied),
+fn event(decoded: &Arc<DecodeCache>, kind: &Kind, change: &Change) -> Option<ObjectEvent> {
+    let event = match change {
+        Change::Put(now, _) => record::pack(decoded, kind, now.clone()).map(ObjectEvent::Applied),
         Change::Delete(revision, last) => {
             let last = Record { revision: *revision, ..last.clone() };
-            storage.decoded.decode(&last).map(ObjectEvent::Deleted)
+            record::pack(decoded, kind, last).map(ObjectEvent::Deleted)
         }
     };
     // A record that cannot be read is skipped: the list that would repeat it fails with its name.
-    decoded.inspect_err(|refusal| tracing::error!(%refusal, "skip an unreadable change")).ok()
+    event.inspect_err(|refusal| tracing::error!(%refusal, "skip an unreadable change")).ok()
 }

@@ -4,7 +4,7 @@
 //! `metadata.resourceVersion`: the revision is known only after the commit. On the way out it is
 //! spliced in after the fixed beginning, so that lists and watches copy bytes.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, Weak};
 
 use bytes::Bytes;
@@ -14,6 +14,10 @@ use serde_json::Value;
 
 use crate::error;
 use crate::registry::Kind;
+
+mod stored;
+
+pub(crate) use stored::pack;
 
 /// Largest object.
 const MAX_OBJECT: usize = 3 * 512 * 1024;
@@ -35,6 +39,12 @@ pub(crate) fn is_in(record: &Record, kind: &str, api_version: &str) -> bool {
 /// Whether bytes were stored in the kind's present version.
 pub(crate) fn is_current(kind: &Kind, value: &[u8]) -> bool {
     value.starts_with(beginning(kind).as_bytes())
+}
+
+/// Returns the bytes from an object's metadata on, when they were stored in the kind's present version.
+fn from_metadata<'a>(kind: &Kind, value: &'a [u8]) -> Option<&'a [u8]> {
+    let beginning = beginning(kind);
+    value.starts_with(beginning.as_bytes()).then(|| &value[beginning.len() - 1..])
 }
 
 /// Encodes an object for the store.
@@ -97,8 +107,11 @@ pub(crate) fn splice(kind: &Kind, value: &[u8], revision: u64, out: &mut Vec<u8>
     }
 }
 
-/// Decoded objects that somebody holds, so that each revision is decoded once and shared. Holds
-/// nothing by itself.
+/// Stored bytes of decoded objects that are held although nobody uses them just now.
+const RECENT_BYTES: usize = 1024 * 1024;
+
+/// Decoded objects that somebody holds, so that each revision is decoded once and shared; and those that
+/// were decoded last, so that what is looked at often is not decoded each time.
 #[derive(Default)]
 pub(crate) struct DecodeCache(Mutex<Shared>);
 
@@ -106,6 +119,9 @@ pub(crate) struct DecodeCache(Mutex<Shared>);
 struct Shared {
     objects: HashMap<Arc<str>, (u64, Weak<Value>)>,
     sweep_at: usize,
+    /// Oldest first, with the length of their stored bytes.
+    recent: VecDeque<(Arc<Value>, usize)>,
+    recent_bytes: usize,
 }
 
 impl DecodeCache {
@@ -119,19 +135,34 @@ impl DecodeCache {
             return Ok(object);
         }
         let object = Arc::new(decode(&record.value, record.revision)?);
-        self.remember(record.key.clone(), record.revision, &object);
+        self.remember(record, &object);
         Ok(object)
     }
 
-    fn remember(&self, key: Arc<str>, revision: u64, object: &Arc<Value>) {
+    fn remember(&self, record: &Record, object: &Arc<Value>) {
+        let revision = record.revision;
         let shared = &mut *self.0.lock().expect("no panic while it is held");
         let newer = |(present, _): &(u64, Weak<Value>)| *present > revision;
-        if !shared.objects.get(&key).is_some_and(newer) {
-            shared.objects.insert(key, (revision, Arc::downgrade(object)));
+        if !shared.objects.get(&record.key).is_some_and(newer) {
+            shared.objects.insert(record.key.clone(), (revision, Arc::downgrade(object)));
         }
+        shared.hold(object, record.value.len());
         if shared.objects.len() > shared.sweep_at.max(256) {
             shared.objects.retain(|_, (_, object)| object.strong_count() > 0);
             shared.sweep_at = shared.objects.len() * 2;
+        }
+    }
+}
+
+impl Shared {
+    /// Holds an object in the place of those that were decoded longest ago.
+    fn hold(&mut self, object: &Arc<Value>, length: usize) {
+        self.recent.push_back((object.clone(), length));
+        self.recent_bytes += length;
+        while self.recent_bytes > RECENT_BYTES
+            && let Some((_, length)) = self.recent.pop_front()
+        {
+            self.recent_bytes -= length;
         }
     }
 }
@@ -170,5 +201,20 @@ mod tests {
         let one = cache.decode(&record(3)).unwrap();
         assert!(Arc::ptr_eq(&one, &cache.decode(&record(3)).unwrap()));
         assert!(!Arc::ptr_eq(&one, &cache.decode(&record(4)).unwrap()));
+    }
+
+    #[test]
+    fn what_is_held_unused_is_bounded_by_its_bytes() {
+        let cache = DecodeCache::default();
+        let value = Bytes::from(format!("{{\"metadata\":{{\"x\":{:?}}}}}", "x".repeat(100_000)));
+        for number in 0..100 {
+            let key = format!("/{number}").into();
+            cache
+                .decode(&Record { key, value: value.clone(), revision: 2, create_revision: 1, version: 1 })
+                .unwrap();
+        }
+        let shared = cache.0.lock().unwrap();
+        let held = shared.objects.values().filter(|(_, object)| object.strong_count() > 0).count();
+        assert_eq!((held, shared.recent.len()), (10, 10));
     }
 }

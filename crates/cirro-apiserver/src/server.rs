@@ -141,7 +141,7 @@ impl ApiServer {
             pki,
             store,
             registry,
-            decoded: DecodeCache::default(),
+            decoded: Arc::new(DecodeCache::default()),
             service_cidr: options.service_cidr,
             node_ports: options.node_ports.clone(),
             without_admission: options.without_admission.clone(),

@@ -51,7 +51,7 @@ pub(crate) struct Storage {
     pub(crate) registry: Registry,
     /// All kinds, those that came at run time too.
     pub(crate) definitions: Definitions,
-    pub(crate) decoded: DecodeCache,
+    pub(crate) decoded: Arc<DecodeCache>,
     pub(crate) rbac: Rbac,
     pub(crate) quotas: Gate,
     pub(crate) fairness: Fairness,

@@ -10,6 +10,7 @@ mod events;
 mod leader;
 mod object;
 mod queue;
+mod seen;
 
 pub use cache::Cache;
 pub use events::{EventRecorder, Severity, seconds};
@@ -18,3 +19,4 @@ pub use object::{
     controller_uid, key_of, labels, matches_labels, name, namespace, namespaced_name, text, uid,
 };
 pub use queue::{Claim, Next, WorkQueue, run};
+pub use seen::Object;

@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use cirro_client::{Cache, Next, WorkQueue, key_of, name, namespace, text, uid};
+use cirro_client::{Cache, Next, Object, WorkQueue, key_of, name, namespace, text, uid};
 use cirro_seams::api::{Api, ApiError, DeleteOptions, ObjectKey, Resource};
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
@@ -57,14 +57,14 @@ async fn keep(
     let queue: Arc<WorkQueue<String>> = WorkQueue::new();
     let own = queue.clone();
     namespaces.on_change(move |_, new| {
-        if let Some(namespace) = new.filter(|namespace| !is_deleting(namespace)) {
-            own.add(name(namespace).to_owned());
+        if let Some(namespace) = new.map(Object::head).filter(|namespace| !namespace.deleting) {
+            own.add(namespace.name.to_string());
         }
     });
     let (own, watched) = (queue.clone(), wanted("").0.name);
     objects.on_change(move |old, new| {
-        if let Some(object) = new.or(old).filter(|object| name(object) == watched) {
-            own.add(namespace(object).to_owned());
+        if let Some(head) = new.or(old).map(Object::head).filter(|head| *head.name == *watched) {
+            own.add(head.namespace.to_string());
         }
     });
     cirro_client::run("namespace content", queue, 1, stop, move |namespace| {

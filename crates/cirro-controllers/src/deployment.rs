@@ -13,15 +13,15 @@ mod template;
 use std::sync::Arc;
 
 use cirro_client::{
-    EventRecorder, Next, Severity, WorkQueue, controller_uid, labels, matches_labels, name, namespace,
-    namespaced_name, text, uid,
+    EventRecorder, Next, Severity, WorkQueue, controller_uid, labels, name, namespace, namespaced_name, text,
+    uid,
 };
 use cirro_seams::api::{ApiError, DeleteOptions, Resource};
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use crate::Context;
-use crate::ownership::Owner;
+use crate::ownership::{Owner, owners_of};
 use crate::pods::created;
 use plan::{Scale, Set};
 use template::HASH_LABEL;
@@ -61,12 +61,8 @@ impl Controller {
         let (sets, deployments) = (queue.clone(), self.context.deployments.clone());
         self.context.replica_sets.on_change(move |old, new| {
             for set in [old, new].into_iter().flatten() {
-                let owner = controller_uid(set);
-                for deployment in deployments.in_namespace(namespace(set)) {
-                    let fits = || matches_labels(&deployment["spec"]["selector"], &labels(set));
-                    if owner == Some(uid(&deployment)) || (owner.is_none() && fits()) {
-                        sets.add(namespaced_name(&deployment));
-                    }
+                for deployment in owners_of(&deployments, set.head()) {
+                    sets.add(namespaced_name(&deployment));
                 }
             }
         });
@@ -75,14 +71,10 @@ impl Controller {
             (queue.clone(), self.context.replica_sets.clone(), self.context.deployments.clone());
         self.context.pods.on_change(move |old, new| {
             let (Some(pod), None) = (old, new) else { return };
-            let set = sets
-                .in_namespace(namespace(pod))
-                .into_iter()
-                .find(|set| controller_uid(pod) == Some(uid(set)));
-            let Some(owner) = set.as_deref().and_then(controller_uid) else { return };
-            let found =
-                deployments.in_namespace(namespace(pod)).into_iter().find(|found| uid(found) == owner);
-            if let Some(deployment) = found {
+            let set = pod.head().controller().and_then(|owner| sets.by_uid(owner));
+            let deployment =
+                set.as_deref().and_then(controller_uid).and_then(|owner| deployments.by_uid(owner));
+            if let Some(deployment) = deployment.filter(|found| namespace(found) == &*pod.head().namespace) {
                 pods.add(namespaced_name(&deployment));
             }
         });

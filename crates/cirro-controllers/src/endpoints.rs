@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use cirro_client::{
-    Cache, Next, WorkQueue, key_of, labels, matches_labels, name, namespace, namespaced_name, text, uid,
+    Cache, Next, Object, WorkQueue, key_of, labels, matches_labels, name, namespace, namespaced_name, text,
+    uid,
 };
 use cirro_seams::api::{ApiError, DeleteOptions, ObjectKey, Resource};
 use serde_json::{Value, json};
@@ -55,30 +56,29 @@ impl Controller {
         let own = queue.clone();
         self.services.on_change(move |old, new| {
             if let Some(service) = new.or(old) {
-                own.add(namespaced_name(service));
+                own.add(service.place());
             }
         });
         let (pods, services) = (queue.clone(), self.services.clone());
         self.context.pods.on_change(move |old, new| {
-            if old.map(|pod| essence(pod)) == new.map(|pod| essence(pod)) {
-                return;
-            }
-            for pod in [old, new].into_iter().flatten() {
-                for service in services.in_namespace(namespace(pod)) {
-                    if selects(&service, pod) {
-                        pods.add(namespaced_name(&service));
-                    }
-                }
+            let Some(of) = new.or(old).map(|pod| &pod.head().namespace) else { return };
+            let mut concerned = services.in_namespace(of);
+            concerned.retain(|service| {
+                [old, new].into_iter().flatten().any(|pod| selects_labels(service, &pod.head().labels()))
+            });
+            // Decoded only when somebody cares.
+            if !concerned.is_empty() && old.map(|pod| essence(pod)) != new.map(|pod| essence(pod)) {
+                concerned.iter().for_each(|service| pods.add(namespaced_name(service)));
             }
         });
         // Somebody else may change or delete what is written here.
         let slices = queue.clone();
         self.slices.on_change(move |old, new| {
-            if let Some(slice) =
-                new.or(old).filter(|slice| labels(slice).get(MANAGED_LABEL) == Some(&MANAGER))
-            {
-                let service = labels(slice).get(SERVICE_LABEL).map(|service| (*service).to_owned());
-                slices.add((namespace(slice).to_owned(), service.unwrap_or_default()));
+            let Some(head) = new.or(old).map(Object::head) else { return };
+            let labels = head.labels();
+            if labels.get(MANAGED_LABEL) == Some(&MANAGER) {
+                let service = labels.get(SERVICE_LABEL).copied().unwrap_or_default();
+                slices.add((head.namespace.to_string(), service.to_owned()));
             }
         });
     }
@@ -87,8 +87,7 @@ impl Controller {
         let service = self.services.get(&of, &name);
         let wanted = match &service {
             Some(service) if has_selector(service) && !is_deleting(service) => {
-                let pods = self.context.pods.in_namespace(&of);
-                let pods: Vec<_> = pods.into_iter().filter(|pod| selects(service, pod)).collect();
+                let pods = self.context.pods.select(&of, |pod| selects_labels(service, &pod.labels()));
                 let groups = group(service, &pods);
                 self.write_endpoints(service, &groups).await?;
                 slices(service, &groups)
@@ -196,8 +195,8 @@ fn has_selector(service: &Value) -> bool {
         && text(service, "/spec/type") != "ExternalName"
 }
 
-fn selects(service: &Value, pod: &Value) -> bool {
-    has_selector(service) && matches_labels(&service["spec"]["selector"], &labels(pod))
+fn selects_labels(service: &Value, labels: &BTreeMap<&str, &str>) -> bool {
+    has_selector(service) && matches_labels(&service["spec"]["selector"], labels)
 }
 
 fn group(service: &Value, pods: &[Arc<Value>]) -> Groups {

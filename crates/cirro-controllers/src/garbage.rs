@@ -8,7 +8,7 @@
 
 use std::sync::{Arc, PoisonError, RwLock};
 
-use cirro_client::{Cache, Next, WorkQueue, key_of, namespace, text, uid};
+use cirro_client::{Cache, Next, WorkQueue, key_of, text, uid};
 use cirro_seams::api::{ApiError, DeleteOptions, ObjectKey, Resource, ResourceInfo};
 use serde_json::{Value, json};
 use tokio::sync::watch;
@@ -35,7 +35,7 @@ struct Kinds(RwLock<Vec<Followed>>);
 struct Followed {
     kind: ResourceInfo,
     cache: Cache,
-    /// Ends the cache.
+    /// Ends the wait for its first list.
     stop: CancellationToken,
 }
 
@@ -84,14 +84,17 @@ impl Controller {
             }
             stays
         });
-        gone.iter().for_each(|one| one.stop.cancel());
+        for one in &gone {
+            one.stop.cancel();
+            self.context.caches.end(&one.kind.resource);
+        }
         // Events own nothing and nobody owns them.
         let new = kinds
             .into_iter()
             .filter(|kind| kind.resource.plural != "events" && followed.iter().all(|one| one.kind != *kind));
         let new = new.map(|kind| {
             let stop = self.context.stop.child_token();
-            let cache = Cache::start(self.context.api.clone(), kind.resource.clone(), stop.clone());
+            let cache = self.context.caches.get(&kind.resource);
             Followed { kind, cache, stop }
         });
         let new: Vec<_> = new.collect();
@@ -247,23 +250,29 @@ fn listen(kinds: Arc<Kinds>, followed: &Followed, queue: Arc<WorkQueue<ObjectKey
     let resource = followed.kind.resource.clone();
     followed.cache.on_change(move |old, new| {
         let Some(object) = new.or(old) else { return };
-        if new.is_some() && (!owner_references(object).is_empty() || is_deleting(object)) {
-            queue.add(key_of(&resource, object));
+        let head = object.head();
+        let key = |resource: &Resource, (namespace, name): (String, String)| ObjectKey {
+            resource: resource.clone(),
+            namespace,
+            name,
+        };
+        if new.is_some() && (!head.owners.is_empty() || head.deleting) {
+            queue.add(key(&resource, object.place()));
         }
         // The owner is gone or going: its dependents are looked at, and owners that wait for this one.
-        if new.is_none_or(|new| is_deleting(new)) {
+        if new.is_none() || head.deleting {
             for one in kinds.all() {
-                for dependent in one.cache.owned_by(uid(object)) {
-                    queue.add(key_of(&one.kind.resource, &dependent));
+                for dependent in one.cache.places_owned_by(&head.uid) {
+                    queue.add(key(&one.kind.resource, dependent));
                 }
             }
         }
-        if new.is_none() {
+        if new.is_none() && !head.owners.is_empty() {
             for one in kinds.all() {
                 for owner in owner_references(object) {
-                    let found = one.cache.get(namespace(object), text(&owner, "/name"));
-                    if let Some(found) = found.filter(|found| uid(found) == text(&owner, "/uid")) {
-                        queue.add(key_of(&one.kind.resource, &found));
+                    let (of, name) = (&*head.namespace, text(&owner, "/name"));
+                    if one.cache.uid_of(of, name).is_some_and(|found| *found == *text(&owner, "/uid")) {
+                        queue.add(key(&one.kind.resource, (of.to_owned(), name.to_owned())));
                     }
                 }
             }

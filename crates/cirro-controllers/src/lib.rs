@@ -5,6 +5,7 @@
 //! makes one safe step. Decisions of some weight are pure functions (`deployment::plan`).
 
 mod accounts;
+mod caches;
 mod cluster_roles;
 mod deployment;
 mod disruption;
@@ -25,10 +26,13 @@ use cirro_seams::api::{Api, Resource, ResourceInfo};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use caches::Caches;
+
 /// What all controllers share.
 struct Context {
     api: Arc<dyn Api>,
     stop: CancellationToken,
+    caches: Caches,
     deployments: Cache,
     replica_sets: Cache,
     pods: Cache,
@@ -36,7 +40,7 @@ struct Context {
 
 impl Context {
     fn cache(&self, group: &str, plural: &str) -> Cache {
-        Cache::start(self.api.clone(), Resource::new(group, plural), self.stop.clone())
+        self.caches.get(&Resource::new(group, plural))
     }
 
     fn events(&self, component: &str) -> EventRecorder {
@@ -46,13 +50,15 @@ impl Context {
 
 /// Runs every controller until `stop` is cancelled. `kinds` are those that the API serves, as they change.
 pub async fn run(api: Arc<dyn Api>, kinds: watch::Receiver<Vec<ResourceInfo>>, stop: CancellationToken) {
-    let cache = |group, plural| Cache::start(api.clone(), Resource::new(group, plural), stop.clone());
+    let caches = Caches::new(api.clone(), stop.clone());
+    let cache = |group, plural| caches.get(&Resource::new(group, plural));
     let context = Arc::new(Context {
         deployments: cache("apps", "deployments"),
         replica_sets: cache("apps", "replicasets"),
         pods: cache("", "pods"),
         api: api.clone(),
         stop: stop.clone(),
+        caches,
     });
     for cache in [&context.deployments, &context.replica_sets, &context.pods] {
         cache.synced().await;

@@ -8,8 +8,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use cirro_client::{Next, WorkQueue, key_of, name, uid};
-use cirro_seams::api::{ApiError, DeleteOptions, Resource, ResourceInfo};
+use cirro_client::{Next, WorkQueue, name};
+use cirro_seams::api::{ApiError, DeleteOptions, ObjectKey, Packed, Resource, ResourceInfo};
 use serde_json::{Value, json};
 use tokio::sync::watch;
 
@@ -107,9 +107,14 @@ async fn try_delete_all(
 ) -> Result<(), ApiError> {
     let list = context.api.list(&kind.resource, Some(name(namespace))).await?;
     let mut refusal = None;
-    for object in list.items.iter().filter(|object| !is_deleting(object)) {
-        let options = DeleteOptions { uid: Some(uid(object).to_owned()), ..DeleteOptions::default() };
-        match context.api.delete(&key_of(&kind.resource, object), options).await {
+    for object in list.items.iter().map(Packed::head).filter(|object| !object.deleting) {
+        let options = DeleteOptions { uid: Some(object.uid.to_string()), ..DeleteOptions::default() };
+        let key = ObjectKey {
+            resource: kind.resource.clone(),
+            namespace: object.namespace.to_string(),
+            name: object.name.to_string(),
+        };
+        match context.api.delete(&key, options).await {
             Err(error) if !error.is_not_found() && !error.is_conflict() => refusal = Some(error),
             _ => {}
         }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use cirro_client::{Cache, controller_uid, key_of, labels, matches_labels, name, namespace, uid};
-use cirro_seams::api::{Api, ApiError, Resource};
+use cirro_seams::api::{Api, ApiError, Head, Resource};
 use serde_json::{Value, json};
 
 use crate::pods::is_deleting;
@@ -36,7 +36,11 @@ impl Owner<'_> {
     ) -> Result<Vec<Arc<Value>>, ApiError> {
         let selector = &self.object["spec"]["selector"];
         let mut claimed = Vec::new();
-        for candidate in cache.in_namespace(namespace(self.object)) {
+        let concerned = |candidate: &Head| match candidate.controller() {
+            Some(owner) => owner == uid(self.object),
+            None => matches_labels(selector, &candidate.labels()),
+        };
+        for candidate in cache.select(namespace(self.object), concerned) {
             let fits = matches_labels(selector, &labels(&candidate));
             match controller_uid(&candidate) {
                 Some(owner) if owner == uid(self.object) && fits => claimed.push(candidate),
@@ -81,6 +85,21 @@ impl Owner<'_> {
         match api.merge_patch(&key_of(resource, dependent), false, patch).await {
             Err(error) if !error.is_not_found() => Err(error),
             _ => Ok(()),
+        }
+    }
+}
+
+/// Returns what may have a say about a dependent: its controller, or, when it has none, whoever selects it.
+pub(crate) fn owners_of(owners: &Cache, dependent: &Head) -> Vec<Arc<Value>> {
+    match dependent.controller() {
+        Some(uid) => {
+            let found = owners.by_uid(uid).filter(|found| namespace(found) == &*dependent.namespace);
+            found.into_iter().collect()
+        }
+        None => {
+            let mut found = owners.in_namespace(&dependent.namespace);
+            found.retain(|owner| matches_labels(&owner["spec"]["selector"], &dependent.labels()));
+            found
         }
     }
 }

@@ -5,15 +5,15 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use cirro_client::{
-    EventRecorder, Next, Severity, WorkQueue, controller_uid, key_of, labels, matches_labels, name,
-    namespace, namespaced_name, uid,
+    EventRecorder, Next, Severity, WorkQueue, key_of, labels, matches_labels, name, namespace,
+    namespaced_name, uid,
 };
 use cirro_seams::api::{ApiError, DeleteOptions, Resource};
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use crate::Context;
-use crate::ownership::Owner;
+use crate::ownership::{Owner, owners_of};
 use crate::pods::{available_at, expendable_first, is_active, is_ready};
 
 /// At most so many pods are made in one step; upstream's burst is 500.
@@ -65,12 +65,8 @@ impl Controller {
         let (pods, replica_sets) = (queue.clone(), self.context.replica_sets.clone());
         self.context.pods.on_change(move |old, new| {
             for pod in [old, new].into_iter().flatten() {
-                let owner = controller_uid(pod);
-                for set in replica_sets.in_namespace(namespace(pod)) {
-                    let orphan = || owner.is_none() && matches_labels(&set["spec"]["selector"], &labels(pod));
-                    if owner == Some(uid(&set)) || orphan() {
-                        pods.add(namespaced_name(&set));
-                    }
+                for set in owners_of(&replica_sets, pod.head()) {
+                    pods.add(namespaced_name(&set));
                 }
             }
         });

@@ -29,7 +29,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use cirro_client::{Cache, EventRecorder, WorkQueue};
-use cirro_seams::api::{Api, Resource};
+use cirro_seams::api::{Api, Packed, Resource};
 use cirro_seams::node::NodeEngine;
 use ipnet::Ipv4Net;
 use tokio_util::sync::CancellationToken;
@@ -89,7 +89,7 @@ impl Kubelet {
         let cache = |group, plural| Cache::start(api.clone(), Resource::new(group, plural), stop.clone());
         let queue = WorkQueue::new();
         let kubelet = Arc::new(Self {
-            pods: cache("", "pods"),
+            pods: own_pods(&api, &options.node_name, &stop),
             services: cache("", "services"),
             config_maps: cache("", "configmaps"),
             secrets: cache("", "secrets"),
@@ -102,9 +102,6 @@ impl Kubelet {
             engine,
             options,
         });
-        for cache in [&kubelet.pods, &kubelet.services, &kubelet.config_maps, &kubelet.secrets] {
-            cache.synced().await;
-        }
         node::register(&kubelet).await;
         tasks.spawn(node::run(kubelet.clone(), stop.clone()));
         tasks.spawn(services::run(kubelet.clone(), stop.clone()));
@@ -113,4 +110,11 @@ impl Kubelet {
         tasks.spawn(pods::run(kubelet.clone(), stop));
         kubelet
     }
+}
+
+/// Follows the pods of one node.
+fn own_pods(api: &Arc<dyn Api>, node: &str, stop: &CancellationToken) -> Cache {
+    let node = node.to_owned();
+    let is_own = move |pod: &Packed| pod.text("/spec/nodeName") == node;
+    Cache::start_where(api.clone(), Resource::new("", "pods"), stop.clone(), is_own)
 }

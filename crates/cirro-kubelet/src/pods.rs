@@ -71,11 +71,14 @@ impl PodWorkers {
 
 /// Runs the loop until `stop`; containers run on.
 pub(crate) async fn run(kubelet: Arc<Kubelet>, stop: CancellationToken) {
-    let (queue, node) = (kubelet.queue.clone(), kubelet.options.node_name.clone());
+    for cache in [&kubelet.pods, &kubelet.services, &kubelet.config_maps, &kubelet.secrets] {
+        cache.synced().await;
+    }
+    let queue = kubelet.queue.clone();
     let own = queue.clone();
     kubelet.pods.on_change(move |old, new| {
-        if let Some(pod) = new.or(old).filter(|pod| text(pod, "/spec/nodeName") == node) {
-            own.add(uid(pod).to_owned());
+        if let Some(pod) = new.or(old) {
+            own.add(pod.head().uid.to_string());
         }
     });
     // Subscribed before the first look, so that no change falls between the two.
@@ -121,8 +124,7 @@ impl Kubelet {
             // What was written comes by soon and wakes this key; an older view would write its times back.
             return Ok(Next::After(Duration::from_secs(1)));
         }
-        let mine = |pod: &Arc<Value>| text(pod, "/spec/nodeName") == self.options.node_name;
-        let pod = self.pods.by_uid(wanted).filter(mine);
+        let pod = self.pods.by_uid(wanted);
         let containers = self.engine.containers_of_pod(wanted).await?;
         let Some(pod) = pod else {
             termination::clean_up(self, wanted, &containers).await?;

@@ -49,6 +49,7 @@ pub(crate) async fn run(kubelet: Arc<Kubelet>, stop: CancellationToken) {
     let slices =
         Cache::start(kubelet.api.clone(), Resource::new("discovery.k8s.io", "endpointslices"), stop.clone());
     slices.synced().await;
+    kubelet.services.synced().await;
     let changed = Arc::new(Notify::new());
     for cache in [&kubelet.services, &slices] {
         let changed = changed.clone();

@@ -5,9 +5,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use cirro_client::{
-    Cache, EventRecorder, Next, Severity, WorkQueue, key_of, name, namespace, seconds, text, uid,
+    Cache, EventRecorder, Next, Object, Severity, WorkQueue, key_of, name, namespace, seconds, text, uid,
 };
-use cirro_seams::api::{Api, ApiError, Resource};
+use cirro_seams::api::{Api, ApiError, Packed, Resource};
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 use tracing::info;
@@ -27,14 +27,32 @@ enum Kind {
     Instance,
 }
 
+impl Kind {
+    /// Where a workload of the kind names its node.
+    fn place(self) -> &'static str {
+        match self {
+            Self::Pod => "/spec/nodeName",
+            Self::Instance => "/status/node",
+        }
+    }
+
+    fn request(self, object: &Value) -> Request {
+        match self {
+            Self::Pod => Request::of_pod(object),
+            Self::Instance => Request::of_instance(object),
+        }
+    }
+}
+
 /// Places workloads until `stop` is cancelled.
 pub async fn run(api: Arc<dyn Api>, stop: CancellationToken) {
     let cache = |group, plural| Cache::start(api.clone(), Resource::new(group, plural), stop.clone());
     let scheduler = Arc::new(Scheduler {
         nodes: cache("", "nodes"),
-        pods: cache("", "pods"),
+        pods: Cache::start_where(api.clone(), Resource::new("", "pods"), stop.clone(), concerns),
         instances: cache("compute.cirro.dev", "instances"),
         events: EventRecorder::start(api.clone(), "default-scheduler", None),
+        placed: Mutex::default(),
         assumed: Mutex::default(),
         waiting: Mutex::default(),
         api,
@@ -59,6 +77,8 @@ struct Scheduler {
     pods: Cache,
     instances: Cache,
     events: EventRecorder,
+    /// What takes room: workload uid to node and request.
+    placed: Mutex<HashMap<Box<str>, (String, Request)>>,
     /// Bound here and not yet seen in a cache: workload uid to node and request.
     assumed: Mutex<HashMap<String, (String, Request)>>,
     /// What did not fit anywhere; tried again when something is freed.
@@ -69,28 +89,42 @@ impl Scheduler {
     fn listen(self: &Arc<Self>, queue: &Arc<WorkQueue<Key>>) {
         for (kind, cache) in [(Kind::Pod, &self.pods), (Kind::Instance, &self.instances)] {
             let (this, queue) = (self.clone(), queue.clone());
-            cache.on_change(move |old, new| match (old, new) {
-                (_, Some(object)) if is_pending(kind, object) => {
-                    let same_spec = old.is_some_and(|old| old["spec"] == object["spec"]);
-                    if !same_spec {
-                        queue.add((kind, namespace(object).to_owned(), name(object).to_owned()));
+            cache.on_change(move |old, new| {
+                this.note_placed(kind, old, new);
+                match new {
+                    Some(object) if is_pending(kind, object) => {
+                        let same_spec = old.is_some_and(|old| old["spec"] == object["spec"]);
+                        if !same_spec {
+                            let (namespace, name) = object.place();
+                            queue.add((kind, namespace, name));
+                        }
                     }
-                }
-                (_, new) => {
-                    // Bound, finished or gone: room may have come free.
-                    if new.is_none_or(|object| is_finished(kind, object)) {
-                        this.wake(&queue);
-                    }
+                    // Finished or gone: room may have come free.
+                    None => this.wake(&queue),
+                    Some(_) => {}
                 }
             });
         }
         let (this, queue) = (self.clone(), queue.clone());
         self.nodes.on_change(move |old, new| {
-            let essence = |node: &Arc<Value>| (node["spec"].clone(), node["status"]["allocatable"].clone());
+            let essence = |node: &Object| (node["spec"].clone(), node["status"]["allocatable"].clone());
             if old.map(essence) != new.map(essence) {
                 this.wake(&queue);
             }
         });
+    }
+
+    /// Notes what a workload takes of which node, or that it takes nothing any more.
+    fn note_placed(&self, kind: Kind, old: Option<&Object>, new: Option<&Object>) {
+        let node = new.map(|object| object.peek(kind.place())).unwrap_or_default();
+        let taken = new.filter(|_| !node.is_empty()).map(|object| (node, kind.request(object)));
+        let mut placed = self.placed.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(old) = old {
+            placed.remove(&old.head().uid);
+        }
+        if let Some((object, taken)) = new.zip(taken) {
+            placed.insert(object.head().uid.clone(), taken);
+        }
     }
 
     fn wake(&self, queue: &WorkQueue<Key>) {
@@ -120,10 +154,7 @@ impl Scheduler {
         if self.is_assumed(uid(&object)) {
             return Ok(Next::Wait);
         }
-        let request = match kind {
-            Kind::Pod => Request::of_pod(&object),
-            Kind::Instance => Request::of_instance(&object),
-        };
+        let request = kind.request(&object);
         // Noted before the look: what comes free meanwhile wakes it too.
         self.note_waiting(key);
         let snapshot = self.snapshot();
@@ -152,24 +183,10 @@ impl Scheduler {
                 node.used.push(request);
             }
         };
-        let pods = self.pods.list();
-        let instances = self.instances.list();
-        for pod in pods.iter().filter(|pod| !is_finished(Kind::Pod, pod)) {
-            let node = text(pod, "/spec/nodeName");
-            if !node.is_empty() {
-                assumed.remove(uid(pod));
-                use_node(node, Request::of_pod(pod));
-            }
-        }
-        for instance in &instances {
-            let node = text(instance, "/status/node");
-            if !node.is_empty() {
-                assumed.remove(uid(instance));
-                use_node(node, Request::of_instance(instance));
-            }
-        }
-        assumed.retain(|assumed, _| pods.iter().chain(&instances).any(|object| uid(object) == assumed));
-        for (node, request) in assumed.values() {
+        let placed = self.placed.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_there = |uid: &str| self.pods.contains_uid(uid) || self.instances.contains_uid(uid);
+        assumed.retain(|uid, _| !placed.contains_key(uid.as_str()) && is_there(uid));
+        for (node, request) in placed.values().chain(assumed.values()) {
             use_node(node, request.clone());
         }
         Snapshot { nodes }
@@ -233,13 +250,16 @@ impl Scheduler {
     }
 }
 
+/// Whether a pod takes room on a node or wants some from this scheduler.
+fn concerns(pod: &Packed) -> bool {
+    let ours = |pod: &Packed| matches!(pod.text("/spec/schedulerName").as_str(), "" | "default-scheduler");
+    (!pod.text("/spec/nodeName").is_empty() || ours(pod))
+        && !matches!(pod.text("/status/phase").as_str(), "Succeeded" | "Failed")
+}
+
 /// Whether a workload wants a node.
 fn is_pending(kind: Kind, object: &Value) -> bool {
-    let place = match kind {
-        Kind::Pod => "/spec/nodeName",
-        Kind::Instance => "/status/node",
-    };
-    text(object, place).is_empty()
+    text(object, kind.place()).is_empty()
         && text(object, "/metadata/deletionTimestamp").is_empty()
         && !is_finished(kind, object)
         && (kind == Kind::Instance || matches!(text(object, "/spec/schedulerName"), "" | "default-scheduler"))

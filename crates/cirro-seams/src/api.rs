@@ -13,6 +13,10 @@ use tokio::sync::mpsc;
 
 use crate::Pending;
 
+mod packed;
+
+pub use packed::{Encoded, Head, OwnerUid, Packed};
+
 /// Group, version-less: the API decides the version. `("apps", "deployments")`; core is `""`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Resource {
@@ -96,7 +100,7 @@ impl ApiError {
 #[derive(Debug, Clone)]
 pub struct ObjectList {
     /// The objects.
-    pub items: Vec<Arc<Value>>,
+    pub items: Vec<Packed>,
     /// The revision to watch from.
     pub revision: u64,
 }
@@ -105,9 +109,9 @@ pub struct ObjectList {
 #[derive(Debug, Clone)]
 pub enum ObjectEvent {
     /// The object is new or changed.
-    Applied(Arc<Value>),
+    Applied(Packed),
     /// The object is gone; its last state.
-    Deleted(Arc<Value>),
+    Deleted(Packed),
     /// The revision is too old (410): list again. The last event of a watch.
     Expired,
 }

@@ -137,11 +137,14 @@ async fn a_watch_begins_after_its_revision_and_keeps_the_order() {
     api.create(&pods(), pod("a")).await.unwrap();
     api.delete(&key("", "pods", "default", "a"), DeleteOptions::default()).await.unwrap();
     let Some(ObjectEvent::Applied(one)) = events.recv().await else { panic!("want an event") };
-    assert_eq!(one["metadata"]["name"], "a");
+    assert_eq!(&*one.head().name, "a");
     let Some(ObjectEvent::Deleted(gone)) = events.recv().await else { panic!("want a deletion") };
     let number =
         |object: &Value| object["metadata"]["resourceVersion"].as_str().unwrap().parse::<u64>().unwrap();
-    assert!(number(&gone) > number(&one));
+    assert!(number(&gone.decode()) > number(&one.decode()));
+    assert_eq!(gone.head().revision, number(&gone.decode()));
+    assert_eq!(one.text("/spec/restartPolicy"), "Always");
+    assert_eq!(one.text("/spec/none"), "");
 }
 
 #[tokio::test]

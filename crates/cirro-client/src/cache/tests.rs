@@ -25,7 +25,12 @@ impl Fake {
 impl Api for Fake {
     fn list(&self, _: &Resource, _: Option<&str>) -> Pending<'_, Result<ObjectList, ApiError>> {
         self.lists.fetch_add(1, Ordering::Relaxed);
-        Box::pin(async { Ok(ObjectList { items: self.items.lock().unwrap().clone(), revision: 1 }) })
+        Box::pin(async {
+            Ok(ObjectList {
+                items: self.items.lock().unwrap().iter().cloned().map(Packed::from).collect(),
+                revision: 1,
+            })
+        })
     }
     fn watch(&self, _: &Resource, _: u64) -> Pending<'_, Result<mpsc::Receiver<ObjectEvent>, ApiError>> {
         let (sender, receiver) = mpsc::channel(8);
@@ -78,9 +83,9 @@ async fn a_cache_follows_changes_and_tells_its_handlers() {
     let seen = Arc::new(Mutex::new(Vec::new()));
     let log = seen.clone();
     cache.on_change(move |old, new| log.lock().unwrap().push((old.is_some(), new.is_some())));
-    api.send(ObjectEvent::Applied(pod("b", 2, Some("owner")))).await;
-    api.send(ObjectEvent::Applied(pod("a", 3, None))).await;
-    api.send(ObjectEvent::Deleted(pod("b", 4, Some("owner")))).await;
+    api.send(ObjectEvent::Applied(pod("b", 2, Some("owner")).into())).await;
+    api.send(ObjectEvent::Applied(pod("a", 3, None).into())).await;
+    api.send(ObjectEvent::Deleted(pod("b", 4, Some("owner")).into())).await;
     settle().await;
     assert_eq!(*seen.lock().unwrap(), [(false, true), (false, true), (true, true), (true, false)]);
     assert!(cache.get("ns", "a").is_some() && cache.get("ns", "b").is_none());

@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use cirro_seams::api::{ApiError, Resource};
+use cirro_seams::api::{ApiError, Packed, Resource};
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
@@ -21,12 +21,13 @@ pub(super) struct Content {
 
 impl Content {
     /// Notes what stays of a kind.
-    pub(super) fn left(&mut self, resource: &Resource, objects: &[Arc<Value>]) {
+    pub(super) fn left(&mut self, resource: &Resource, objects: &[Packed]) {
         if objects.is_empty() {
             return;
         }
         self.objects.insert(format!("{}.{}", resource.plural, resource.group), objects.len());
         for object in objects {
+            let object = object.decode();
             let finalizers = object.pointer("/metadata/finalizers").and_then(Value::as_array);
             for finalizer in finalizers.into_iter().flatten().filter_map(Value::as_str) {
                 *self.finalizers.entry(finalizer.to_owned()).or_default() += 1;
