@@ -4,10 +4,16 @@
 //! stored, not how often it was written.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::panic::resume_unwind;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
-use redb::{ReadOnlyTable, ReadTransaction, ReadableTable, TableDefinition, TableError};
+use bytes::{Bytes, BytesMut};
+use redb::{
+    AccessGuard, ReadOnlyTable, ReadTransaction, ReadableTable, ReadableTableMetadata, StorageError,
+    TableDefinition, TableError,
+};
 use tracing::{error, warn};
 
 use crate::index::Index;
@@ -22,6 +28,9 @@ const STATE: &str = "state";
 
 /// The file is read once, at the start.
 const CACHE_BYTES: usize = 8 * 1024 * 1024;
+/// Values that are read together share allocations of this size. One by one they would cost the allocator a call to
+/// the kernel for each page; a chunk is given back when the last value in it is replaced.
+const CHUNK_BYTES: usize = 256 * 1024;
 /// A file this large, of which not even a quarter is in use, is made smaller at the start.
 const SHRINK_FROM_BYTES: u64 = 8 * 1024 * 1024;
 
@@ -151,16 +160,47 @@ fn load_state(transaction: &ReadTransaction) -> Result<State, Fault> {
     }
 }
 
+/// Reads all objects, in order of their keys: two threads begin at the ends and stop where they meet.
 fn load_objects(transaction: &ReadTransaction) -> Result<Loaded, Fault> {
-    let mut loaded = Loaded::default();
-    let Some(objects) = existing(transaction.open_table(OBJECTS))? else { return Ok(loaded) };
-    for entry in objects.iter()? {
+    let Some(objects) = existing(transaction.open_table(OBJECTS))? else { return Ok(Loaded::default()) };
+    let left = AtomicU64::new(objects.len()?);
+    let (front, back) = std::thread::scope(|scope| {
+        let back = scope.spawn(|| match existing(transaction.open_table(OBJECTS))? {
+            Some(objects) => load_some(objects.iter()?.rev(), &left),
+            None => Ok(Loaded::default()),
+        });
+        let front = objects.iter().map_err(Fault::from).and_then(|entries| load_some(entries, &left));
+        // What redb panics on is damage, wherever it is found.
+        (front, back.join().unwrap_or_else(|panic| resume_unwind(panic)))
+    });
+    let (mut loaded, back) = (front?, back?);
+    let ends = loaded.records.last().zip(back.records.last());
+    // They met too late: the number of objects is not what it says.
+    loaded.misplaced |= back.misplaced || ends.is_some_and(|(front, back)| front.key >= back.key);
+    loaded.records.extend(back.records.into_iter().rev());
+    loaded.damaged.extend(back.damaged);
+    Ok(loaded)
+}
+
+type Entry<'a> = (AccessGuard<'a, &'static [u8]>, AccessGuard<'a, &'static [u8]>);
+
+/// Reads objects as long as some are `left` that nobody else reads.
+fn load_some<'a>(
+    mut entries: impl Iterator<Item = Result<Entry<'a>, StorageError>>,
+    left: &AtomicU64,
+) -> Result<Loaded, Fault> {
+    let (mut loaded, mut chunk) = (Loaded::default(), Chunk::default());
+    let claim =
+        || left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)).is_ok();
+    while claim()
+        && let Some(entry) = entries.next()
+    {
         let (key, frame) = entry?;
         let Ok(key) = std::str::from_utf8(key.value()) else {
             loaded.misplaced = true;
             continue;
         };
-        match unseal_object(key, frame.value()) {
+        match unseal_object(key, frame.value(), |value| chunk.copy(value)) {
             Ok(record) => loaded.records.push(record),
             Err(_) if was_under(key, frame.value()) => {
                 loaded.damaged.insert(key.into());
@@ -169,6 +209,23 @@ fn load_objects(transaction: &ReadTransaction) -> Result<Loaded, Fault> {
         }
     }
     Ok(loaded)
+}
+
+/// Where the next values go.
+#[derive(Default)]
+struct Chunk(BytesMut);
+
+impl Chunk {
+    fn copy(&mut self, value: &[u8]) -> Bytes {
+        if value.len() > CHUNK_BYTES / 4 {
+            return Bytes::copy_from_slice(value);
+        }
+        if self.0.capacity() < value.len() {
+            self.0 = BytesMut::with_capacity(CHUNK_BYTES);
+        }
+        self.0.extend_from_slice(value);
+        self.0.split().freeze()
+    }
 }
 
 fn existing<K: redb::Key, V: redb::Value>(

@@ -46,8 +46,12 @@ pub(crate) fn seal_object(record: &Record) -> Vec<u8> {
     seal_parts(&record.key, &[numbers.as_flattened(), &record.value])
 }
 
-/// Returns the object's record in a frame that was found under `key`.
-pub(crate) fn unseal_object(key: &str, frame: &[u8]) -> Result<Record, StoreError> {
+/// Returns the object's record in a frame that was found under `key`, with its value where `copy` puts it.
+pub(crate) fn unseal_object(
+    key: &str,
+    frame: &[u8],
+    copy: impl FnOnce(&[u8]) -> Bytes,
+) -> Result<Record, StoreError> {
     let body = unseal(key, frame)?;
     let damaged = || StoreError::Damaged(key.to_owned());
     let (numbers, value) = body.split_at_checked(OBJECT_HEAD).ok_or_else(damaged)?;
@@ -58,7 +62,7 @@ pub(crate) fn unseal_object(key: &str, frame: &[u8]) -> Result<Record, StoreErro
         create_revision: next()?,
         version: next()?,
         key: Arc::from(key),
-        value: Bytes::copy_from_slice(value),
+        value: copy(value),
     })
 }
 
@@ -94,12 +98,12 @@ mod tests {
             version: 2,
         };
         let frame = seal_object(&record);
-        assert_eq!(unseal_object("/a/b", &frame).unwrap(), record);
+        assert_eq!(unseal_object("/a/b", &frame, Bytes::copy_from_slice).unwrap(), record);
         for bit in 0..frame.len() * 8 {
             let mut flipped = frame.clone();
             flipped[bit / 8] ^= 1 << (bit % 8);
             assert!(
-                matches!(unseal_object("/a/b", &flipped), Err(StoreError::Damaged(key)) if key == "/a/b")
+                matches!(unseal_object("/a/b", &flipped, Bytes::copy_from_slice), Err(StoreError::Damaged(key)) if key == "/a/b")
             );
         }
     }
