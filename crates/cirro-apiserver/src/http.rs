@@ -46,6 +46,7 @@ use metrics::Asked;
 use negotiate::Accept;
 use query::Query;
 use route::{ResourcePath, Route};
+pub(crate) use watch::SharedLines;
 
 use crate::registry::{Served, Subresource};
 use crate::storage::Place;

@@ -16,6 +16,7 @@ use crate::client::LocalClient;
 use crate::custom::Definitions;
 use crate::error;
 use crate::fairness::{self, Fairness};
+use crate::http::SharedLines;
 use crate::http::metrics::Metrics;
 use crate::kinds;
 use crate::pki::{Pki, PkiError};
@@ -69,6 +70,8 @@ impl Default for Options {
 #[derive(Clone)]
 pub struct ApiServer {
     pub(crate) storage: Arc<Storage>,
+    /// The lines of the last changes, for all watchers.
+    pub(crate) lines: Arc<SharedLines>,
     node_streams: Arc<RwLock<Option<Arc<dyn NodeStreams>>>>,
     pub(crate) metrics: Arc<Metrics>,
 }
@@ -146,8 +149,12 @@ impl ApiServer {
             node_ports: options.node_ports.clone(),
             without_admission: options.without_admission.clone(),
         };
-        let server =
-            Self { storage: Arc::new(storage), node_streams: Arc::default(), metrics: Arc::default() };
+        let server = Self {
+            storage: Arc::new(storage),
+            lines: Arc::default(),
+            node_streams: Arc::default(),
+            metrics: Arc::default(),
+        };
         server.bootstrap(&options).await?;
         server.storage.follow_definitions().await;
         Ok(server)

@@ -67,6 +67,34 @@ async fn updates_of_one_key_do_not_grow_the_file() {
     assert!(after <= before.max(4 << 20), "the file grew from {before} to {after} bytes");
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_hundred_thousand_updates_of_leases_do_not_grow_the_file() {
+    const LEASES: usize = 400;
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("objects.redb");
+    let store = Arc::new(EmbeddedStore::open(&path).unwrap());
+    let update = async |rounds: usize| {
+        let mut renewals = tokio::task::JoinSet::new();
+        for lease in 0..LEASES {
+            let store = store.clone();
+            renewals.spawn(async move {
+                for round in 0..rounds {
+                    let value = format!("{{\"renewTime\":\"{round:0400}\"}}");
+                    let key = format!("/registry/coordination.k8s.io/leases/kube-node-lease/node-{lease}");
+                    store.commit(vec![], vec![put(&key, value)]).await.unwrap();
+                }
+            });
+        }
+        renewals.join_all().await;
+    };
+    update(100).await;
+    let before = std::fs::metadata(&path).unwrap().len();
+    update(100_000 / LEASES).await;
+    let after = std::fs::metadata(&path).unwrap().len();
+    assert!(after <= before.max(4 << 20), "the file grew from {before} to {after} bytes");
+    assert_eq!(store.revision(), (LEASES * (100 + 100_000 / LEASES)) as u64 + 1);
+}
+
 #[tokio::test]
 async fn a_sparse_file_is_made_smaller_at_the_start() {
     let directory = tempfile::tempdir().unwrap();

@@ -7,7 +7,6 @@ use std::time::Duration;
 use axum::body::Body;
 use axum::http::Response;
 use axum::http::header::{CONTENT_TYPE, HeaderValue};
-use bytes::Bytes;
 use cirro_seams::api::ApiError;
 use cirro_store::{Change, Record, WatchItem};
 use serde_json::{Value, json};
@@ -22,8 +21,11 @@ use crate::selector::Selector;
 use crate::storage::{ListOptions, Storage};
 use crate::table;
 
-/// Lines that wait for a slow reader before the store's own limit begins to count.
-const BUFFER: usize = 64;
+mod lines;
+
+pub(crate) use lines::SharedLines;
+use lines::{Line, Name};
+
 /// How often a client that asked for bookmarks gets one.
 const BOOKMARK_INTERVAL: Duration = Duration::from_secs(60);
 /// Shortest time after which a watch ends that named none; up to twice as long.
@@ -59,7 +61,7 @@ impl Call {
         let changes = self.server.storage.watch(&kind, self.path.namespace.as_deref(), revision).await;
         let timeout = self.query.number::<u32>("timeoutSeconds")?.filter(|seconds| *seconds > 0);
         let timeout = timeout.unwrap_or_else(|| DEFAULT_TIMEOUT + crate::identity::below(DEFAULT_TIMEOUT));
-        let (lines, body) = mpsc::channel(BUFFER);
+        let (lines, body) = lines::channel();
         let watcher = Watcher {
             bookmarks: self.query.flag("allowWatchBookmarks"),
             announce_end: initial && self.query.flag("sendInitialEvents"),
@@ -91,10 +93,10 @@ impl Call {
     }
 }
 
-fn stream(lines: mpsc::Receiver<Bytes>) -> Response<Body> {
+fn stream(lines: mpsc::Receiver<Line>) -> Response<Body> {
     let stream = futures_util::stream::unfold(lines, |mut lines| async {
         let line = lines.recv().await?;
-        Some((Ok::<_, std::convert::Infallible>(line), lines))
+        Some((Ok::<_, std::convert::Infallible>(line.bytes), lines))
     });
     let mut response = Response::new(Body::from_stream(stream));
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
@@ -106,7 +108,7 @@ struct Watcher {
     call: Call,
     storage: Arc<Storage>,
     selector: Selector,
-    lines: mpsc::Sender<Bytes>,
+    lines: lines::Sender,
     bookmarks: bool,
     /// Whether the end of what was there is told by a bookmark.
     announce_end: bool,
@@ -142,7 +144,8 @@ impl Watcher {
         mut changes: mpsc::Receiver<WatchItem>,
     ) -> Result<(), Gone> {
         for record in first {
-            self.event("ADDED", &record).await?;
+            let line = self.line("ADDED", &record);
+            self.send(line).await?;
         }
         if self.announce_end {
             let annotations = json!({"k8s.io/initial-events-end": "true"});
@@ -215,19 +218,35 @@ impl Watcher {
         self.storage.decoded_in(&self.call.served.kind, record)
     }
 
-    async fn event(&self, kind: &str, record: &Record) -> Result<(), Gone> {
-        let mut line = format!(r#"{{"type":"{kind}","object":"#).into_bytes();
+    /// Tells a change; many watchers may get the same line.
+    async fn event(&self, event: &'static str, record: &Record) -> Result<(), Gone> {
+        if !self.is_plain() {
+            return self.send(self.line(event, record)).await;
+        }
+        let name = Name { event, revision: record.revision, key: record.key.clone() };
+        let line = self.call.server.lines.get(name, || self.line(event, record));
+        self.lines.send(line).await
+    }
+
+    /// Whether objects go out as they are stored.
+    fn is_plain(&self) -> bool {
+        self.call.accept == Accept::Json && self.call.served.is_stored_form()
+    }
+
+    /// Returns the line of an event; empty for an object that has no such form.
+    fn line(&self, event: &str, record: &Record) -> Vec<u8> {
+        let mut line = format!(r#"{{"type":"{event}","object":"#).into_bytes();
         let answer = self.call.answer();
-        if self.call.accept == Accept::Json && self.call.served.is_stored_form() {
+        if self.is_plain() {
             record::splice(&self.call.served.kind, &record.value, record.revision, &mut line);
         } else {
             let object = self.decoded(record);
             let form = object.and_then(|object| answer.form(&object, self.call.include()));
-            let Ok(form) = form else { return Ok(()) };
+            let Ok(form) = form else { return Vec::new() };
             line.extend_from_slice(form.to_string().as_bytes());
         }
         line.extend_from_slice(b"}\n");
-        self.send(line).await
+        line
     }
 
     async fn bookmark(&self, annotations: Option<Value>) -> Result<(), Gone> {
@@ -247,13 +266,13 @@ impl Watcher {
     }
 
     async fn send(&self, line: Vec<u8>) -> Result<(), Gone> {
-        self.lines.send(line.into()).await.map_err(|_| Gone)
+        if line.is_empty() { Ok(()) } else { self.lines.send(line.into()).await }
     }
 
     /// Ends the stream with an error, if there is room for it: a reader that has left so many lines
     /// unread learns from the end of the stream.
     fn refuse(&self, refusal: &ApiError) {
         let line = format!("{}\n", json!({"type": "ERROR", "object": error::status(refusal)}));
-        let _ = self.lines.try_send(line.into());
+        self.lines.try_send(line.into());
     }
 }

@@ -124,3 +124,39 @@ async fn the_time_that_the_client_names_ends_the_watch() {
     events.expect("ADDED", "a").await;
     assert!(events.next().await.is_none());
 }
+
+/// Resident memory of this process in bytes.
+fn resident() -> usize {
+    let text = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+    line.trim().trim_end_matches("kB").trim().parse::<usize>().unwrap() * 1024
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn ten_thousand_watchers_that_never_read_take_bounded_memory() {
+    const WATCHERS: usize = 10_000;
+    const WRITES: usize = 100;
+    const VALUE: usize = 100_000;
+    let server = server().await;
+    let before = resident();
+    let mut watches = Vec::with_capacity(WATCHERS);
+    for _ in 0..WATCHERS {
+        watches.push(Events::open(&server, "resourceVersion=", "").await);
+    }
+    let idle = resident().saturating_sub(before);
+    // A copy for each would be 100 GB, even one line for each 1 GB.
+    for number in 0..WRITES {
+        let object =
+            json!({"metadata": {"name": format!("m-{number}")}, "data": {"value": "x".repeat(VALUE)}});
+        assert_eq!(send(&server, "POST", PATH, &object).await.code, 201);
+    }
+    // All of it reaches who does read.
+    let mut last = watches.pop().unwrap();
+    for number in 0..WRITES {
+        last.expect("ADDED", &format!("m-{number}")).await;
+    }
+    let taken = resident().saturating_sub(before);
+    eprintln!("{WATCHERS} watchers: {} kB idle, {} kB after {WRITES} writes", idle / 1000, taken / 1000);
+    assert!(idle < WATCHERS * 40_000, "an idle watcher takes {} bytes", idle / WATCHERS);
+    assert!(taken < idle + 300_000_000, "{} bytes are held for those who do not read", taken - idle);
+}

@@ -3,7 +3,6 @@
 //! Source: `pkg/controller/namespace/deletion/status_condition_utils.go`.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 use cirro_seams::api::{ApiError, Packed, Resource};
 use jiff::Timestamp;
@@ -122,13 +121,16 @@ pub(super) fn status(present: &Value, content: &Content, now: Timestamp) -> Valu
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
 
     #[test]
     fn conditions_say_what_is_left_and_keep_their_times() {
         let mut content = Content::default();
-        let kept = Arc::new(json!({"metadata": {"finalizers": ["x/y"]}}));
-        content.left(&Resource::new("", "pods"), &[kept.clone(), Arc::new(json!({"metadata": {}}))]);
+        let kept = Packed::from(Arc::new(json!({"metadata": {"finalizers": ["x/y"]}})));
+        let other = Packed::from(Arc::new(json!({"metadata": {}})));
+        content.left(&Resource::new("", "pods"), &[kept.clone(), other]);
         content.left(&Resource::new("apps", "deployments"), &[kept]);
         let first = status(&json!({"phase": "Terminating"}), &content, Timestamp::UNIX_EPOCH);
         let message = |status: &Value, kind: &str| {
