@@ -113,10 +113,18 @@ pub(crate) fn unprocessable(message: String) -> ApiError {
 pub(crate) fn unprocessable_with(message: String, details: Value) -> ApiError {
     error(422, "Invalid", message, Some(details))
 }
+/// Member of the answer that says how a list goes on.
+const CONTINUE: &str = "continue";
 
 /// 410 for a revision or a continue token whose history is gone.
 pub(crate) fn expired(message: String) -> ApiError {
     error(410, "Expired", message, None)
+}
+
+/// 410 for a continue token whose history is gone, with one that goes on in what there is now.
+pub(crate) fn expired_page(token: &str) -> ApiError {
+    let message = "The provided continue parameter is too old to display a consistent list result. You can start a new list without the continue parameter, or use the continue token in this response to retrieve the remainder of the results. Continuing with the provided token results in an inconsistent list - objects that were created, modified, or deleted between the time the first chunk was returned and now may show up in the list.";
+    error(410, "Expired", message.into(), Some(json!({(CONTINUE): token})))
 }
 
 pub(crate) fn internal(message: impl Into<String>) -> ApiError {
@@ -187,8 +195,13 @@ pub(crate) fn status(error: &ApiError) -> Value {
         "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
         "message": error.message, "reason": error.reason, "code": error.code,
     });
-    if let Some(details) = &error.details {
-        status["details"] = details.clone();
+    match &error.details {
+        // A token is the only detail that belongs to the answer as a list.
+        Some(details) if details.get(CONTINUE).is_some() => {
+            status["metadata"] = details.clone();
+        }
+        Some(details) => status["details"] = details.clone(),
+        None => {}
     }
     status
 }

@@ -3,6 +3,9 @@
 //! Values under the prefix of secrets are sealed with AES-256-GCM by a key in the data directory, bound to
 //! their own key in the store so that one cannot be put in another's place. Secrets from before are
 //! sealed at the next start.
+//!
+//! The file of keys has one in each line. The first seals, all open: a new key is put before the others, the next start
+//! seals every secret with it, and then the old ones may be taken out.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -21,6 +24,8 @@ use crate::pki::{self, PkiError};
 const PREFIX: &str = "/registry/core/secrets/";
 const MARK: &[u8] = b"cirro:aesgcm:v1:";
 const KEY_FILE: &str = "secrets.key";
+/// Most keys in the file: each is tried on what the ones before it did not seal.
+const MAX_KEYS: usize = 16;
 /// Changes that wait for a reader before the store's own limit begins to count.
 const WATCH_BUFFER: usize = 64;
 
@@ -30,7 +35,8 @@ pub(crate) struct SealedStore {
     seal: Arc<Seal>,
 }
 
-struct Seal(LessSafeKey);
+/// The keys; the first one seals.
+struct Seal(Vec<LessSafeKey>);
 
 impl SealedStore {
     /// Opens the key in `directory`, or makes it (mode 0600). Blocks.
@@ -46,23 +52,35 @@ impl SealedStore {
                 text
             }
         };
-        let key = STANDARD.decode(text.trim()).ok().and_then(|key| UnboundKey::new(&AES_256_GCM, &key).ok());
-        let key =
-            key.ok_or_else(|| PkiError::Tls(format!("`{}` is not a key of 32 bytes", path.display())))?;
-        Ok(Self { store, seal: Arc::new(Seal(LessSafeKey::new(key))) })
+        let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
+        let keys: Option<Vec<_>> = lines.map(key).collect();
+        let keys = keys.filter(|keys| (1..=MAX_KEYS).contains(&keys.len()));
+        let keys = keys.ok_or_else(|| {
+            PkiError::Tls(format!(
+                "`{}` is not one to {MAX_KEYS} keys of 32 bytes, each in a line",
+                path.display()
+            ))
+        })?;
+        Ok(Self { store, seal: Arc::new(Seal(keys)) })
     }
 
-    /// Seals the secrets that are not.
+    /// Seals the secrets that are not, and anew those that the first key has not sealed. One that no key opens is left
+    /// as it is: it is damaged for who reads it, not for the others.
     ///
     /// # Errors
     /// When the store fails.
     pub(crate) async fn seal_all(&self) -> Result<(), StoreError> {
         for record in self.store.list(PREFIX, None, 0, 0).await?.records {
-            if record.value.starts_with(MARK) {
-                continue;
-            }
+            let value = match self.seal.open_by(&record.key, record.value) {
+                Ok((_, Some(0))) => continue,
+                Ok((value, _)) => value,
+                Err(why) => {
+                    tracing::error!(%why, "no key opens a secret");
+                    continue;
+                }
+            };
             let key = record.key.to_string();
-            let operations = vec![Operation::Put(key.clone(), record.value)];
+            let operations = vec![Operation::Put(key.clone(), value)];
             match self.commit(vec![Condition::Revision(key, record.revision)], operations).await {
                 Ok(_) | Err(StoreError::Conflict { .. }) => {}
                 Err(source) => return Err(source),
@@ -78,22 +96,30 @@ impl Seal {
         SystemRandom::new().fill(&mut nonce).expect("the kernel gives random bytes");
         let mut body = value.to_vec();
         let aad = Aad::from(key.as_bytes());
-        self.0
+        self.0[0]
             .seal_in_place_append_tag(Nonce::assume_unique_for_key(nonce), aad, &mut body)
             .expect("objects are far below the limit of GCM");
         [MARK, nonce.as_slice(), &body].concat().into()
     }
 
     fn open(&self, key: &str, value: Bytes) -> Result<Bytes, StoreError> {
-        let Some(rest) = value.strip_prefix(MARK) else { return Ok(value) };
+        Ok(self.open_by(key, value)?.0)
+    }
+
+    /// Opens a value; returns the place of the key that did, `None` when it was not sealed.
+    fn open_by(&self, key: &str, value: Bytes) -> Result<(Bytes, Option<usize>), StoreError> {
+        let Some(rest) = value.strip_prefix(MARK) else { return Ok((value, None)) };
         let damaged = || StoreError::Damaged(key.to_owned());
         let (nonce, body) = rest.split_at_checked(NONCE_LEN).ok_or_else(damaged)?;
-        let nonce = Nonce::try_assume_unique_for_key(nonce).map_err(|_| damaged())?;
-        let mut body = body.to_vec();
-        let opened = self.0.open_in_place(nonce, Aad::from(key.as_bytes()), &mut body);
-        let length = opened.map_err(|_| damaged())?.len();
-        body.truncate(length);
-        Ok(body.into())
+        let attempt = |one: &LessSafeKey| {
+            let nonce = Nonce::try_assume_unique_for_key(nonce).ok()?;
+            let mut body = body.to_vec();
+            let length = one.open_in_place(nonce, Aad::from(key.as_bytes()), &mut body).ok()?.len();
+            body.truncate(length);
+            Some(Bytes::from(body))
+        };
+        let opened = self.0.iter().enumerate().find_map(|(at, one)| Some((attempt(one)?, Some(at))));
+        opened.ok_or_else(damaged)
     }
 
     fn record(&self, record: Record) -> Result<Record, StoreError> {
@@ -210,6 +236,12 @@ impl ObjectStore for SealedStore {
     }
 }
 
+/// Reads a line of the file.
+fn key(line: &str) -> Option<LessSafeKey> {
+    let bytes = STANDARD.decode(line).ok()?;
+    Some(LessSafeKey::new(UnboundKey::new(&AES_256_GCM, &bytes).ok()?))
+}
+
 /// Whether a prefix may have secrets under it.
 fn overlaps(prefix: &str) -> bool {
     prefix.starts_with(PREFIX) || PREFIX.starts_with(prefix)
@@ -223,6 +255,37 @@ mod tests {
 
     async fn put(store: &dyn ObjectStore, key: &str, value: &'static str) -> u64 {
         store.commit(Vec::new(), vec![Operation::Put(key.into(), value.into())]).await.unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_new_first_key_seals_everything_anew_and_the_old_one_may_go() {
+        let (below, directory) = (Arc::new(MemoryObjectStore::new()), tempfile::tempdir().unwrap());
+        let (path, secret) = (directory.path().join(KEY_FILE), "/registry/core/secrets/a/b");
+        let store = SealedStore::open(below.clone(), directory.path()).unwrap();
+        put(&store, secret, "hidden").await;
+        let old = std::fs::read_to_string(&path).unwrap();
+        let new = STANDARD.encode([7; 32]);
+        std::fs::write(&path, format!("{new}\n{old}\n")).unwrap();
+        let store = SealedStore::open(below.clone(), directory.path()).unwrap();
+        assert_eq!(store.get(secret).await.unwrap().unwrap().value, "hidden", "all keys open");
+        store.seal_all().await.unwrap();
+        let revision = below.revision();
+        store.seal_all().await.unwrap();
+        assert_eq!(below.revision(), revision, "what the first key has sealed is left alone");
+        std::fs::write(&path, &new).unwrap();
+        let store = SealedStore::open(below.clone(), directory.path()).unwrap();
+        assert_eq!(store.get(secret).await.unwrap().unwrap().value, "hidden");
+        std::fs::write(&path, &old).unwrap();
+        let store = SealedStore::open(below.clone(), directory.path()).unwrap();
+        assert!(
+            matches!(store.get(secret).await, Err(StoreError::Damaged(_))),
+            "the old key opens nothing now"
+        );
+        store.seal_all().await.unwrap();
+        for wrong in ["", "short", &[new.as_str(), "x"].join("\n")] {
+            std::fs::write(&path, wrong).unwrap();
+            assert!(SealedStore::open(below.clone(), directory.path()).is_err(), "{wrong:?}");
+        }
     }
 
     #[tokio::test]

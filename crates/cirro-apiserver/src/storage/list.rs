@@ -35,9 +35,9 @@ pub(crate) struct Page {
     pub(crate) remaining: Option<usize>,
 }
 
-#[derive(Serialize, Deserialize)]
+#[derive(Clone, Serialize, Deserialize)]
 struct Token {
-    /// Revision of the whole list.
+    /// Revision of the whole list; 0 for what there is now.
     rv: u64,
     /// Last key that was returned, after the prefix.
     start: String,
@@ -72,7 +72,7 @@ impl Storage {
         loop {
             let want = self.wanted(options, records.len());
             let listing = self.store.list(&prefix, start.as_deref(), want, revision).await;
-            let listing = listing.map_err(|source| self.list_error(source, token.is_some()))?;
+            let listing = listing.map_err(|source| self.list_error(source, token.as_ref()))?;
             revision = listing.revision;
             start = listing.records.last().map(|record| record.key.to_string());
             let found = match options.as_stored {
@@ -117,25 +117,30 @@ impl Storage {
         total: usize,
     ) -> Result<Page, ApiError> {
         let last = records.last().expect("a full page is not empty").key.clone();
+        let seen = seen + records.len();
+        let token = Token { rv: revision, start: last[prefix.len()..].to_owned(), seen };
         let next = self.store.list(prefix, Some(&last), 1, revision).await;
-        let next = next.map_err(|source| self.list_error(source, true))?;
+        let next = next.map_err(|source| self.list_error(source, Some(&token)))?;
         if next.records.is_empty() {
             return Ok(Page { records, revision, continue_token: String::new(), remaining: None });
         }
-        let seen = seen + records.len();
-        let token = Token { rv: revision, start: last[prefix.len()..].to_owned(), seen };
-        let token = serde_json::to_vec(&token).expect("a token is plain data");
         let remaining = options.selector.is_empty().then(|| total.saturating_sub(seen));
-        Ok(Page { records, revision, continue_token: URL_SAFE_NO_PAD.encode(token), remaining })
+        Ok(Page { records, revision, continue_token: token.write(), remaining })
     }
 
-    fn list_error(&self, source: StoreError, paging: bool) -> ApiError {
-        match source {
-            StoreError::Compacted(_) if paging => error::expired(
-                "The provided continue parameter is too old to display a consistent list result. You must start a new list without the continue parameter.".into(),
-            ),
-            other => self.translate(other),
+    fn list_error(&self, source: StoreError, token: Option<&Token>) -> ApiError {
+        match (source, token) {
+            (StoreError::Compacted(_), Some(token)) => {
+                error::expired_page(&Token { rv: 0, ..token.clone() }.write())
+            }
+            (other, _) => self.translate(other),
         }
+    }
+}
+
+impl Token {
+    fn write(&self) -> String {
+        URL_SAFE_NO_PAD.encode(serde_json::to_vec(self).expect("a token is plain data"))
     }
 }
 

@@ -1,6 +1,7 @@
 //! Requests as they come over the wire, without TLS.
 
 use axum::body::Body;
+use cirro_apiserver::ApiServer;
 use serde_json::{Value, json};
 
 use crate::fixture::{admin, read, request, send, server};
@@ -63,6 +64,34 @@ async fn a_list_comes_in_pages_of_one_revision() {
     assert_eq!(named.body["items"].as_array().unwrap().len(), 1);
     let bad = send(&server, "GET", &format!("{path}?fieldSelector=spec.x%3Dc"), &Value::Null).await;
     assert_eq!((bad.code, &bad.body["message"]), (400, &json!("field label not supported: spec.x")));
+}
+
+#[tokio::test]
+async fn a_continued_list_that_is_too_old_is_told_how_to_go_on() {
+    let store = std::sync::Arc::new(cirro_store::MemoryObjectStore::new());
+    let server = ApiServer::open(store.clone(), cirro_apiserver::Options::default()).await.unwrap();
+    let path = "/api/v1/namespaces/kube-public/configmaps";
+    for name in ["a", "b", "c"] {
+        assert_eq!(send(&server, "POST", path, &config_map(name)).await.code, 201);
+    }
+    let first = send(&server, "GET", &format!("{path}?limit=2"), &Value::Null).await.body;
+    assert_eq!(send(&server, "POST", path, &config_map("d")).await.code, 201);
+    cirro_store::ObjectStore::compact(&*store, cirro_store::ObjectStore::revision(&*store)).await.unwrap();
+    let next = async |page: &Value| {
+        let token = page["metadata"]["continue"].as_str().unwrap();
+        send(&server, "GET", &format!("{path}?limit=2&continue={token}"), &Value::Null).await
+    };
+    let refused = next(&first).await;
+    assert_eq!((refused.code, &refused.body["reason"]), (410, &json!("Expired")));
+    assert!(refused.body["message"].as_str().unwrap().contains("use the continue token in this response"));
+    // What was made meanwhile is in the rest.
+    let rest = next(&refused.body).await.body;
+    let names: Vec<_> =
+        rest["items"].as_array().unwrap().iter().map(|item| &item["metadata"]["name"]).collect();
+    assert_eq!(names, ["c", "d"]);
+    let revision =
+        |page: &Value| page["metadata"]["resourceVersion"].as_str().unwrap().parse::<u64>().unwrap();
+    assert!(revision(&rest) > revision(&first));
 }
 
 #[tokio::test]
