@@ -93,7 +93,7 @@ pub(crate) fn method_not_allowed() -> ApiError {
 }
 
 pub(crate) fn not_acceptable() -> ApiError {
-    let message = "only the following media types are accepted: application/json";
+    let message = "only the following media types are accepted: application/json, application/yaml";
     error(406, "NotAcceptable", message.into(), None)
 }
 

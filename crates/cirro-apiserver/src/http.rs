@@ -21,6 +21,7 @@ mod approval;
 mod console;
 mod delete;
 mod discovery;
+mod encode;
 mod evict;
 mod exec;
 mod log;
@@ -29,7 +30,6 @@ mod negotiate;
 mod openapi;
 mod portforward;
 mod proxy;
-mod pretty;
 mod query;
 mod read;
 mod route;
@@ -54,13 +54,13 @@ use crate::storage::Place;
 impl ApiServer {
     /// Answers one request of the user that the connection authenticated; refusals are answers too.
     pub async fn respond(&self, user: &User, request: Request<Body>) -> Response<Body> {
-        let for_a_person = pretty::is_wanted(&request);
+        let wishes = encode::Wishes::of(&request);
         let mut running = self.metrics.begin(Asked::of(&request, &self.storage.definitions.registry()));
         let result = self.admit(user, request).await;
         let response = result.unwrap_or_else(|refusal| answer::refusal(&refusal));
         running.code = response.status().as_u16();
         drop(running);
-        if for_a_person { pretty::broken(response).await } else { response }
+        wishes.grant(response).await
     }
 
     async fn admit(&self, connection: &User, request: Request<Body>) -> Result<Response<Body>, ApiError> {

@@ -3,10 +3,11 @@
 mod resources;
 
 use axum::body::Body;
-use axum::http::header::{CONTENT_TYPE, HeaderValue};
+use axum::http::header::{CONTENT_TYPE, HeaderValue, VARY};
 use axum::http::{Method, Request, Response};
 use cirro_seams::api::ApiError;
 use serde_json::{Value, json};
+use sha2::{Digest as _, Sha256};
 
 use super::negotiate::aggregated_discovery;
 use super::route::Route;
@@ -34,7 +35,9 @@ pub(super) fn answer(
             resources::list(registry, group, version).map(|list| answer::written(&list))
         }
         (Route::OpenApiIndex, _) => Ok(answer::document(&openapi::index(registry))),
-        (Route::OpenApi(group, version), _) => openapi::document(registry, group, version),
+        (Route::OpenApi(group, version), _) => {
+            openapi::document(registry, group, version, request.uri().query())
+        }
         (Route::OpenApiV2, _) => swagger::answer(request.headers(), registry),
         (Route::Root, _) => Ok(answer::document(&root(registry))),
         _ => Err(error::no_such_path()),
@@ -126,10 +129,13 @@ fn aggregate(registry: &Registry, version: &str, core: bool) -> Response<Body> {
         groups.iter().filter(|group| group.name.is_empty() == core).map(aggregated_group).collect();
     let list = json!({"kind": "APIGroupDiscoveryList", "apiVersion": format!("apidiscovery.k8s.io/{version}"),
         "metadata": {}, "items": items});
-    let mut response = answer::document(&list);
+    let text = list.to_string();
+    let mut response = answer::bytes(text.clone().into());
     let media_type = format!("application/json;g=apidiscovery.k8s.io;v={version};as=APIGroupDiscoveryList");
     let media_type = HeaderValue::from_str(&media_type).expect("it is plain ASCII");
     response.headers_mut().insert(CONTENT_TYPE, media_type);
+    response.headers_mut().append(VARY, HeaderValue::from_static("Accept"));
+    openapi::tagged(&mut response, &hex::encode_upper(Sha256::digest(text)));
     response
 }
 

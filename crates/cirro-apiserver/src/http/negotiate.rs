@@ -6,7 +6,10 @@ use cirro_seams::api::ApiError;
 
 use crate::error;
 
-/// The form of an answer; the bytes are JSON always.
+const JSON: &str = "application/json";
+const YAML: &str = "application/yaml";
+
+/// The form of an answer; how it is written down is `encode`'s.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Accept {
     /// The objects as they are.
@@ -45,7 +48,7 @@ impl Accept {
 fn form(wanted: &str) -> Option<Accept> {
     let mut parts = wanted.split(';').map(str::trim);
     let media = parts.next()?;
-    if !matches!(media, "application/json" | "application/*" | "*/*") {
+    if !matches!(media, JSON | YAML | "application/*" | "*/*") {
         return None;
     }
     let parameters: Vec<_> = parts.collect();
@@ -59,6 +62,14 @@ fn form(wanted: &str) -> Option<Accept> {
         }
         _ => None,
     }
+}
+
+/// Whether the first form that there is shall be written as YAML.
+pub(crate) fn yaml_first(headers: &HeaderMap) -> bool {
+    let accepts = headers.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok());
+    let mut accepts = accepts.flat_map(|value| value.split(',')).map(str::trim);
+    let first = accepts.find(|wanted| form(wanted).is_some());
+    first.is_some_and(|first| first.split(';').next().is_some_and(|media| media.trim() == YAML))
 }
 
 /// Whether a form of the aggregated discovery is wanted before plain JSON; returns its version.
@@ -96,6 +107,7 @@ mod tests {
         assert_eq!(parse("application/vnd.kubernetes.protobuf,application/json"), Accept::Json);
         assert_eq!(parse("application/json;as=Other;v=v1;g=meta.k8s.io, */*"), Accept::Json);
         assert_eq!(parse("application/vnd.kubernetes.protobuf"), Accept::Foreign);
+        assert_eq!(parse("text/html, application/yaml"), Accept::Json);
         assert_eq!(
             parse("application/json;as=PartialObjectMetadataList;v=v1;g=meta.k8s.io"),
             Accept::Metadata

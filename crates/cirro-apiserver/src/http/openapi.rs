@@ -7,8 +7,8 @@ use std::io::{Read as _, Write as _};
 use std::sync::{Mutex, OnceLock};
 
 use axum::body::Body;
-use axum::http::Response;
-use axum::http::header::{CACHE_CONTROL, ETAG, HeaderValue};
+use axum::http::header::{CACHE_CONTROL, ETAG, HeaderValue, LOCATION};
+use axum::http::{Response, StatusCode};
 use bytes::Bytes;
 use cirro_seams::api::ApiError;
 use flate2::read::GzDecoder;
@@ -54,12 +54,24 @@ pub(super) fn hash() -> &'static str {
 }
 
 /// Answers with the document of a group and version.
-pub(super) fn document(registry: &Registry, group: &str, version: &str) -> Result<Response<Body>, ApiError> {
+///
+/// A request that names a tag gets the document of that tag, which it may keep for ever, or is sent to the one there is.
+pub(super) fn document(
+    registry: &Registry,
+    group: &str,
+    version: &str,
+    query: Option<&str>,
+) -> Result<Response<Body>, ApiError> {
     static KEPT: Mutex<BTreeMap<String, Bytes>> = Mutex::new(BTreeMap::new());
     let path = path_of(group, version);
     let kinds = served(registry, group, version)?;
     let kept = KEPT.lock().expect("no panic while it is held").get(&path).cloned();
     let tag = tag_of(&kinds);
+    let whole = format!("{}{tag}", hash());
+    let asked = query.and_then(|query| query.split('&').find_map(|pair| pair.strip_prefix("hash=")));
+    if asked.is_some_and(|asked| asked != whole) {
+        return Ok(moved(&format!("/openapi/v3/{path}?hash={whole}")));
+    }
     let text = match kept {
         _ if !tag.is_empty() => write_document(&kinds).into_bytes(),
         Some(kept) => inflate(&kept),
@@ -70,8 +82,20 @@ pub(super) fn document(registry: &Registry, group: &str, version: &str) -> Resul
         }
     };
     let mut response = answer::bytes(text.into());
-    tagged(&mut response, &format!("{}{tag}", hash()));
+    tagged(&mut response, &whole);
+    if asked.is_some() {
+        let for_ever = HeaderValue::from_static("public, immutable, max-age=31536000");
+        response.headers_mut().insert(CACHE_CONTROL, for_ever);
+    }
     Ok(response)
+}
+
+fn moved(to: &str) -> Response<Body> {
+    let mut response = Response::new(Body::empty());
+    *response.status_mut() = StatusCode::MOVED_PERMANENTLY;
+    let to = HeaderValue::from_str(to).expect("groups, versions and tags are plain ASCII");
+    response.headers_mut().insert(LOCATION, to);
+    response
 }
 
 /// Lets clients keep a document until its tag changes.

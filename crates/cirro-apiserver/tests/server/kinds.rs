@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use crate::fixture::{admin, read, request, send, server};
 
 /// Returns path and smallest good object of each kind.
-fn objects() -> Vec<(&'static str, Value)> {
+pub(crate) fn objects() -> Vec<(&'static str, Value)> {
     let pods =
         json!({"metadata": {"labels": {"a": "b"}}, "spec": {"containers": [{"name": "c", "image": "i"}]}});
     let once = json!({"spec": {"restartPolicy": "Never", "containers": [{"name": "c", "image": "i"}]}});
