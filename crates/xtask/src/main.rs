@@ -6,6 +6,7 @@ use clap::{Parser, Subcommand};
 
 mod bench;
 mod check;
+mod conformance;
 mod suite;
 
 /// Tasks of the project.
@@ -36,6 +37,8 @@ enum Task {
         #[arg(long, value_name = "FILE")]
         binary: Option<std::path::PathBuf>,
     },
+    /// Write docs/conformance-kubernetes.md from its table
+    Conformance,
     /// Run a suite of tests against a fresh cloud
     Suite {
         /// Which suite
@@ -67,6 +70,7 @@ fn main() -> anyhow::Result<()> {
     match Cli::parse().task {
         Task::Check { end_to_end } => check::run(end_to_end),
         Task::Bench { which, rounds, binary } => bench::run(which, rounds, binary),
+        Task::Conformance => conformance::write(),
         Task::Suite { which, binary, only } => suite::run(which, binary, &only),
     }
 }
