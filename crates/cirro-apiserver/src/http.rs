@@ -56,7 +56,8 @@ impl ApiServer {
     pub async fn respond(&self, user: &User, request: Request<Body>) -> Response<Body> {
         let wishes = encode::Wishes::of(&request);
         let mut running = self.metrics.begin(Asked::of(&request, &self.storage.definitions.registry()));
-        let result = self.admit(user, request).await;
+        // Tens of kilobytes, that a connection that only waits need not hold.
+        let result = Box::pin(self.admit(user, request)).await;
         let response = result.unwrap_or_else(|refusal| answer::refusal(&refusal));
         running.code = response.status().as_u16();
         drop(running);

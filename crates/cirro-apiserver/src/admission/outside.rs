@@ -25,8 +25,8 @@ mod webhook;
 
 pub(crate) use attributes::{Attributes, Operation};
 pub(crate) use call::{Target, endpoint};
-pub(crate) use policy::compile_faults;
 use policy::{Binding, Policy};
+pub(crate) use policy::{compile_fault, compile_faults};
 use webhook::Webhook;
 
 const GROUP: &str = "admissionregistration.k8s.io";

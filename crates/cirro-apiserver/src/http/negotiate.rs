@@ -45,6 +45,17 @@ impl Accept {
     }
 }
 
+/// Refuses who takes an object in another form only, such as a Table, where there is none.
+pub(crate) fn plain(headers: &HeaderMap) -> Result<(), ApiError> {
+    let accepts = headers.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok());
+    let forms: Vec<_> =
+        accepts.flat_map(|value| value.split(',')).map(|wanted| form(wanted.trim())).collect();
+    match forms.is_empty() || forms.contains(&Some(Accept::Json)) {
+        true => Ok(()),
+        false => Err(error::not_acceptable()),
+    }
+}
+
 fn form(wanted: &str) -> Option<Accept> {
     let mut parts = wanted.split(';').map(str::trim);
     let media = parts.next()?;

@@ -66,14 +66,9 @@ impl Call {
 /// Splits a path after the word `proxy`: what is before goes to us, what is after to the server behind.
 fn split(uri: &Uri) -> (String, String) {
     let path = uri.path();
-    let mut end = 0;
-    // `/api/v1/namespaces/X/pods/Y/proxy` has seven words, `/api/v1/nodes/Y/proxy` five.
-    for (index, word) in path.split('/').enumerate() {
-        end += word.len() + usize::from(index > 0);
-        if index >= 5 && word == "proxy" {
-            break;
-        }
-    }
+    // `/api/v1/namespaces/X/pods/Y/proxy` has seven words, `/api/v1/nodes/Y/proxy` five; Y may be called proxy too.
+    let words = if path.split('/').nth(3) == Some("namespaces") { 7 } else { 5 };
+    let end = path.split('/').take(words + 1).map(|word| word.len() + 1).sum::<usize>().saturating_sub(1);
     let (prefix, rest) = path.split_at(end.min(path.len()));
     (prefix.to_owned(), rest.to_owned())
 }

@@ -117,6 +117,7 @@ struct Watcher {
 }
 
 /// The client is gone.
+#[derive(Debug)]
 struct Gone;
 
 impl Watcher {

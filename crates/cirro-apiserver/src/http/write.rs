@@ -8,8 +8,8 @@ use cirro_seams::api::ApiError;
 use http_body_util::{BodyExt as _, Limited};
 use serde_json::{Value, json};
 
-use super::Call;
 use super::query::FieldValidation;
+use super::{Call, negotiate};
 use crate::custom;
 use crate::decode::{self, Decoded, MAX_BODY};
 use crate::error;
@@ -50,6 +50,7 @@ impl Call {
 
     /// Answers a kind that is not kept.
     pub(super) async fn review(&self, request: Request<Body>) -> Result<Response<Body>, ApiError> {
+        negotiate::plain(request.headers())?;
         let mut answer = self.answer();
         let object = self.read_object(request, &mut answer.warnings).await?;
         self.check_namespace(&object)?;

@@ -9,7 +9,7 @@ use std::collections::HashSet;
 
 use serde_json::{Value, json};
 
-use crate::admission::outside::compile_faults;
+use crate::admission::outside::{compile_fault, compile_faults};
 use crate::error::Causes;
 use crate::json::{self, set_default};
 use crate::registry::{Kind, Strategy, Subresource};
@@ -177,6 +177,10 @@ fn webhook(hook: &Value, causes: &mut Causes) {
     } else if !versions.iter().any(|one| one == "v1" || one == "v1beta1") {
         let value = &hook["admissionReviewVersions"];
         causes.invalid("admissionReviewVersions", value, "must include at least one of v1, v1beta1");
+    }
+    for (index, condition) in json::array(hook, "matchConditions").iter().enumerate() {
+        let field = format!("matchConditions[{index}].expression");
+        compile_fault(&field, json::text(condition, "expression"), causes);
     }
     let config = &hook["clientConfig"];
     match (config.get("url"), config.get("service")) {

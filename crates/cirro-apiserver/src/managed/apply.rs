@@ -57,7 +57,7 @@ fn applied_by(
     }
     let difference = walk::compare(&root.shape, live, &merged);
     let changed = without_foreign(kind, target, difference.changed());
-    let inherited = last_applied::inherited(&root.shape, manager, live);
+    let inherited = last_applied::inherited(&root.shape, &own.manager, live);
     let mut conflicts = Vec::new();
     for other in &mut entries {
         let lost = other.fields.intersection(&changed);
@@ -75,7 +75,9 @@ fn applied_by(
     if let Some(before) = before.filter(|before| before.fields == own.fields && merged == *live) {
         own.time = before.time;
     }
-    last_applied::follow(&mut merged, config, manager);
+    if own.subresource.is_empty() {
+        last_applied::follow(&mut merged, config, &own.manager);
+    }
     entries.push(own);
     write(&mut merged, entries);
     Ok(merged)

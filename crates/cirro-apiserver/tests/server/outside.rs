@@ -169,7 +169,7 @@ async fn a_webhook_that_cannot_be_asked_refuses_unless_it_may_fail() {
     assert_eq!(send(&server, "PUT", &path, &strict).await.code, 200);
     let refused = send(&server, "POST", MAPS, &map("y")).await;
     assert_eq!(refused.code, 500);
-    assert!(message(&refused).contains("failed calling webhook \"hook.test.example\": failed to call webhook: Post \"https://127.0.0.1:1/\""), "{}", message(&refused));
+    assert!(message(&refused).contains("failed calling webhook \"hook.test.example\": failed to call webhook: Post \"https://127.0.0.1:1/?timeout=10s\""), "{}", message(&refused));
     // The configuration itself can always be taken away.
     assert_eq!(send(&server, "DELETE", &path, &Value::Null).await.code, 200);
     assert_eq!(send(&server, "POST", MAPS, &map("y")).await.code, 201);

@@ -308,6 +308,13 @@ fn enforce(
     Ok(())
 }
 
+/// Checks that an expression, if there is one, is one.
+pub(crate) fn compile_fault(field: &str, text: &str, causes: &mut crate::error::Causes) {
+    if let Err(why) = if text.is_empty() { Ok(()) } else { Program::parse(text.trim()).map(drop) } {
+        causes.invalid(field, &text.into(), &format!("compilation failed: {why}"));
+    }
+}
+
 /// Checks the expressions of a policy that is written.
 pub(crate) fn compile_faults(spec: &Value, causes: &mut crate::error::Causes) {
     let lists = [
@@ -318,12 +325,7 @@ pub(crate) fn compile_faults(spec: &Value, causes: &mut crate::error::Causes) {
     for (field, member) in lists {
         for (index, one) in json::array(spec, member).iter().enumerate() {
             for part in ["expression", "messageExpression"] {
-                let text = json::text(one, part);
-                if let Err(why) = if text.is_empty() { Ok(()) } else { Program::parse(text.trim()).map(drop) }
-                {
-                    let field = format!("{field}[{index}].{part}");
-                    causes.invalid(&field, &text.into(), &format!("compilation failed: {why}"));
-                }
+                compile_fault(&format!("{field}[{index}].{part}"), json::text(one, part), causes);
             }
         }
     }

@@ -1,4 +1,6 @@
 //! Pairs of SPDY streams: for each connection one of data and one for what goes wrong.
+//!
+//! kubectl begins the second only when the first was accepted, so each is at once.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -17,7 +19,8 @@ const PARTNER_TIMEOUT: Duration = Duration::from_secs(30);
 struct Half {
     port: u16,
     since: Instant,
-    stream: Stream,
+    reader: Reader,
+    writer: Writer,
 }
 
 /// Serves pairs until the client is gone.
@@ -33,13 +36,14 @@ pub(super) async fn serve(mut connection: Connection, target: Target) {
         waiting.retain(|_, half| half.since.elapsed() < PARTNER_TIMEOUT);
         // Refused when it is dropped.
         let Some((request, is_error, port)) = meaning(&stream) else { continue };
-        let half = Half { port, since: Instant::now(), stream };
+        let Ok((reader, writer)) = stream.accept().await else { break };
+        let half = Half { port, since: Instant::now(), reader, writer };
         match waiting.remove(&(request.clone(), !is_error)) {
             None => drop(waiting.insert((request, is_error), half)),
             Some(other) if other.port != port => {}
             Some(other) => {
                 let (data, error) = if is_error { (other, half) } else { (half, other) };
-                running.spawn(forward(data.stream, error.stream, port, target.clone()));
+                running.spawn(forward(data, error.writer, target.clone()));
             }
         }
     }
@@ -58,8 +62,8 @@ fn meaning(stream: &Stream) -> Option<(String, bool, u16)> {
     Some((headers.get("requestid").to_owned(), is_error, port))
 }
 
-async fn forward(data: Stream, error: Stream, port: u16, target: Target) {
-    let (Ok((reader, writer)), Ok((_, error))) = tokio::join!(data.accept(), error.accept()) else { return };
+async fn forward(data: Half, error: Writer, target: Target) {
+    let Half { port, reader, writer, .. } = data;
     match target.connect(port).await {
         Err(why) => {
             let _ = error.send(why.into()).await;
