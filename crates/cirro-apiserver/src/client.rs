@@ -113,7 +113,7 @@ impl Api for LocalClient {
         Box::pin(async move {
             let kind = self.kind(&resource)?;
             let namespace = json::namespace(&object).to_owned();
-            self.storage.create(&kind, &namespace, object, false).await
+            self.storage.create(&kind, &namespace, object, false).await.map(|created| created.object)
         })
     }
 

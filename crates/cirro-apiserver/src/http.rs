@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use axum::body::Body;
 use axum::http::{Method, Request, Response};
+use cirro_seams::Pending;
 use cirro_seams::api::ApiError;
 
 use crate::asker;
@@ -55,22 +56,29 @@ impl ApiServer {
     /// Answers one request of the user that the connection authenticated; refusals are answers too.
     pub async fn respond(&self, user: &User, request: Request<Body>) -> Response<Body> {
         let wishes = encode::Wishes::of(&request);
-        let mut running = self.metrics.begin(Asked::of(&request, &self.storage.definitions.registry()));
-        // Tens of kilobytes, that a connection that only waits need not hold.
-        let result = Box::pin(self.admit(user, request)).await;
+        let route = route::parse(request.uri().path());
+        let wanted = access::of(&request, &route);
+        let asked = Asked::of(request.method(), &wanted, &self.storage.definitions.registry());
+        let mut running = self.metrics.begin(asked);
+        // Kilobytes, that a connection that only waits need not hold.
+        let result = Box::pin(self.admit(user, route, wanted, request)).await;
         let response = result.unwrap_or_else(|refusal| answer::refusal(&refusal));
         running.code = response.status().as_u16();
         drop(running);
         wishes.grant(response).await
     }
 
-    async fn admit(&self, connection: &User, request: Request<Body>) -> Result<Response<Body>, ApiError> {
-        let route = route::parse(request.uri().path());
+    async fn admit(
+        &self,
+        connection: &User,
+        route: Route,
+        wanted: Access,
+        request: Request<Body>,
+    ) -> Result<Response<Body>, ApiError> {
         if route == Route::Health {
             return Ok(answer::text("ok"));
         }
         let who = self.storage.authenticate(connection, request.headers()).await?;
-        let wanted = access::of(&request, &route);
         let Some(audit) = &self.storage.audit else {
             let mut said = asker::Said::default();
             return self.admitted(&who.user, &wanted, route, request, &mut said).await;
@@ -189,51 +197,64 @@ pub(crate) struct Call {
     pub(crate) accept: Accept,
 }
 
+type Handler<'a> = Pending<'a, Result<Response<Body>, ApiError>>;
+
 impl Call {
     async fn dispatch(
         self,
         subresource: Option<Subresource>,
         request: Request<Body>,
     ) -> Result<Response<Body>, ApiError> {
+        let watches = request.method() == Method::GET && subresource.is_none() && self.query.flag("watch");
+        if watches && self.served.kind.stored {
+            let name = self.path.name.clone();
+            return Box::pin(self.watch(name.as_deref())).await;
+        }
+        self.handler(subresource, request).ok_or_else(error::method_not_allowed)?.await
+    }
+
+    /// Finds who answers. Each has a place of its own in memory: one for all of them would be as large as the largest, and is
+    /// moved about with every request.
+    fn handler(&self, subresource: Option<Subresource>, request: Request<Body>) -> Option<Handler<'_>> {
         let method = request.method().clone();
         if !self.served.kind.stored {
-            return match method {
-                Method::POST => self.review(request).await,
-                _ => Err(error::method_not_allowed()),
-            };
+            return (method == Method::POST).then(|| Box::pin(self.review(request)) as _);
         }
-        match (method, self.path.name.is_some(), subresource) {
-            (Method::GET, false, None) if self.query.flag("watch") => self.watch(None).await,
-            (Method::GET, false, None) => self.list().await,
-            (Method::POST, false, None) => self.create(request).await,
-            (Method::DELETE, false, None) => self.delete_collection(request).await,
-            (Method::GET, true, None) if self.query.flag("watch") => {
-                let name = self.path.name.clone();
-                self.watch(name.as_deref()).await
+        Some(match (method, self.path.name.is_some(), subresource) {
+            (Method::GET, false, None) => Box::pin(self.list()),
+            (Method::POST, false, None) => Box::pin(self.create(request)),
+            (Method::DELETE, false, None) => Box::pin(self.delete_collection(request)),
+            (Method::GET, true, None | Some(Subresource::Status | Subresource::Approval)) => {
+                Box::pin(self.get())
             }
-            (Method::GET, true, None | Some(Subresource::Status | Subresource::Approval)) => self.get().await,
-            (Method::PUT, true, None | Some(Subresource::Status)) => self.update(subresource, request).await,
-            (Method::PATCH, true, None | Some(Subresource::Status)) => self.patch(subresource, request).await,
-            (Method::DELETE, true, None) => self.delete(request).await,
-            (Method::GET, true, Some(Subresource::Scale)) => self.get_scale().await,
-            (Method::PUT, true, Some(Subresource::Scale)) => self.update_scale(request).await,
-            (Method::PATCH, true, Some(Subresource::Scale)) => self.patch_scale(request).await,
-            (Method::POST, true, Some(Subresource::Binding)) => self.bind(request).await,
-            (Method::PUT | Method::PATCH, true, Some(Subresource::Approval)) => self.approve(request).await,
-            (Method::POST, true, Some(Subresource::Token)) => self.token(request).await,
-            (Method::POST, true, Some(Subresource::Eviction)) => self.evict(request).await,
-            (Method::PUT, true, Some(Subresource::Finalize)) => self.finalize(request).await,
-            (Method::GET, true, Some(Subresource::Log)) => self.log().await,
-            (Method::GET, true, Some(Subresource::Console)) => self.console().await,
-            (_, true, Some(Subresource::Proxy(_))) => self.proxy(request).await,
+            (Method::PUT, true, None | Some(Subresource::Status)) => {
+                Box::pin(self.update(subresource, request))
+            }
+            (Method::PATCH, true, None | Some(Subresource::Status)) => {
+                Box::pin(self.patch(subresource, request))
+            }
+            (Method::DELETE, true, None) => Box::pin(self.delete(request)),
+            (Method::GET, true, Some(Subresource::Scale)) => Box::pin(self.get_scale()),
+            (Method::PUT, true, Some(Subresource::Scale)) => Box::pin(self.update_scale(request)),
+            (Method::PATCH, true, Some(Subresource::Scale)) => Box::pin(self.patch_scale(request)),
+            (Method::POST, true, Some(Subresource::Binding)) => Box::pin(self.bind(request)),
+            (Method::PUT | Method::PATCH, true, Some(Subresource::Approval)) => {
+                Box::pin(self.approve(request))
+            }
+            (Method::POST, true, Some(Subresource::Token)) => Box::pin(self.token(request)),
+            (Method::POST, true, Some(Subresource::Eviction)) => Box::pin(self.evict(request)),
+            (Method::PUT, true, Some(Subresource::Finalize)) => Box::pin(self.finalize(request)),
+            (Method::GET, true, Some(Subresource::Log)) => Box::pin(self.log()),
+            (Method::GET, true, Some(Subresource::Console)) => Box::pin(self.console()),
+            (_, true, Some(Subresource::Proxy(_))) => Box::pin(self.proxy(request)),
             (Method::GET | Method::POST, true, Some(Subresource::PortForward)) => {
-                self.port_forward(request).await
+                Box::pin(self.port_forward(request))
             }
             (Method::GET | Method::POST, true, Some(one @ (Subresource::Exec | Subresource::Attach))) => {
-                self.exec(one, request).await
+                Box::pin(self.exec(one, request))
             }
-            _ => Err(error::method_not_allowed()),
-        }
+            _ => return None,
+        })
     }
 
     /// Returns the namespace; empty for cluster-scoped kinds.

@@ -2,6 +2,16 @@
 
 use serde_json::{Map, Value};
 
+/// Most objects are smaller when they are written.
+const USUAL: usize = 2048;
+
+/// Writes a value as compact JSON.
+pub(crate) fn written(value: &Value) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(USUAL);
+    serde_json::to_writer(&mut bytes, value).expect("its keys are text and memory takes it");
+    bytes
+}
+
 /// Returns the value at a dotted path of members (`spec.template.spec`).
 pub(crate) fn at<'a>(value: &'a Value, path: &str) -> Option<&'a Value> {
     path.split('.').try_fold(value, |value, member| value.get(member)).filter(|value| !value.is_null())

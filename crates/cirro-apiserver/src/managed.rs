@@ -12,7 +12,7 @@
 //! `util/managedfields`.
 
 use cirro_seams::api::ApiError;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use crate::error;
 use crate::json;
@@ -88,17 +88,20 @@ impl Entry {
         })
     }
 
-    fn write(&self) -> Value {
+    fn into_value(self) -> Value {
         let operation = if self.applies { "Apply" } else { "Update" };
-        let mut entry = json!({"manager": self.manager, "operation": operation, "apiVersion": self.api_version,
-            "fieldsType": "FieldsV1", "fieldsV1": self.fields.write()});
-        if !self.time.is_empty() {
-            entry["time"] = self.time.clone().into();
+        let mut entry = Map::new();
+        entry.insert("apiVersion".into(), self.api_version.into());
+        entry.insert("fieldsType".into(), "FieldsV1".into());
+        entry.insert("fieldsV1".into(), self.fields.into_value());
+        entry.insert("manager".into(), self.manager.into());
+        entry.insert("operation".into(), operation.into());
+        for (member, text) in [("subresource", self.subresource), ("time", self.time)] {
+            if !text.is_empty() {
+                entry.insert(member.into(), text.into());
+            }
         }
-        if !self.subresource.is_empty() {
-            entry["subresource"] = self.subresource.clone().into();
-        }
-        entry
+        entry.into()
     }
 
     /// Whether the two are the same manager: its version counts for updates only.
@@ -142,7 +145,7 @@ fn write(object: &mut Value, mut entries: Vec<Entry>) {
     if entries.is_empty() {
         metadata.remove("managedFields");
     } else {
-        let list: Vec<_> = entries.iter().map(Entry::write).collect();
+        let list: Vec<_> = entries.into_iter().map(Entry::into_value).collect();
         metadata.insert("managedFields".into(), list.into());
     }
 }

@@ -21,6 +21,8 @@ pub(crate) use stored::pack;
 
 /// Largest object.
 const MAX_OBJECT: usize = 3 * 512 * 1024;
+/// Most objects are smaller.
+const USUAL_OBJECT: usize = 4096;
 
 /// Returns how the stored bytes of a kind begin.
 fn beginning(kind: &Kind) -> String {
@@ -49,7 +51,8 @@ fn from_metadata<'a>(kind: &Kind, value: &'a [u8]) -> Option<&'a [u8]> {
 
 /// Encodes an object for the store.
 pub(crate) fn encode(kind: &Kind, object: &Value) -> Result<Bytes, ApiError> {
-    let mut bytes = beginning(kind).into_bytes();
+    let mut bytes = Vec::with_capacity(USUAL_OBJECT);
+    bytes.extend_from_slice(beginning(kind).as_bytes());
     let metadata = object["metadata"].as_object().expect("every object got its metadata");
     let members = metadata.iter().filter(|(key, _)| *key != "resourceVersion");
     write_members(&mut bytes, members, true)?;
@@ -61,7 +64,8 @@ pub(crate) fn encode(kind: &Kind, object: &Value) -> Result<Bytes, ApiError> {
     if bytes.len() > MAX_OBJECT {
         return Err(error::too_large(format!("object is {} bytes, more than {MAX_OBJECT}", bytes.len())));
     }
-    Ok(bytes.into())
+    // What is kept holds no room to grow.
+    Ok(Bytes::copy_from_slice(&bytes))
 }
 
 fn write_members<'a>(

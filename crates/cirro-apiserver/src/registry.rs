@@ -4,7 +4,8 @@
 //! functions in `kinds/`; kinds that arrive at run time are made from their definitions (`custom`). Where a
 //! rule needs code, the entry names a [`Strategy`].
 
-use std::collections::BTreeMap;
+use std::borrow::Cow;
+use std::collections::HashMap;
 use std::ops::Deref;
 use std::sync::{Arc, OnceLock};
 
@@ -459,15 +460,17 @@ impl Served {
     }
 
     /// Returns the form of the request's version of a stored object.
-    pub(crate) fn export(&self, object: &Value) -> Value {
-        let mut object = object.clone();
+    pub(crate) fn export<'a>(&self, object: &'a Value) -> Cow<'a, Value> {
+        let mut object = Cow::Borrowed(object);
         if let Some(view) = self.view() {
-            (view.export)(&mut object);
+            let object = object.to_mut();
+            (view.export)(object);
             object["apiVersion"] = self.api_version().into();
         } else if let Some(custom) = &self.kind.custom {
+            let object = object.to_mut();
             // It may have been stored in another version.
             object["apiVersion"] = self.api_version().into();
-            custom.complete(&mut object);
+            custom.complete(object);
         }
         object
     }
@@ -478,7 +481,8 @@ pub(crate) struct Registry {
     kinds: Vec<Arc<Kind>>,
     /// In the order of discovery.
     serving: Vec<Served>,
-    by_path: BTreeMap<(String, String, String), usize>,
+    /// Places in `kinds` and in `serving` by the plural; few share one.
+    by_plural: HashMap<String, (Vec<usize>, Vec<usize>)>,
     /// The document of OpenAPI v2 about these kinds, once somebody asked: as JSON and as protobuf.
     pub(crate) swagger: [OnceLock<bytes::Bytes>; 2],
 }
@@ -507,11 +511,14 @@ impl Registry {
     }
 
     fn serving(kinds: Vec<Arc<Kind>>, serving: Vec<Served>) -> Self {
-        let path = |served: &Served| {
-            (served.group().to_owned(), served.version().to_owned(), served.kind.plural.clone())
-        };
-        let by_path = serving.iter().enumerate().map(|(index, served)| (path(served), index)).collect();
-        Self { kinds, serving, by_path, swagger: Default::default() }
+        let mut by_plural = HashMap::<String, (Vec<usize>, Vec<usize>)>::new();
+        for (index, kind) in kinds.iter().enumerate() {
+            by_plural.entry(kind.plural.clone()).or_default().0.push(index);
+        }
+        for (index, served) in serving.iter().enumerate() {
+            by_plural.entry(served.kind.plural.clone()).or_default().1.push(index);
+        }
+        Self { kinds, serving, by_plural, swagger: Default::default() }
     }
 
     /// Returns every kind once.
@@ -521,13 +528,16 @@ impl Registry {
 
     /// Finds what a request's path names.
     pub(crate) fn served(&self, group: &str, version: &str, plural: &str) -> Option<&Served> {
-        let index = self.by_path.get(&(group.to_owned(), version.to_owned(), plural.to_owned()))?;
-        Some(&self.serving[*index])
+        let (_, serving) = self.by_plural.get(plural)?;
+        // The last one of a path is the one that counts.
+        let mut serving = serving.iter().rev().map(|index| &self.serving[*index]);
+        serving.find(|served| served.group() == group && served.version() == version)
     }
 
     /// Finds a kind by group and plural, whatever the version.
     pub(crate) fn kind(&self, group: &str, plural: &str) -> Option<&Arc<Kind>> {
-        self.kinds.iter().find(|kind| kind.group == group && kind.plural == plural)
+        let (kinds, _) = self.by_plural.get(plural)?;
+        kinds.iter().map(|index| &self.kinds[*index]).find(|kind| kind.group == group)
     }
 
     /// Returns the groups with their versions, in the order of discovery, each with what it serves.

@@ -68,6 +68,13 @@ pub(crate) struct Storage {
     pub(crate) without_admission: Vec<Plugin>,
 }
 
+/// An object that was just made.
+pub(crate) struct Created {
+    pub(crate) object: Arc<Value>,
+    /// What is stored of it, and at which revision; nothing of a dry run.
+    pub(crate) record: Option<(bytes::Bytes, u64)>,
+}
+
 /// What part of an object a write may change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Target {
@@ -141,7 +148,7 @@ impl Storage {
         namespace: &str,
         object: Value,
         dry_run: bool,
-    ) -> Result<Arc<Value>, ApiError> {
+    ) -> Result<Created, ApiError> {
         self.create_tracked(kind, namespace, object, Tracking::Difference, dry_run).await
     }
 
@@ -153,10 +160,10 @@ impl Storage {
         object: Value,
         tracking: Tracking,
         dry_run: bool,
-    ) -> Result<Arc<Value>, ApiError> {
+    ) -> Result<Created, ApiError> {
         let created = self.create_now(kind, namespace, object, tracking, dry_run).await?;
         if !dry_run {
-            self.settled(kind, &created).await;
+            self.settled(kind, &created.object).await;
         }
         Ok(created)
     }
@@ -176,7 +183,7 @@ impl Storage {
         object: Value,
         tracking: Tracking,
         dry_run: bool,
-    ) -> Result<Arc<Value>, ApiError> {
+    ) -> Result<Created, ApiError> {
         let object = begin_creation(kind, namespace, object, tracking)?;
         for _ in 0..MAX_ATTEMPTS {
             let mut object = object.clone();
@@ -191,20 +198,24 @@ impl Storage {
             let admitted = self.check(kind, &object, None).await?;
             let write = Attributes::of(place, Write::Create, Some(&object), None, dry_run);
             self.validate_outside(&write).await?;
-            let _pass = self.late_pass(early, kind, namespace).await?;
-            let admitted = admitted.and(self.charge(kind, namespace, None, Some(&object)).await?);
+            let pass = self.late_pass(early, kind, namespace).await?;
+            let admitted = admitted.and(self.charge(&pass, kind, namespace, None, Some(&object)).await?);
             let mut conditions = admitted.conditions;
             conditions.push(Condition::Absent(place.key()));
             conditions.extend(guard);
             conditions.extend(claims.iter().cloned().map(Condition::Absent));
             let mut operations = admitted.operations;
-            operations.push(Operation::Put(place.key(), value));
+            operations.push(Operation::Put(place.key(), value.clone()));
             operations.extend(claims.into_iter().map(|claim| Operation::Put(claim, place.key().into())));
             if dry_run {
-                return self.dry_creation(place, &object).await;
+                let object = self.dry_creation(place, &object).await?;
+                return Ok(Created { object, record: None });
             }
             match self.store.commit(conditions, operations).await {
-                Ok(revision) => return Ok(versioned(object, revision)),
+                Ok(revision) => {
+                    let object = versioned(object, revision);
+                    return Ok(Created { object, record: Some((value, revision)) });
+                }
                 Err(StoreError::Conflict { key, .. }) if key == place.key() => {
                     if !generated {
                         return Err(error::already_exists(kind, place.name));
@@ -348,9 +359,9 @@ impl Storage {
                 let write = Attributes::of(place, Write::Update, Some(&new), Some(&old), dry_run);
                 self.validate_outside(&write.on(target)).await?;
             }
-            let _pass = self.late_pass(early, place.kind, place.namespace).await?;
+            let pass = self.late_pass(early, place.kind, place.namespace).await?;
             let after = (!delete::is_over(place.kind, &new)).then_some(&new);
-            let admitted = self.charge(place.kind, place.namespace, Some(&old), after).await?;
+            let admitted = self.charge(&pass, place.kind, place.namespace, Some(&old), after).await?;
             if new == *old && record::is_current(place.kind, &record.value) {
                 return Ok(old);
             }

@@ -36,9 +36,16 @@ pub(crate) struct Gate {
 /// The right to commit one write.
 pub(crate) enum Pass<'a> {
     /// Beside others.
-    Shared { _gate: RwLockReadGuard<'a, ()>, _turn: Option<OwnedMutexGuard<()>> },
+    Shared { _gate: RwLockReadGuard<'a, ()>, turn: Option<OwnedMutexGuard<()>> },
     /// Alone.
     Alone { _gate: RwLockWriteGuard<'a, ()> },
+}
+
+impl Pass<'_> {
+    /// Whether no quota concerns the write.
+    fn is_free(&self) -> bool {
+        matches!(self, Self::Shared { turn: None, .. })
+    }
 }
 
 impl Gate {
@@ -71,7 +78,7 @@ impl Storage {
         let gate = self.quotas.counting.read().await;
         let limited = kind.namespaced && !self.quotas_of(namespace).await?.is_empty();
         let turn = if limited { Some(self.quotas.turn(namespace).await) } else { None };
-        Ok(Pass::Shared { _gate: gate, _turn: turn })
+        Ok(Pass::Shared { _gate: gate, turn })
     }
 
     async fn quotas_of(&self, namespace: &str) -> Result<Vec<Record>, ApiError> {
@@ -85,13 +92,14 @@ impl Storage {
     /// 403 when it would exceed one.
     pub(crate) async fn charge(
         &self,
+        pass: &Pass<'_>,
         kind: &Kind,
         namespace: &str,
         old: Option<&Value>,
         new: Option<&Value>,
     ) -> Result<Admitted, ApiError> {
         let mut admitted = Admitted::default();
-        if !kind.namespaced {
+        if !kind.namespaced || pass.is_free() {
             return Ok(admitted);
         }
         for stored in self.quotas_of(namespace).await? {

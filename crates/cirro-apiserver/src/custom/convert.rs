@@ -346,8 +346,11 @@ impl Storage {
     /// Returns an object in the form of a served version, whichever it has.
     pub(crate) async fn exported(&self, served: &Served, object: &Value) -> Result<Value, ApiError> {
         match served.kind.conversion() {
-            None => Ok(served.export(object)),
-            Some(_) => Ok(served.export(&self.converted(&served.kind, object.clone()).await?)),
+            None => Ok(served.export(object).into_owned()),
+            Some(_) => {
+                let converted = self.converted(&served.kind, object.clone()).await?;
+                Ok(served.export(&converted).into_owned())
+            }
         }
     }
 }

@@ -1,5 +1,7 @@
 //! Answers: objects in the form that was asked for, and refusals as `Status`.
 
+use std::borrow::Cow;
+
 use axum::body::Body;
 use axum::http::header::{CONTENT_TYPE, HeaderValue, RETRY_AFTER, WARNING};
 use axum::http::{HeaderMap, Response, StatusCode};
@@ -10,9 +12,10 @@ use serde_json::{Value, json};
 
 use super::negotiate::Accept;
 use crate::error;
+use crate::json;
 use crate::record;
 use crate::registry::Served;
-use crate::storage::Page;
+use crate::storage::{Created, Page};
 use crate::table::{self, Include};
 
 /// Most warnings of an answer, and their longest.
@@ -29,25 +32,46 @@ pub(crate) struct Answer<'a> {
 impl Answer<'_> {
     /// Answers with one object in its storage form.
     pub(crate) fn object(self, status: StatusCode, object: &Value) -> Result<Response<Body>, ApiError> {
-        let body = self.form(object, Include::Metadata)?;
-        Ok(self.finish(status, body.to_string().into()))
+        let body = json::written(&*self.form(object, Include::Metadata)?);
+        Ok(self.finish(status, body.into()))
+    }
+
+    /// Answers with an object that was just made; its bytes are at hand, unless nothing was stored.
+    pub(crate) fn created(self, created: &Created) -> Result<Response<Body>, ApiError> {
+        match &created.record {
+            Some((value, revision)) if self.copies() => {
+                let body = self.spliced(value, *revision);
+                Ok(self.finish(StatusCode::CREATED, body))
+            }
+            _ => self.object(StatusCode::CREATED, &created.object),
+        }
+    }
+
+    /// Whether objects go out as they are stored.
+    fn copies(&self) -> bool {
+        self.accept == Accept::Json && self.served.is_stored_form()
+    }
+
+    fn spliced(&self, value: &[u8], revision: u64) -> Bytes {
+        let mut out = Vec::with_capacity(value.len() + 64);
+        record::splice(&self.served.kind, value, revision, &mut out);
+        out.into()
     }
 
     /// Answers with an object that is none of the kind's own.
     pub(crate) fn foreign(self, status: StatusCode, object: &Value) -> Response<Body> {
-        self.finish(status, object.to_string().into())
+        self.finish(status, json::written(object).into())
     }
 
     /// Answers with one stored object.
     pub(crate) fn record(self, record: &Record, include: Include) -> Result<Response<Body>, ApiError> {
-        if self.accept == Accept::Json && self.served.is_stored_form() {
-            let mut out = Vec::with_capacity(record.value.len() + 64);
-            record::splice(&self.served.kind, &record.value, record.revision, &mut out);
-            return Ok(self.finish(StatusCode::OK, out.into()));
+        if self.copies() {
+            let body = self.spliced(&record.value, record.revision);
+            return Ok(self.finish(StatusCode::OK, body));
         }
         let object = record::decode(&record.value, record.revision)?;
-        let body = self.form(&object, include)?;
-        Ok(self.finish(StatusCode::OK, body.to_string().into()))
+        let body = json::written(&*self.form(&object, include)?);
+        Ok(self.finish(StatusCode::OK, body.into()))
     }
 
     /// Answers with a page of a list.
@@ -81,7 +105,7 @@ impl Answer<'_> {
             rows.push(table::row(columns, &object, self.served, include));
         }
         table["rows"] = rows.into();
-        Ok(table.to_string().into_bytes())
+        Ok(json::written(&table))
     }
 
     fn list_page(&self, accept: Accept, page: &Page, metadata: &Value) -> Result<Vec<u8>, ApiError> {
@@ -98,12 +122,12 @@ impl Answer<'_> {
             if index > 0 {
                 out.push(b',');
             }
-            if accept == Accept::Json && self.served.is_stored_form() {
+            if self.copies() {
                 record::splice(&self.served.kind, &record.value, record.revision, &mut out);
             } else {
                 let object = record::decode(&record.value, record.revision)?;
                 let form = self.form(&object, Include::Metadata)?;
-                out.extend_from_slice(form.to_string().as_bytes());
+                out.extend_from_slice(&json::written(&form));
             }
         }
         out.extend_from_slice(b"]}");
@@ -111,16 +135,16 @@ impl Answer<'_> {
     }
 
     /// Returns an object in the form that was asked for.
-    pub(crate) fn form(&self, object: &Value, include: Include) -> Result<Value, ApiError> {
+    pub(crate) fn form<'a>(&self, object: &'a Value, include: Include) -> Result<Cow<'a, Value>, ApiError> {
         Ok(match self.accept.writable()? {
             Accept::Table(version) => {
                 let columns = &self.served.kind.columns;
                 let metadata = json!({"resourceVersion": object["metadata"]["resourceVersion"]});
                 let mut table = table::head(version, columns, metadata);
                 table["rows"] = json!([table::row(columns, object, self.served, include)]);
-                table
+                Cow::Owned(table)
             }
-            Accept::Metadata => table::partial_metadata(object),
+            Accept::Metadata => Cow::Owned(table::partial_metadata(object)),
             _ => self.served.export(object),
         })
     }
@@ -152,7 +176,7 @@ fn json_bytes(status: StatusCode, body: Bytes) -> Response<Body> {
 
 /// Answers with a document.
 pub(crate) fn document(value: &Value) -> Response<Body> {
-    json_bytes(StatusCode::OK, value.to_string().into())
+    json_bytes(StatusCode::OK, json::written(value).into())
 }
 
 /// Answers with what keeps the order of its members.

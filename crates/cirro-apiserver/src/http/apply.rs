@@ -77,7 +77,7 @@ impl Call {
             let created =
                 storage.create_tracked(kind, self.namespace(), object, Tracking::Given, dry_run).await;
             match created {
-                Ok(object) => return answer.object(StatusCode::CREATED, &object),
+                Ok(created) => return answer.created(&created),
                 Err(refusal) if refusal.is_already_exists() => {}
                 Err(refusal) => return Err(refusal),
             }

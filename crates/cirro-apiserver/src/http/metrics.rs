@@ -11,10 +11,9 @@ use std::time::{Duration, Instant};
 
 use axum::body::Body;
 use axum::http::header::{CONTENT_TYPE, HeaderValue};
-use axum::http::{Request, Response};
+use axum::http::{Method, Response};
 
-use super::{access, route};
-use crate::rbac::Target;
+use crate::rbac::{Access, Target};
 use crate::registry::Registry;
 
 /// What the server was asked since it started.
@@ -60,18 +59,16 @@ impl Drop for Running<'_> {
 
 impl Asked {
     /// Describes a request.
-    pub(super) fn of(request: &Request<Body>, registry: &Registry) -> Self {
-        let access = access::of(request, &route::parse(request.uri().path()));
-        match access.target {
+    pub(super) fn of(method: &Method, access: &Access, registry: &Registry) -> Self {
+        match &access.target {
             Target::Resource { group, resource, subresource, .. } => {
-                let Some(kind) = registry.kind(&group, &resource) else { return Self::default() };
+                let Some(kind) = registry.kind(group, resource) else { return Self::default() };
                 let known = kind.subresources.iter().any(|one| one.name() == subresource);
-                let subresource = if known { subresource } else { String::new() };
-                Self { verb: access.verb.to_uppercase(), group, resource, subresource }
+                let subresource = if known { subresource.clone() } else { String::new() };
+                let verb = access.verb.to_uppercase();
+                Self { verb, group: group.clone(), resource: resource.clone(), subresource }
             }
-            Target::Path(_) if request.method() == axum::http::Method::GET => {
-                Self { verb: "GET".into(), ..Self::default() }
-            }
+            Target::Path(_) if method == Method::GET => Self { verb: "GET".into(), ..Self::default() },
             Target::Path(_) => Self::default(),
         }
     }
@@ -156,7 +153,10 @@ fn process(text: &mut String) {
 
 #[cfg(test)]
 mod tests {
+    use axum::http::Request;
+
     use super::*;
+    use crate::http::{access, route};
 
     #[test]
     fn requests_count_by_what_they_ask_and_get() {
@@ -164,7 +164,8 @@ mod tests {
         let metrics = Metrics::default();
         let ask = |method: &str, uri: &str, code: u16| {
             let request = Request::builder().method(method).uri(uri).body(Body::empty()).unwrap();
-            metrics.begin(Asked::of(&request, &registry)).code = code;
+            let access = access::of(&request, &route::parse(request.uri().path()));
+            metrics.begin(Asked::of(request.method(), &access, &registry)).code = code;
         };
         ask("GET", "/api/v1/namespaces/default/pods", 200);
         ask("GET", "/api/v1/namespaces/other/pods", 200);

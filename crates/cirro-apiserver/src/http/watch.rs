@@ -16,6 +16,7 @@ use tokio::time::Instant;
 use super::Call;
 use super::negotiate::Accept;
 use crate::error;
+use crate::json;
 use crate::record;
 use crate::selector::Selector;
 use crate::storage::{ListOptions, Storage};
@@ -241,10 +242,9 @@ impl Watcher {
         if self.is_plain() {
             record::splice(&self.call.served.kind, &record.value, record.revision, &mut line);
         } else {
-            let object = self.decoded(record);
-            let form = object.and_then(|object| answer.form(&object, self.call.include()));
-            let Ok(form) = form else { return Vec::new() };
-            line.extend_from_slice(form.to_string().as_bytes());
+            let Ok(object) = self.decoded(record) else { return Vec::new() };
+            let Ok(form) = answer.form(&object, self.call.include()) else { return Vec::new() };
+            line.extend_from_slice(&json::written(&form));
         }
         line.extend_from_slice(b"}\n");
         line

@@ -44,8 +44,8 @@ impl Call {
         let dry_run = self.query.dry_run()?;
         let kind = &self.served.kind;
         let created = self.server.storage.create(kind, self.namespace(), object, dry_run).await?;
-        answer.warnings.extend(kind.strategy.warnings(&created));
-        answer.object(StatusCode::CREATED, &created)
+        answer.warnings.extend(kind.strategy.warnings(&created.object));
+        answer.created(&created)
     }
 
     /// Answers a kind that is not kept.

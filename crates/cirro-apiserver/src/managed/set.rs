@@ -12,10 +12,10 @@ use serde_json::{Map, Value};
 pub(crate) struct Set(BTreeMap<String, Node>);
 
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-struct Node {
+pub(super) struct Node {
     /// Whether the path that ends here is in the set.
-    member: bool,
-    below: Set,
+    pub(super) member: bool,
+    pub(super) below: Set,
 }
 
 /// Deepest nesting of what clients send as `fieldsV1`; JSON's own limit is 128.
@@ -37,15 +37,16 @@ impl Set {
     }
 
     /// Writes the form of `FieldsV1`.
-    pub(super) fn write(&self) -> Value {
-        let write = |(element, node): (&String, &Node)| {
-            let mut inner = node.below.write();
-            if node.member && !node.below.is_empty() {
+    pub(super) fn into_value(self) -> Value {
+        let write = |(element, node): (String, Node)| {
+            let marked = node.member && !node.below.is_empty();
+            let mut inner = node.below.into_value();
+            if marked {
                 inner[SELF] = Value::Object(Map::new());
             }
-            (element.clone(), inner)
+            (element, inner)
         };
-        Value::Object(self.0.iter().map(write).collect())
+        Value::Object(self.0.into_iter().map(write).collect())
     }
 
     /// Whether no path is in it.
@@ -53,16 +54,21 @@ impl Set {
         self.0.is_empty()
     }
 
+    /// Returns the node of an element, which has to get members or become one.
+    pub(super) fn node(&mut self, element: String) -> &mut Node {
+        self.0.entry(element).or_default()
+    }
+
     /// Puts a path in.
     pub(super) fn insert(&mut self, path: &[String]) {
-        if let [element, rest @ ..] = path {
-            let node = self.0.entry(element.clone()).or_default();
-            if rest.is_empty() {
-                node.member = true;
-            } else {
-                node.below.insert(rest);
-            }
-        }
+        self.change(path, |node| node.member = true);
+    }
+
+    /// Changes the node at the end of a path. The empty path has none that stays.
+    pub(super) fn change(&mut self, path: &[String], change: impl FnOnce(&mut Node)) {
+        let mut root = Node { member: false, below: std::mem::take(self) };
+        change(path.iter().fold(&mut root, |node, element| node.below.node(element.clone())));
+        *self = root.below;
     }
 
     /// Takes a path out with everything below it.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde_json::Value;
 
-use super::set::Set;
+use super::set::{Node, Set};
 use crate::schema::{Field, ListKind, Shape};
 
 /// How a place in an object is owned.
@@ -90,57 +90,49 @@ impl Place {
 
 /// Returns the paths that a new value's writer owns.
 pub(super) fn owned(shape: &Shape, value: &Value) -> Set {
-    let mut set = Set::default();
-    Walk { set: &mut set, path: Vec::new(), containers: true }.value(&Place::root(shape), value);
-    set
+    let mut root = Node::default();
+    Walk { containers: true }.value(&Place::root(shape), value, &mut root);
+    root.below
 }
 
 /// Returns the paths that an applied configuration names.
 pub(super) fn named(shape: &Shape, value: &Value) -> Set {
-    let mut set = Set::default();
-    Walk { set: &mut set, path: Vec::new(), containers: false }.value(&Place::root(shape), value);
-    set
+    let mut root = Node::default();
+    Walk { containers: false }.value(&Place::root(shape), value, &mut root);
+    root.below
 }
 
-struct Walk<'a> {
-    set: &'a mut Set,
-    path: Vec<String>,
+#[derive(Clone, Copy)]
+struct Walk {
     /// Whether maps themselves are in the set too.
     containers: bool,
 }
 
-impl Walk<'_> {
-    fn value(&mut self, place: &Place, value: &Value) {
+impl Walk {
+    /// Puts in what a value has, its own node being given.
+    fn value(self, place: &Place, value: &Value, node: &mut Node) {
         match value {
             Value::Object(members) if place.splits_object() && !members.is_empty() => {
-                if self.containers && matches!(place.shape, Shape::Map(_)) {
-                    self.set.insert(&self.path);
-                }
+                node.member |= self.containers && matches!(place.shape, Shape::Map(_));
                 for (name, value) in members {
                     let (inner, declared) = place.member(name);
-                    self.path.push(format!("f:{name}"));
-                    if !declared {
-                        self.set.insert(&self.path);
-                    }
-                    self.value(&inner, value);
-                    self.path.pop();
+                    let below = node.below.node(format!("f:{name}"));
+                    below.member |= !declared;
+                    self.value(&inner, value, below);
                 }
             }
             Value::Array(list) => match place.elements(list) {
                 Some(elements) if !elements.is_empty() => {
-                    if self.containers {
-                        self.set.insert(&self.path);
-                    }
+                    node.member |= self.containers;
                     for (element, value) in elements {
-                        self.path.push(element);
-                        self.set.insert(&self.path);
-                        self.value(&place.items(), value);
-                        self.path.pop();
+                        let below = node.below.node(element);
+                        below.member = true;
+                        self.value(&place.items(), value, below);
                     }
                 }
-                _ => self.set.insert(&self.path),
+                _ => node.member = true,
             },
-            _ => self.set.insert(&self.path),
+            _ => node.member = true,
         }
     }
 }
@@ -220,12 +212,9 @@ impl Compare {
             (Some(value), None) => (&mut self.found.removed, value),
             (None, None) => return,
         };
-        if !declared {
-            set.insert(&self.path);
-        }
-        let path = std::mem::take(&mut self.path);
-        let mut walk = Walk { set, path, containers: true };
-        walk.value(place, value);
-        self.path = walk.path;
+        set.change(&self.path, |node| {
+            node.member |= !declared;
+            Walk { containers: true }.value(place, value, node);
+        });
     }
 }

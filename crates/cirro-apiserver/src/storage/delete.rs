@@ -49,7 +49,7 @@ impl Storage {
                 return Err(error::forbidden(place.kind, place.name, why));
             }
             self.validate_outside(&Attributes::of(place, Write::Delete, None, Some(&old), dry_run)).await?;
-            let _pass = self.late_pass(early, place.kind, place.namespace).await?;
+            let pass = self.late_pass(early, place.kind, place.namespace).await?;
             let new = marked(place.kind, &old, options)?;
             let over = is_over(place.kind, &new);
             if dry_run {
@@ -61,7 +61,7 @@ impl Storage {
             // A last state with a deletion timestamp is what watchers of graceful kinds expect, and
             // nothing else saw it.
             let after = (!over).then_some(&new);
-            let admitted = self.charge(place.kind, place.namespace, Some(&old), after).await?;
+            let admitted = self.charge(&pass, place.kind, place.namespace, Some(&old), after).await?;
             let value = self.value_of(place.kind, &new).await?;
             match self.commit_update(place, &record, &old, new, value, admitted).await {
                 Ok(last) if over => return Ok(Deletion::Done(last)),
