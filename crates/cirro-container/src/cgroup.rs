@@ -215,12 +215,22 @@ impl Group {
         for (hierarchy, directory) in self.directories() {
             make(hierarchy, &directory)?;
         }
-        self.doors()
+        self.doors_where(|_| true)
     }
 
-    /// The ways into those groups that exist.
-    pub(crate) fn doors(&self) -> io::Result<Doors> {
-        Doors::open(self.directories().map(|(hierarchy, directory)| (hierarchy.unified, directory)))
+    /// The way into the group of version 2 only; a child that is born there enters the others by itself.
+    pub(crate) fn birthplace(&self) -> io::Result<Doors> {
+        self.doors_where(|hierarchy| hierarchy.unified)
+    }
+
+    /// Moves the calling process, which has one thread, into the groups of version 1.
+    pub(crate) fn enter_version_1(&self) -> io::Result<()> {
+        self.doors_where(|hierarchy| !hierarchy.unified)?.enter()
+    }
+
+    fn doors_where(&self, wanted: impl Fn(&Hierarchy) -> bool) -> io::Result<Doors> {
+        let directories = self.directories().filter(|(hierarchy, _)| wanted(hierarchy));
+        Doors::open(directories.map(|(hierarchy, directory)| (hierarchy.unified, directory)))
     }
 
     /// Makes the groups where they are missing and moves the calling process in.

@@ -1,8 +1,8 @@
 //! What makes containers: one narrow trait, and what stands behind it.
 //!
-//! Everything here runs in a helper: a single-threaded child of the supervisor that makes one thing, reports and ends. What it
-//! made is then the supervisor's child, since that is the subreaper. Containers are made our [`native`] way, by libcontainer where that
-//! declines; commands in them and plain processes are started by our own [`launch`].
+//! Containers and plain processes are made in a helper: a single-threaded child of the supervisor that makes one thing, reports and
+//! ends. What it made is then the supervisor's child, since that is the subreaper. Containers are made our [`native`] way, by
+//! libcontainer where that declines; commands in them, which need no helper, and plain processes are started by our own [`launch`].
 
 mod command;
 mod executor;
@@ -26,6 +26,7 @@ use crate::error::ContainerError;
 use crate::request::{CreateProcess, Rootfs};
 
 pub(crate) use hooks::run as run_hooks;
+pub(crate) use launch::{Begun, Word, begin};
 pub(crate) use libcontainer::Libcontainer;
 pub(crate) use native::Native;
 pub(crate) use ptmx::set_size as set_terminal_size;
@@ -104,6 +105,8 @@ pub(crate) struct NewContainer<'a> {
 
 /// A command to run in a container.
 pub(crate) struct NewExec<'a> {
+    /// The container whose session keyring the command gets: ours, or the host's, has keys that are none of its business.
+    pub(crate) keyring: Option<&'a str>,
     /// The container's first process.
     pub(crate) pid: i32,
     pub(crate) cgroup: &'a str,

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!  connections ─ requests ─▶ helpers ─▶ workloads ─ outputs ─▶ log, attachers
+//!                       └──▶ launches ─▶ commands in workloads ─ outputs ─▶ the daemon
 //!                               ▲           ▲  └──── ends ───▶ records, events
 //!  guardian ── kept descriptors, ends ──────┘
 //! ```
@@ -16,6 +17,7 @@ mod ends;
 mod event_loop;
 mod handover;
 mod helpers;
+mod launches;
 mod outputs;
 mod parents;
 mod record;

@@ -222,6 +222,17 @@ impl Engine {
         self.record(name).map(|record| record.container)
     }
 
+    /// Looks at the container of that name or id where it is, for what needs no copy of it.
+    pub(crate) fn look_at<T>(
+        &self,
+        name: &str,
+        look: impl FnOnce(&Container) -> T,
+    ) -> Result<T, EngineError> {
+        let table = self.table();
+        let entry = table.find(name).map(|id| table.get(id))?;
+        entry.map(|entry| look(&entry.record.container)).ok_or_else(|| EngineError::no_container(name))
+    }
+
     /// Lists every container, the newest first; pods' containers too.
     pub fn containers(&self) -> Vec<Container> {
         self.containers_where(|_| true)

@@ -149,6 +149,11 @@ where
 {
     match tokio::task::spawn_blocking(work).await {
         Ok(result) => result,
-        Err(error) => Err(EngineError::Failed(format!("blocking work ended early: {error}"))),
+        Err(error) => Err(ended_early(&error)),
     }
+}
+
+/// Says that work on another thread did not come to its end.
+pub(crate) fn ended_early(error: &tokio::task::JoinError) -> EngineError {
+    EngineError::Failed(format!("blocking work ended early: {error}"))
 }

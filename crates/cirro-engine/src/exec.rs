@@ -3,21 +3,25 @@
 use std::collections::HashMap;
 use std::fs::File;
 use std::io::Read;
+use std::time::{Duration, Instant};
 
 use cirro_container::{ContainerError, ExecProcess, Stdio};
-use cirro_seams::container::{Container, ContainerSpec, Phase};
+use cirro_seams::container::{Container, Phase};
 use cirro_seams::node::{ExecRequest, Session};
 use rustix::fs::{CWD, Mode, OFlags, ResolveFlags};
 use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinHandle;
 
 use crate::containers::is_active;
-use crate::error::{EngineError, blocking, io};
+use crate::error::{EngineError, ended_early, io};
 use crate::spec::document::exec_process;
 use crate::spec::users::{self, User};
 use crate::{Engine, names};
 
 /// Ended instances are forgotten, the oldest first, beyond this many.
 const KEPT: usize = 1024;
+/// Clients start what they have made at once, so the user is looked up meanwhile. Who starts later gets the files as they are then.
+const AT_ONCE: Duration = Duration::from_millis(200);
 
 /// An exec instance.
 #[derive(Debug, Clone)]
@@ -41,6 +45,7 @@ pub struct Exec {
 pub struct ClaimedExec {
     exec: Exec,
     size: Option<(u16, u16)>,
+    looked_up: Option<LookedUp>,
 }
 
 /// An instance and how to reach its terminal.
@@ -51,6 +56,17 @@ struct Entry {
     resize: Option<mpsc::Sender<(u16, u16)>>,
     /// Size told before the start.
     size: Option<(u16, u16)>,
+    /// Its user, for a start that follows at once.
+    looked_up: Option<LookedUp>,
+}
+
+/// A user that is being looked up in a container.
+#[derive(Debug)]
+struct LookedUp {
+    /// The container's first process.
+    pid: i32,
+    since: Instant,
+    user: JoinHandle<Result<User, EngineError>>,
 }
 
 /// Every exec instance.
@@ -61,7 +77,7 @@ pub(crate) struct Execs {
 }
 
 impl Execs {
-    fn insert(&mut self, exec: Exec) {
+    fn insert(&mut self, exec: Exec, looked_up: Option<LookedUp>) {
         if self.by_id.len() >= KEPT {
             let ended = self.by_id.values().filter(|entry| !entry.exec.running);
             let oldest = ended.min_by_key(|entry| entry.number).map(|entry| entry.exec.id.clone());
@@ -70,7 +86,8 @@ impl Execs {
             }
         }
         self.next += 1;
-        let entry = Entry { number: self.next, started: false, resize: None, size: None, exec };
+        let number = self.next;
+        let entry = Entry { number, started: false, resize: None, size: None, looked_up, exec };
         self.by_id.insert(entry.exec.id.clone(), entry);
     }
 }
@@ -103,20 +120,22 @@ impl Engine {
     /// Makes an exec instance; returns its id.
     pub async fn create_exec(&self, container: &str, request: ExecRequest) -> Result<String, EngineError> {
         let container = self.container(container)?;
-        check_running(&container)?;
+        let pid = check_running(&container)?;
         if request.command.first().is_none_or(String::is_empty) {
             return Err(EngineError::Invalid("No exec command specified".into()));
         }
         let id = names::new_id()?;
+        let looked_up = LookedUp { pid, since: Instant::now(), user: look_up(&container, &request, pid) };
         let action = format!("exec_create: {}", request.command.join(" "));
-        self.execs().insert(Exec {
+        let exec = Exec {
             id: id.clone(),
             container: container.id.clone(),
             request,
             running: false,
             exit_code: None,
             pid: None,
-        });
+        };
+        self.execs().insert(exec, Some(looked_up));
         self.emit_container(&action, &container, &[("execID", id.clone())]);
         Ok(id)
     }
@@ -128,7 +147,8 @@ impl Engine {
 
     /// Takes an instance for its one start, or says why it cannot be started.
     pub fn claim_exec(&self, id: &str) -> Result<ClaimedExec, EngineError> {
-        check_running(&self.container(&self.exec(id)?.container)?)?;
+        let container = self.exec(id)?.container;
+        self.look_at(&container, check_running)??;
         let mut execs = self.execs();
         let entry = execs.by_id.get_mut(id).ok_or_else(|| unknown(id))?;
         if entry.started {
@@ -137,26 +157,33 @@ impl Engine {
         }
         entry.started = true;
         entry.exec.running = true;
-        Ok(ClaimedExec { exec: entry.exec.clone(), size: entry.size })
+        Ok(ClaimedExec { exec: entry.exec.clone(), size: entry.size, looked_up: entry.looked_up.take() })
     }
 
     /// Runs what was claimed. One that fails has ended with 126 or 127.
     pub async fn run_claimed(&self, claimed: ClaimedExec) -> Result<Session, EngineError> {
-        let ClaimedExec { exec, size } = claimed;
-        self.run_exec(&exec, size).await.map_err(|(error, code)| {
+        let ClaimedExec { exec, size, looked_up } = claimed;
+        self.run_exec(&exec, size, looked_up).await.map_err(|(error, code)| {
             self.note_exec_end(&exec.id, code);
             error
         })
     }
 
-    async fn run_exec(&self, exec: &Exec, size: Option<(u16, u16)>) -> Result<Session, (EngineError, i32)> {
+    async fn run_exec(
+        &self,
+        exec: &Exec,
+        size: Option<(u16, u16)>,
+        looked_up: Option<LookedUp>,
+    ) -> Result<Session, (EngineError, i32)> {
         let failed = |error: EngineError| (error, 126);
         let container = self.container(&exec.container).map_err(failed)?;
         let pid = check_running(&container).map_err(failed)?;
-        let wanted = exec.request.user.clone().filter(|user| !user.is_empty());
-        let wanted = wanted.unwrap_or_else(|| container.user.clone());
-        let spec = container.spec.clone();
-        let user = blocking(move || user_inside(pid, &wanted, &spec)).await.map_err(failed)?;
+        let fresh = |one: &LookedUp| one.pid == pid && one.since.elapsed() < AT_ONCE;
+        let user = match looked_up.filter(fresh) {
+            Some(one) => one.user,
+            None => look_up(&container, &exec.request, pid),
+        };
+        let user = user.await.map_err(|error| failed(ended_early(&error)))?.map_err(failed)?;
         let process = exec_process(&container, &exec.request, &user, &self.shared.host).map_err(failed)?;
         let request = ExecProcess {
             process,
@@ -232,7 +259,7 @@ impl Engine {
     /// Lists the commands of a container that have not ended.
     pub fn execs_of(&self, container: &str) -> Vec<String> {
         let execs = self.execs();
-        let open = |entry: &&Entry| entry.exec.container == container && entry.exec.exit_code.is_none();
+        let open = |entry: &&Entry| entry.exec.exit_code.is_none() && entry.exec.container == container;
         let mut found: Vec<(u64, String)> =
             execs.by_id.values().filter(open).map(|entry| (entry.number, entry.exec.id.clone())).collect();
         found.sort_unstable();
@@ -277,8 +304,16 @@ fn exec_failure(error: ContainerError) -> (EngineError, i32) {
     }
 }
 
+/// Finds a command's user, on a thread that may block.
+fn look_up(container: &Container, request: &ExecRequest, pid: i32) -> JoinHandle<Result<User, EngineError>> {
+    let wanted = request.user.clone().filter(|user| !user.is_empty());
+    let wanted = wanted.unwrap_or_else(|| container.user.clone());
+    let (ids, groups) = (container.spec.additional_gids.clone(), container.spec.additional_groups.clone());
+    tokio::task::spawn_blocking(move || user_inside(pid, &wanted, &ids, &groups))
+}
+
 /// Finds a user by the files that a running container has now.
-fn user_inside(pid: i32, user: &str, spec: &ContainerSpec) -> Result<User, EngineError> {
+fn user_inside(pid: i32, user: &str, ids: &[u32], groups: &[String]) -> Result<User, EngineError> {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let root = rustix::fs::openat(CWD, format!("/proc/{pid}/root"), flags, Mode::empty())
         .map_err(|error| io("open the container's root")(error.into()))?;
@@ -297,7 +332,7 @@ fn user_inside(pid: i32, user: &str, spec: &ContainerSpec) -> Result<User, Engin
         Ok(String::from_utf8_lossy(&bytes).into_owned())
     };
     let group = read("etc/group")?;
-    let mut found = users::resolve(user, &spec.additional_gids, &read("etc/passwd")?, &group)?;
-    users::add_groups(&mut found, &spec.additional_groups, &group)?;
+    let mut found = users::resolve(user, ids, &read("etc/passwd")?, &group)?;
+    users::add_groups(&mut found, groups, &group)?;
     Ok(found)
 }

@@ -73,21 +73,28 @@ impl Others {
         Ok(Self(flags))
     }
 
-    /// Enters the pid namespace, which only processes forked from now on are in.
-    ///
-    /// # Errors
-    /// The kernel's.
-    pub fn enter_for_children(self, pidfd: impl AsFd) -> io::Result<()> {
-        enter_some(pidfd, self.0 & libc::CLONE_NEWPID)
-    }
-
-    /// Enters all the others at once.
+    /// Enters all at once; that of process ids excepted, which a process is born in.
     ///
     /// # Errors
     /// The kernel's.
     pub fn enter(self, pidfd: impl AsFd) -> io::Result<()> {
         enter_some(pidfd, self.0 & !libc::CLONE_NEWPID)
     }
+}
+
+/// Does something whose children are born in the pid namespace of the process behind `pidfd` (Linux 5.8), and comes back.
+///
+/// # Errors
+/// The kernel's and that of `work`. A process that cannot come back ends: all it started from then on would be in the wrong place.
+pub fn with_children_in<T>(pidfd: impl AsFd, work: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+    let own = rustix::process::pidfd_open(rustix::process::getpid(), rustix::process::PidfdFlags::empty())?;
+    enter_some(pidfd, libc::CLONE_NEWPID)?;
+    let result = work();
+    if let Err(error) = enter_some(own, libc::CLONE_NEWPID) {
+        eprintln!("return to own pid namespace: {error}");
+        std::process::abort();
+    }
+    result
 }
 
 fn enter_some(pidfd: impl AsFd, flags: i32) -> io::Result<()> {

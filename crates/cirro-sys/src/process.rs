@@ -392,6 +392,20 @@ pub fn forbid_tracing() {
     unsafe { libc::prctl(libc::PR_SET_DUMPABLE, 0, 0, 0, 0) };
 }
 
+/// Does something during which nobody may trace this process or look into its memory; that goes for a child that it makes
+/// from the child's first moment on, as with [`forbid_tracing`].
+pub fn untraceable<T>(work: impl FnOnce() -> T) -> T {
+    // SAFETY: no memory is passed.
+    let before = unsafe { libc::prctl(libc::PR_GET_DUMPABLE, 0, 0, 0, 0) };
+    forbid_tracing();
+    let result = work();
+    if before == 1 {
+        // SAFETY: no memory is passed.
+        unsafe { libc::prctl(libc::PR_SET_DUMPABLE, 1, 0, 0, 0) };
+    }
+    result
+}
+
 /// Becomes another user for good and keeps the capabilities, which the caller sets next.
 ///
 /// # Errors

@@ -56,7 +56,18 @@ impl Doors {
         }
     }
 
-    fn enter(&self) -> io::Result<()> {
+    /// As [`clone_child`](Self::clone_child) without namespaces, for a parent that must stay in its own groups.
+    pub(crate) fn bear_child(&self, body: impl Fn(io::Result<()>) -> i32) -> io::Result<RawPid> {
+        match clone_child(0, self.unified.as_ref().map(AsFd::as_fd), || body(self.enter())) {
+            Err(error) if error.raw_os_error() == Some(Errno::NOSYS.raw_os_error()) => {
+                clone_child(0, None, || body(self.enter_unified().and_then(|()| self.enter())))
+            }
+            result => result,
+        }
+    }
+
+    /// Moves the calling process, which has one thread, in; what is of version 2 excepted.
+    pub(super) fn enter(&self) -> io::Result<()> {
         self.tasks.iter().try_for_each(|door| write(door, b"0").map(drop)).map_err(io::Error::from)
     }
 

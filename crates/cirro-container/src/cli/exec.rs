@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use oci_spec::runtime::{Capability, LinuxCapabilities, Process, Spec};
 
 use super::context::{Context, absolute, hierarchies};
-use super::creation::{join_keyring, own_streams, preserved, send_terminal, size_of, write_pid_file};
+use super::creation::{own_streams, preserved, send_terminal, size_of, write_pid_file};
 use super::error::CliError;
 use super::flags::{Flag, Parsed};
 use super::foreground::{self, Helper};
@@ -102,8 +102,8 @@ impl Order {
 
     fn call_runtime(&self) -> Result<Made, CliError> {
         super::creation::check_console(self.terminal, self.detached, self.console_socket.is_some())?;
-        join_keyring(&self.record.id);
         let exec = NewExec {
+            keyring: Some(&self.record.id),
             pid: self.record.process.map_or(0, |(pid, _)| pid),
             cgroup: &self.record.cgroup,
             hierarchies: &self.hierarchies,

@@ -18,6 +18,7 @@ impl EventLoop {
                     // A helper reports before it ends, and what it made becomes our child only then: whoever this is, the
                     // report is there, though perhaps not read.
                     self.hear_all_helpers();
+                    self.hear_all_launches();
                     self.process_ended(ended.pid, None, ended.code);
                     process::reap(ended.pid);
                     if self.compression_ended(ended.pid, ended.code) {

@@ -15,6 +15,7 @@ use super::attachers::Attacher;
 use super::connections::Connection;
 use super::handover::Upgrade;
 use super::helpers::{Helper, Job};
+use super::launches::Launch;
 use super::removal::Removal;
 use super::workload::{Which, Workload};
 use crate::cgroup::{Group, Hierarchies};
@@ -33,6 +34,8 @@ pub(super) enum Source {
     Connection,
     /// A helper's process id.
     Helper(i32),
+    /// A command's process id.
+    Launch(i32),
     Output(String, Which),
     Input(String),
     Attacher,
@@ -49,6 +52,8 @@ pub(super) struct EventLoop {
     pub(super) connections: HashMap<u64, Connection>,
     pub(super) attachers: HashMap<u64, Attacher>,
     pub(super) helpers: HashMap<i32, Helper>,
+    /// Commands on their way, by their process ids.
+    pub(super) launches: HashMap<i32, Launch>,
     pub(super) jobs: VecDeque<Job>,
     pub(super) removals: Vec<Removal>,
     /// Those who wait for a list, and until when: connection and sequence.
@@ -91,6 +96,7 @@ impl EventLoop {
             connections: HashMap::new(),
             attachers: HashMap::new(),
             helpers: HashMap::new(),
+            launches: HashMap::new(),
             jobs: VecDeque::new(),
             removals: Vec::new(),
             lists: Vec::new(),
@@ -239,6 +245,7 @@ impl EventLoop {
             Source::Guardian => self.hear_guardian(token),
             Source::Connection => self.serve_connection(token, flags),
             Source::Helper(pid) => self.hear_helper(pid),
+            Source::Launch(pid) => self.hear_launch(pid),
             Source::Output(id, which) => self.pump(&id, which),
             Source::Input(id) => self.feed(&id),
             Source::Attacher => self.serve_attacher(token, flags),
@@ -273,16 +280,22 @@ impl EventLoop {
     fn next_deadline(&self) -> Option<Duration> {
         let helpers = self.helpers.values().map(|helper| helper.deadline);
         let lists = self.lists.iter().map(|(_, until)| *until);
-        let next = helpers.chain(self.removals.iter().map(|removal| removal.next)).chain(lists).min()?;
+        let launches = self.launches.values().map(|launch| launch.deadline);
+        let next = helpers
+            .chain(launches)
+            .chain(self.removals.iter().map(|removal| removal.next))
+            .chain(lists)
+            .min()?;
         Some(next.saturating_duration_since(Instant::now()))
     }
 
     fn pass_time(&mut self) {
-        if self.helpers.is_empty() && self.removals.is_empty() {
+        if self.helpers.is_empty() && self.launches.is_empty() && self.removals.is_empty() {
             return;
         }
         let now = Instant::now();
         self.end_late_helpers(now);
+        self.end_late_launches(now);
         self.retry_removals(now);
     }
 }

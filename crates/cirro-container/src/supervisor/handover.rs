@@ -77,7 +77,8 @@ impl EventLoop {
 
     /// Becomes another executable if that was asked for and nothing is under way. Returns only if not, or if it failed.
     pub(super) fn hand_over_if_quiet(&mut self) {
-        if !self.jobs.is_empty() || !self.helpers.is_empty() || !self.removals.is_empty() {
+        let making = !self.jobs.is_empty() || !self.helpers.is_empty() || !self.launches.is_empty();
+        if making || !self.removals.is_empty() {
             return;
         }
         let Some(upgrade) = self.upgrade.take() else { return };

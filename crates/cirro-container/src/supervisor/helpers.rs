@@ -19,13 +19,13 @@ use super::record::Kind;
 use super::workload::{Which, kept_input_name};
 use crate::error::ContainerError;
 use crate::made::{self, Report};
-use crate::protocol::{ExecState, Reply};
+use crate::protocol::Reply;
 use crate::request::{CreateProcess, Rootfs};
-use crate::runtime::{self, Made, NewContainer, NewExec, NewProcess, Root, RootChange, Runtime, Streams};
+use crate::runtime::{self, Made, NewContainer, NewProcess, Root, RootChange, Runtime, Streams};
 use crate::workload::WorkloadPhase;
 
 /// Making a container takes milliseconds; on a machine that is drowning, seconds.
-const PATIENCE: Duration = Duration::from_secs(60);
+pub(super) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// What a helper does.
 pub(super) enum Work {
@@ -39,14 +39,19 @@ pub(super) enum Work {
         descriptors: Vec<OwnedFd>,
         streams: Streams,
     },
-    Exec {
-        exec: String,
-        pid: i32,
-        process: Box<Process>,
-        tty: bool,
-        size: Option<(u16, u16)>,
-        streams: Streams,
-    },
+    /// Needs no helper and waits its turn among those that do.
+    Exec(Exec),
+}
+
+/// A command for a container.
+pub(super) struct Exec {
+    pub(super) exec: String,
+    /// The container's first process.
+    pub(super) pid: i32,
+    pub(super) process: Box<Process>,
+    pub(super) tty: bool,
+    pub(super) size: Option<(u16, u16)>,
+    pub(super) streams: Streams,
 }
 
 /// A request that waits for a helper.
@@ -70,8 +75,6 @@ pub(super) struct Helper {
 struct Task {
     from: (u64, u64),
     id: String,
-    /// The exec's id, for an exec.
-    exec: Option<String>,
 }
 
 impl EventLoop {
@@ -81,18 +84,25 @@ impl EventLoop {
         self.start_helpers();
     }
 
-    fn start_helpers(&mut self) {
-        while self.helpers.len() < self.most_helpers {
-            let Some(job) = self.jobs.pop_front() else { return };
-            let task = Task { from: job.from, id: job.id.clone(), exec: exec_of(&job.work) };
-            if let Err(error) = self.start_helper(job) {
+    pub(super) fn start_helpers(&mut self) {
+        while self.helpers.len() + self.launches.len() < self.most_helpers {
+            let Some(Job { from, id, work }) = self.jobs.pop_front() else { return };
+            let work = match work {
+                Work::Exec(command) => {
+                    self.launch(from, id, command);
+                    continue;
+                }
+                work => work,
+            };
+            let task = Task { from, id: id.clone() };
+            if let Err(error) = self.start_helper(Job { from, id, work }) {
                 self.conclude(task, Err(ContainerError::runtime("start helper", &error)), None);
             }
         }
     }
 
     fn start_helper(&mut self, job: Job) -> io::Result<()> {
-        let task = Task { from: job.from, id: job.id.clone(), exec: exec_of(&job.work) };
+        let task = Task { from: job.from, id: job.id.clone() };
         let (ours, theirs) =
             rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
         let mut keep = descriptors_of(&job.work);
@@ -112,7 +122,7 @@ impl EventLoop {
             made::send(&theirs, result);
             0
         })?;
-        if let Some(workload) = self.workloads.get_mut(&task.id).filter(|_| task.exec.is_none()) {
+        if let Some(workload) = self.workloads.get_mut(&task.id) {
             workload.record.helper = crate::process::start_time(pid).ok().map(|start| (pid, start));
             workload.save();
         }
@@ -153,17 +163,7 @@ impl EventLoop {
             Work::Spawn { request, descriptors, streams } => {
                 runtime::spawn(NewProcess { cgroup, hierarchies, request: &request, descriptors, streams })
             }
-            Work::Exec { pid, process, tty, size, streams, .. } => self.runtime.exec(NewExec {
-                pid,
-                cgroup,
-                hierarchies,
-                directory,
-                process: *process,
-                preserved: 0,
-                tty,
-                size,
-                streams,
-            }),
+            Work::Exec(_) => Err(ContainerError::Runtime("a command needs no helper".to_owned())),
         }
     }
 
@@ -212,14 +212,14 @@ impl EventLoop {
         let (dropped, jobs): (VecDeque<Job>, _) =
             std::mem::take(&mut self.jobs).into_iter().partition(|job| job.from.0 == token);
         self.jobs = jobs;
-        for job in dropped.iter().filter(|job| exec_of(&job.work).is_none()) {
+        for job in dropped.iter().filter(|job| !matches!(job.work, Work::Exec(_))) {
             self.remove_workload(&job.id, Vec::new());
         }
     }
 
     /// Whether something is being made or removed that nobody waits for any more.
     pub(super) fn has_orphans(&self) -> bool {
-        let making = |task: &Task| task.exec.is_none() && self.is_gone(task.from);
+        let making = |task: &Task| self.is_gone(task.from);
         self.helpers.values().filter_map(|helper| helper.task.as_ref()).any(making)
             || self.removals.iter().any(|removal| removal.waiting().all(|from| self.is_gone(from)))
     }
@@ -248,11 +248,9 @@ impl EventLoop {
 
     /// What was to be made is made, or not.
     fn conclude(&mut self, task: Task, result: Result<Report, ContainerError>, terminal: Option<OwnedFd>) {
-        match (task.exec, result) {
-            (Some(exec), Ok(report)) => self.exec_made(task.from, &task.id, exec, &report, terminal),
-            (None, Ok(report)) => self.workload_made(task.from, &task.id, &report, terminal),
-            (Some(_), Err(error)) => self.reply(task.from, Err(error)),
-            (None, Err(error)) => self.workload_failed(task.from, &task.id, error),
+        match result {
+            Ok(report) => self.workload_made(task.from, &task.id, &report, terminal),
+            Err(error) => self.workload_failed(task.from, &task.id, error),
         }
     }
 
@@ -293,40 +291,11 @@ impl EventLoop {
     fn workload_failed(&mut self, from: (u64, u64), id: &str, error: ContainerError) {
         self.remove_workload(id, vec![(from, Err(error))]);
     }
-
-    fn exec_made(
-        &mut self,
-        from: (u64, u64),
-        id: &str,
-        exec: String,
-        report: &Report,
-        terminal: Option<OwnedFd>,
-    ) {
-        let Some(workload) = self.workloads.get_mut(id) else {
-            return self.reply(from, Err(ContainerError::NotFound(id.to_owned())));
-        };
-        let state = ExecState {
-            exec,
-            pid: report.pid,
-            start_time: report.start_time,
-            code: None,
-            unwatched: !self.connections.contains_key(&from.0),
-        };
-        workload.record.execs.push(state);
-        workload.save();
-        self.reply_with(from, Ok(Reply::Exec { pid: report.pid }), terminal.into_iter().collect());
-    }
-}
-
-fn exec_of(work: &Work) -> Option<String> {
-    match work {
-        Work::Exec { exec, .. } => Some(exec.clone()),
-        _ => None,
-    }
 }
 
 fn descriptors_of(work: &Work) -> Vec<RawFd> {
-    let (Work::Create { streams, .. } | Work::Spawn { streams, .. } | Work::Exec { streams, .. }) = work;
+    let (Work::Create { streams, .. } | Work::Spawn { streams, .. } | Work::Exec(Exec { streams, .. })) =
+        work;
     let standard =
         [&streams.stdin, &streams.stdout, &streams.stderr].into_iter().flatten().map(AsRawFd::as_raw_fd);
     let mut numbers: Vec<RawFd> = standard.collect();

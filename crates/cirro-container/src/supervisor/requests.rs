@@ -7,7 +7,7 @@ use oci_spec::runtime::Process;
 use serde_json::value::RawValue;
 
 use super::event_loop::EventLoop;
-use super::helpers::{Job, Work};
+use super::helpers::{Exec, Job, Work};
 use super::record::{Kind, Record};
 use super::workload::{Which, Workload, lay_pipes};
 use crate::arguments::is_safe_name;
@@ -223,7 +223,7 @@ impl EventLoop {
     ) -> Option<Answer> {
         match self.check_exec(id, process, tty, stdin, descriptors) {
             Ok((pid, process, streams)) => {
-                let work = Work::Exec { exec, pid, process: Box::new(process), tty, size, streams };
+                let work = Work::Exec(Exec { exec, pid, process: Box::new(process), tty, size, streams });
                 self.enqueue(Job { from, id: id.to_owned(), work });
                 None
             }

@@ -215,7 +215,7 @@ fn restart_policy(policy: RestartPolicy) -> Value {
 }
 
 fn log_config(container: &Container) -> Value {
-    let asked = face_document(&container.spec, "HostConfig").remove("LogConfig").unwrap_or_default();
+    let asked = &container.spec.face["HostConfig"]["LogConfig"];
     let options = asked.get("Config").cloned().filter(Value::is_object).unwrap_or_else(|| json!({}));
     let kind = match asked.get("Type").and_then(Value::as_str) {
         _ if !container.spec.log.keep => "none",
