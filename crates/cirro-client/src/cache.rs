@@ -20,6 +20,8 @@ use crate::seen::Object;
 
 const FIRST_DELAY: Duration = Duration::from_millis(100);
 const LONGEST_DELAY: Duration = Duration::from_secs(30);
+/// Objects of a list after which others get their turn.
+const TURN: usize = 1000;
 
 /// Called with the object as it was and as it is; `None` where it was not or is not there.
 type Handler = Box<dyn Fn(Option<&Object>, Option<&Object>) + Send + Sync>;
@@ -184,7 +186,7 @@ impl Cache {
     async fn list_and_watch(&self, api: &dyn Api) -> Result<(), ApiError> {
         let list = api.list(&self.inner.resource, None).await?;
         let mut events = api.watch(&self.inner.resource, list.revision).await?;
-        self.replace(list.items, list.revision);
+        self.replace(list.items, list.revision).await;
         self.inner.synced.send_replace(true);
         while let Some(event) = events.recv().await {
             if self.take(event).is_break() {
@@ -206,8 +208,14 @@ impl Cache {
         ControlFlow::Continue(())
     }
 
-    fn replace(&self, mut items: Vec<Packed>, revision: u64) {
-        items.retain(|object| (self.inner.keep)(object));
+    async fn replace(&self, listed: Vec<Packed>, revision: u64) {
+        let mut items = Vec::new();
+        for (number, object) in listed.into_iter().enumerate() {
+            if (self.inner.keep)(&object) {
+                items.push(object);
+            }
+            turn(number).await;
+        }
         let gone: Vec<Packed> = {
             let new: HashSet<(&str, &str)> = items.iter().map(|object| place(object.head())).collect();
             self.read(|objects| {
@@ -218,7 +226,8 @@ impl Cache {
         for object in gone {
             self.remove(object.head());
         }
-        for object in items {
+        for (number, object) in items.into_iter().enumerate() {
+            turn(number).await;
             let (namespace, name) = place(object.head());
             let same = self.read(|objects| {
                 let present = objects.get(namespace, name);
@@ -258,6 +267,13 @@ impl Cache {
         for handler in handlers.iter() {
             handler(old.as_ref(), new.as_ref());
         }
+    }
+}
+
+/// Lets others have their turn now and then.
+async fn turn(number: usize) {
+    if number % TURN == TURN - 1 {
+        tokio::task::yield_now().await;
     }
 }
 

@@ -6,8 +6,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use cirro_client::{Cache, Next, WorkQueue, labels, matches_labels, name, namespace, namespaced_name, text};
-use cirro_seams::api::{ApiError, ObjectKey, Resource};
+use cirro_client::{Cache, Next, WorkQueue, matches_labels, name, namespace, namespaced_name, text};
+use cirro_seams::api::{ApiError, Head, ObjectKey, Resource};
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 
@@ -33,7 +33,8 @@ pub(crate) async fn run(context: Arc<Context>) {
     let (pods, all) = (queue.clone(), budgets.clone());
     context.pods.on_change(move |old, new| {
         for pod in [old, new].into_iter().flatten() {
-            for budget in all.in_namespace(namespace(pod)).iter().filter(|budget| selects(budget, pod)) {
+            let head = pod.head();
+            for budget in all.in_namespace(&head.namespace).iter().filter(|budget| selects(budget, head)) {
                 pods.add(namespaced_name(budget));
             }
         }
@@ -57,16 +58,15 @@ pub(crate) async fn run(context: Arc<Context>) {
     .await;
 }
 
-fn selects(budget: &Value, pod: &Value) -> bool {
-    budget.pointer("/spec/selector").is_some_and(|selector| matches_labels(selector, &labels(pod)))
+fn selects(budget: &Value, pod: &Head) -> bool {
+    budget.pointer("/spec/selector").is_some_and(|selector| matches_labels(selector, &pod.labels()))
 }
 
 async fn reconcile(context: &Context, budgets: &Cache, of: &str, called: &str) -> Result<Next, ApiError> {
     let Some(budget) = budgets.get(of, called).filter(|budget| !is_deleting(budget)) else {
         return Ok(Next::Wait);
     };
-    let mut pods = context.pods.in_namespace(of);
-    pods.retain(|pod| selects(&budget, pod));
+    let pods = context.pods.select(of, |pod| selects(&budget, pod));
     let scale = expected_scale(context, &pods).await?;
     let now = Timestamp::now();
     let (status, again) = status(&budget, &pods, scale, now);
