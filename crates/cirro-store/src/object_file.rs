@@ -116,6 +116,9 @@ impl ObjectFile {
     ) -> Result<(), StoreError> {
         self.0.write(|transaction| {
             let mut objects = transaction.open_table(OBJECTS)?;
+            // In order: neighbours are in one page.
+            let mut written: Vec<_> = written.iter().collect();
+            written.sort_unstable_by_key(|(key, _)| *key);
             for (key, record) in written {
                 match record {
                     Some(record) => objects.insert(key.as_bytes(), &*seal_object(record))?,
