@@ -37,6 +37,8 @@ pub(crate) fn foreground(
         .with(filter)
         .with(tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(false))
         .init();
+    // Each connection is one; a shell gives 1024.
+    cirro_sys::process::raise_open_files().context("raise the limit of open files")?;
     make_directory(&config.data_dir)?;
     make_directory(&config.run_dir)?;
     let lock = lock(&config)?;

@@ -20,8 +20,8 @@ use crate::audit::Peer;
 use crate::auth::User;
 use crate::server::ApiServer;
 
-/// Connections at a time; further ones wait in the kernel's queue.
-const MAX_CONNECTIONS: usize = 8192;
+/// Connections at a time, so that ten thousand may watch; further ones wait in the kernel's queue.
+const MAX_CONNECTIONS: usize = 16_384;
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Counts between requests too, so that it is also how long an idle connection is kept.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(180);

@@ -43,7 +43,7 @@ pub(super) fn measure(binary: &Path, rounds: usize) -> anyhow::Result<()> {
         let api = Api::open(&cloud.kubernetes, &cloud.kubeconfig())?;
         writes(&cloud, &api, rounds).await?;
         gets(&cloud, &api).await?;
-        watchers(&api, rounds.min(20)).await?;
+        watchers(&cloud, &api, rounds.min(20)).await?;
         drop(cloud);
         many::measure(binary, rounds).await
     })
@@ -203,10 +203,11 @@ async fn gets(cloud: &Cloud, api: &Api) -> anyhow::Result<()> {
 }
 
 /// From the beginning of a create until the last of many watchers has the event.
-async fn watchers(api: &Api, rounds: usize) -> anyhow::Result<()> {
+async fn watchers(cloud: &Cloud, api: &Api, rounds: usize) -> anyhow::Result<()> {
     let (sender, mut seen) = tokio::sync::mpsc::channel(WATCHERS);
     let mut watching = JoinSet::new();
     let mut connection = api.connect().await?;
+    let before = processes::memory(cloud.daemon()?)?;
     for _ in 0..WATCHERS {
         let mut connection = api.listen().await?;
         let path = "/api/v1/namespaces/kube-public/configmaps?watch=true&resourceVersion=";
@@ -241,6 +242,8 @@ async fn watchers(api: &Api, rounds: usize) -> anyhow::Result<()> {
         times.push(last - begun);
     }
     row(&format!("an event at the last of {WATCHERS} watchers, at most 50 ms"), &Times(times), None);
+    let each = processes::memory(cloud.daemon()?)?.saturating_sub(before) as f64 / WATCHERS as f64;
+    println!("| memory (PSS) of a watcher with its connection | {each:.0} kB | | |");
     watching.shutdown().await;
     Ok(())
 }
