@@ -2,6 +2,7 @@
 
 mod bollard;
 mod dockerfiles;
+mod kube_rs;
 mod kubectl;
 
 use std::path::PathBuf;
@@ -15,6 +16,8 @@ pub(crate) enum Which {
     Bollard,
     /// Our own Dockerfiles, one for every instruction and flag, beside dockerd's classic builder.
     Dockerfiles,
+    /// A client made with kube-rs: objects, watches, a controller, streams of pods.
+    KubeRs,
     /// Upstream's kubectl scripts against the API server of this tree, in this process.
     Kubectl,
 }
@@ -25,6 +28,7 @@ pub(crate) fn run(which: Which, binary: Option<PathBuf>, only: &str) -> anyhow::
     match which {
         Which::Bollard => bollard::run(&binary()?),
         Which::Dockerfiles => dockerfiles::run(&binary()?, only),
+        Which::KubeRs => kube_rs::run(&binary()?),
         Which::Kubectl => kubectl::run(only),
     }
 }

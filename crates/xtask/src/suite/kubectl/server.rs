@@ -41,7 +41,11 @@ impl Server {
             keys: Some(keys),
             service_cidr: Ipv4Net::new_assert(Ipv4Addr::new(10, 0, 0, 0), 24),
             // As upstream starts its own for these scripts.
-            without_admission: vec![Plugin::ServiceAccount, Plugin::DefaultTolerationSeconds],
+            without_admission: vec![
+                Plugin::ServiceAccount,
+                Plugin::DefaultTolerationSeconds,
+                Plugin::StorageObjectInUseProtection,
+            ],
             ..Options::default()
         };
         let server = ApiServer::open(Arc::new(MemoryObjectStore::new()), options).await?;
