@@ -14,7 +14,7 @@ use crate::fairness;
 use crate::json;
 use crate::rbac::{self, escalation};
 use crate::record;
-use crate::registry::Kind;
+use crate::registry::{Kind, Subresource};
 use crate::server::Plugin;
 use crate::storage::Storage;
 
@@ -22,7 +22,9 @@ mod account;
 mod limits;
 pub(crate) mod outside;
 mod priority;
+mod protection;
 pub(crate) mod quota;
+mod runtime_class;
 mod secret;
 mod security;
 mod tolerations;
@@ -67,12 +69,21 @@ impl Storage {
                     account::admit(self, kind, namespace, new).await?;
                 }
                 priority::admit(self, kind, new).await?;
+                runtime_class::admit(self, kind, new).await?;
                 if wanted(Plugin::DefaultTolerationSeconds) {
                     tolerations::admit(new);
                 }
                 limits::admit(self, kind, namespace, new).await
             }
-            ("", "persistentvolumeclaims", None) => limits::admit(self, kind, namespace, new).await,
+            ("", plural @ ("persistentvolumeclaims" | "persistentvolumes"), None) => {
+                if !self.without_admission.contains(&Plugin::StorageObjectInUseProtection) {
+                    protection::admit(plural, new);
+                }
+                if plural == "persistentvolumes" {
+                    return Ok(());
+                }
+                limits::admit(self, kind, namespace, new).await
+            }
             ("", "resourcequotas", _) => {
                 let counted =
                     old.is_some_and(|old| old["spec"] == new["spec"] && old.get("status").is_some());
@@ -80,7 +91,27 @@ impl Storage {
             }
             (fairness::GROUP, "flowschemas", _) => self.note_level(new).await,
             (certificates::GROUP, "certificatesigningrequests", None) => certificates::admit(kind, new),
+            (outside::GROUP, "validatingadmissionpolicies", _) => {
+                self.check_types(new, old);
+                Ok(())
+            }
             ("", "secrets", _) => secret::admit(self, namespace, new).await,
+            _ => Ok(()),
+        }
+    }
+
+    /// Checks the new state of a part of an object before it is validated.
+    ///
+    /// # Errors
+    /// The refusal of whichever part of admission refuses.
+    pub(crate) async fn admit_part(
+        &self,
+        kind: &Kind,
+        part: Subresource,
+        new: &Value,
+    ) -> Result<(), ApiError> {
+        match part {
+            Subresource::Resize => limits::allow(self, kind, json::namespace(new), new).await,
             _ => Ok(()),
         }
     }

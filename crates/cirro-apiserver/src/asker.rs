@@ -43,6 +43,20 @@ pub(crate) fn annotate(key: &str, value: String) {
     });
 }
 
+/// Notes something for the audit log beside what was noted under the same key.
+pub(crate) fn annotate_also(key: &str, value: &str) {
+    let _ = ASKER.try_with(|asker| {
+        let mut said = asker.said.lock().expect("no panic while it is held");
+        let noted = said.annotations.entry(key.to_owned()).or_default();
+        if noted.is_empty() {
+            value.clone_into(noted);
+        } else if !noted.split(", ").any(|one| one == value) {
+            noted.push_str(", ");
+            noted.push_str(value);
+        }
+    });
+}
+
 /// Returns the user whose request runs; `None` is the server itself.
 pub(crate) fn current() -> Option<Arc<User>> {
     ASKER.try_with(|asker| asker.user.clone()).ok()

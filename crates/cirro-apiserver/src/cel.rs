@@ -12,6 +12,7 @@ mod authorizer;
 mod check;
 mod eval;
 mod functions;
+mod infer;
 mod kubernetes;
 mod lexer;
 mod lists;
@@ -23,6 +24,7 @@ mod value;
 pub(crate) use authorizer::{Asked, Authority};
 pub(crate) use check::{Known, check};
 pub(crate) use eval::{Budget, Failure, Scope};
+pub(crate) use infer::{Kind, infer};
 pub(crate) use parser::Expr;
 pub(crate) use value::Cel;
 

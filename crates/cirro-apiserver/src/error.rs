@@ -144,11 +144,6 @@ pub(crate) fn unavailable(message: String) -> ApiError {
     error(503, "ServiceUnavailable", message, None)
 }
 
-/// 501 for what upstream has and this server has not.
-pub(crate) fn not_supported(what: &str) -> ApiError {
-    error(501, "NotImplemented", format!("{what} is not supported by this server"), None)
-}
-
 /// 504 for a revision that has not been reached, which clients retry.
 pub(crate) fn future_revision(asked: u64, current: u64) -> ApiError {
     let message = format!("Too large resource version: {asked}, current: {current}");

@@ -170,21 +170,16 @@ impl ApiServer {
         }
         let query = Query::parse(request.uri())?;
         let accept = Accept::parse(request.headers())?;
+        let version = served.api_version();
         let call = Call { server: self.clone(), user: user.clone(), served, path, query, accept };
         let manager = apply::manager_of(&call.query, &request)?;
-        crate::managed::scope(manager, call.dispatch(subresource, request)).await
+        crate::managed::scope(manager, version, call.dispatch(subresource, request)).await
     }
 }
 
 fn find_subresource(served: &Served, name: &str) -> Result<Subresource, ApiError> {
     let known = served.kind.subresources.iter().find(|subresource| subresource.name() == name);
-    match known {
-        Some(subresource) => Ok(*subresource),
-        None if ["ephemeralcontainers", "resize"].contains(&name) => {
-            Err(error::not_supported(&format!("the subresource {}/{name}", served.kind.plural)))
-        }
-        None => Err(error::no_such_path()),
-    }
+    known.copied().ok_or_else(error::no_such_path)
 }
 
 /// A request for a kind, with everything that its head said.
@@ -227,12 +222,19 @@ impl Call {
             (Method::GET, true, None | Some(Subresource::Status | Subresource::Approval)) => {
                 Box::pin(self.get())
             }
-            (Method::PUT, true, None | Some(Subresource::Status)) => {
-                Box::pin(self.update(subresource, request))
+            (Method::GET, true, Some(Subresource::EphemeralContainers | Subresource::Resize)) => {
+                Box::pin(self.get())
             }
-            (Method::PATCH, true, None | Some(Subresource::Status)) => {
-                Box::pin(self.patch(subresource, request))
-            }
+            (
+                Method::PUT,
+                true,
+                None | Some(Subresource::Status | Subresource::EphemeralContainers | Subresource::Resize),
+            ) => Box::pin(self.update(subresource, request)),
+            (
+                Method::PATCH,
+                true,
+                None | Some(Subresource::Status | Subresource::EphemeralContainers | Subresource::Resize),
+            ) => Box::pin(self.patch(subresource, request)),
             (Method::DELETE, true, None) => Box::pin(self.delete(request)),
             (Method::GET, true, Some(Subresource::Scale)) => Box::pin(self.get_scale()),
             (Method::PUT, true, Some(Subresource::Scale)) => Box::pin(self.update_scale(request)),
@@ -244,7 +246,7 @@ impl Call {
             (Method::POST, true, Some(Subresource::Token)) => Box::pin(self.token(request)),
             (Method::POST, true, Some(Subresource::Eviction)) => Box::pin(self.evict(request)),
             (Method::PUT, true, Some(Subresource::Finalize)) => Box::pin(self.finalize(request)),
-            (Method::GET, true, Some(Subresource::Log)) => Box::pin(self.log()),
+            (Method::GET, true, Some(Subresource::Log)) => Box::pin(self.log(request)),
             (Method::GET, true, Some(Subresource::Console)) => Box::pin(self.console()),
             (_, true, Some(Subresource::Proxy(_))) => Box::pin(self.proxy(request)),
             (Method::GET | Method::POST, true, Some(Subresource::PortForward)) => {

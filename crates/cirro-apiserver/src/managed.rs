@@ -47,16 +47,29 @@ const STRIPPED: [&[&str]; 10] = [
 ];
 
 tokio::task_local! {
-    static MANAGER: String;
+    /// The manager, and the group and version that its request speaks.
+    static MANAGER: (String, String);
 }
 
-/// Runs a future whose writes are a manager's.
-pub(crate) async fn scope<F: Future>(manager: String, future: F) -> F::Output {
-    MANAGER.scope(manager, future).await
+/// Runs a future whose writes are a manager's, said in a group and version.
+pub(crate) async fn scope<F: Future>(manager: String, api_version: String, future: F) -> F::Output {
+    MANAGER.scope((manager, api_version), future).await
 }
 
 fn current() -> String {
-    MANAGER.try_with(Clone::clone).unwrap_or_else(|_| OWN_MANAGER.into())
+    MANAGER.try_with(|(manager, _)| manager.clone()).unwrap_or_else(|_| OWN_MANAGER.into())
+}
+
+/// Returns the version that the members of a write are told in: that of the request, where all versions of the kind
+/// have the same members.
+fn told_in(kind: &Kind) -> String {
+    let own = kind.api_version();
+    if kind.custom.is_none() || kind.conversion().is_some() {
+        return own;
+    }
+    let group = |version: &str| version.rsplit_once('/').map(|(group, _)| group.to_owned());
+    let spoken = MANAGER.try_with(|(_, version)| version.clone()).ok();
+    spoken.filter(|spoken| group(spoken) == group(&own)).unwrap_or(own)
 }
 
 /// One entry of `managedFields`.
@@ -151,7 +164,7 @@ fn write(object: &mut Value, mut entries: Vec<Entry>) {
 }
 
 /// Returns the shape of a kind's objects.
-fn shape_of(kind: &Kind) -> Shape {
+pub(crate) fn shape_of(kind: &Kind) -> Shape {
     match &kind.own_type {
         Some(own) => Shape::Own(own.clone()),
         None => types().find(&kind.schema).map_or(Shape::Object, Shape::Type),
@@ -166,6 +179,10 @@ fn without_foreign(kind: &Kind, target: Target, mut set: Set) -> Set {
         Target::Status => {
             set.keep_only("f:status", "f:metadata");
         }
+        Target::Part(Subresource::EphemeralContainers) => {
+            set.keep_below(&["f:spec", "f:ephemeralContainers"]);
+        }
+        Target::Part(Subresource::Resize) => set.keep_below(&["f:spec", "f:containers"]),
         _ => {}
     }
     set
@@ -175,9 +192,9 @@ fn entry(kind: &Kind, target: Target, manager: String, applies: bool) -> Entry {
     Entry {
         manager,
         applies,
-        api_version: kind.api_version(),
+        api_version: told_in(kind),
         time: crate::identity::now(),
-        subresource: if target == Target::Status { "status".into() } else { String::new() },
+        subresource: target.subresource().into(),
         fields: Set::default(),
     }
 }

@@ -13,6 +13,8 @@ use serde_json::{Map, Value};
 use crate::error;
 use crate::schema::{Shape, types};
 
+mod omitted;
+
 const MAGIC: &[u8] = b"k8s\0";
 /// Deepest nesting of messages.
 const MAX_DEPTH: usize = 100;
@@ -162,13 +164,8 @@ fn message(index: usize, bytes: &[u8], depth: usize) -> Result<Map<String, Value
         }
         // Fields of later versions are skipped, as protobuf wants it.
     }
-    object.retain(|_, value| !is_unset(value));
+    object.retain(|member, value| !omitted::is_omitted(&kind.name, member, value));
     Ok(object)
-}
-
-/// Go's encoder writes empty strings that JSON leaves out.
-fn is_unset(value: &Value) -> bool {
-    value.as_str().is_some_and(str::is_empty)
 }
 
 fn put(

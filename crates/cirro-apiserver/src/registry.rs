@@ -99,6 +99,10 @@ pub(crate) enum Subresource {
     Token,
     /// Approval or denial of a signing request.
     Approval,
+    /// The containers that are added to a pod for a look at it.
+    EphemeralContainers,
+    /// What a pod's containers may use.
+    Resize,
 }
 
 impl Subresource {
@@ -118,6 +122,8 @@ impl Subresource {
             Self::Console => "console",
             Self::Token => "token",
             Self::Approval => "approval",
+            Self::EphemeralContainers => "ephemeralcontainers",
+            Self::Resize => "resize",
         }
     }
 
@@ -133,6 +139,7 @@ impl Subresource {
             Self::Proxy(options) => Some(("", "v1", options)),
             Self::Token => Some(("authentication.k8s.io", "v1", "TokenRequest")),
             Self::Status | Self::Finalize | Self::Log | Self::Console | Self::Approval => None,
+            Self::EphemeralContainers | Self::Resize => None,
         }
     }
 
@@ -140,6 +147,7 @@ impl Subresource {
     pub(crate) fn verbs(self) -> &'static [&'static str] {
         match self {
             Self::Status | Self::Scale | Self::Approval => &["get", "patch", "update"],
+            Self::EphemeralContainers | Self::Resize => &["get", "patch", "update"],
             Self::Binding | Self::Eviction | Self::Token => &["create"],
             Self::Finalize => &["update"],
             Self::Proxy(_) => &["create", "delete", "get", "patch", "update"],
@@ -197,6 +205,14 @@ pub(crate) trait Strategy: Sync + Send {
     /// Whether a write to the status alone is validated too.
     fn validates_status(&self) -> bool {
         false
+    }
+    /// Returns `old` with what a write to one of its parts may change, as `new` has it.
+    fn with_part(&self, _part: Subresource, _new: &Value, old: &Value) -> Value {
+        old.clone()
+    }
+    /// Finds faults of a change of one part.
+    fn validate_part(&self, _part: Subresource, object: &Value, old: &Value, causes: &mut Causes) {
+        self.validate_change(object, old, causes);
     }
     /// Finds forbidden changes.
     fn validate_update(&self, _object: &Value, _old: &Value, _causes: &mut Causes) {}

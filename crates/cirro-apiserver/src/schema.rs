@@ -185,6 +185,12 @@ impl Types {
         self.by_name.get(definition).copied()
     }
 
+    /// Returns the types of a name without its package.
+    #[cfg(test)]
+    pub(crate) fn named(&self, name: &str) -> impl Iterator<Item = &Type> {
+        self.types.iter().filter(move |one| *one.name == *name)
+    }
+
     /// Returns a type.
     pub(crate) fn get(&self, index: usize) -> &Type {
         &self.types[index]
@@ -217,6 +223,11 @@ impl Type {
     /// Returns what members look like that the type does not name, where it lets them be.
     pub(crate) fn others(&self) -> Option<&Field> {
         self.others.as_deref()
+    }
+
+    /// Returns all members.
+    pub(crate) fn members(&self) -> impl Iterator<Item = (&str, &Field)> {
+        self.fields.iter().map(|(name, field)| (&**name, field))
     }
 
     /// Finds a member.

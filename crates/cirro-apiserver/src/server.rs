@@ -51,6 +51,8 @@ pub enum Plugin {
     ServiceAccount,
     /// Pods bear a node that is not there for five minutes.
     DefaultTolerationSeconds,
+    /// Claims and volumes stay while they are in use; a controller has to take the finalizers off again.
+    StorageObjectInUseProtection,
 }
 
 impl Default for Options {

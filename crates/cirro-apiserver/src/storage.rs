@@ -82,8 +82,21 @@ pub(crate) enum Target {
     Object,
     /// The status.
     Status,
+    /// What a subresource of the object's own kind is about.
+    Part(Subresource),
     /// Whatever the change says; it is the server's own and is trusted.
     Whole,
+}
+
+impl Target {
+    /// Returns the subresource that is written; empty when it is the object itself.
+    pub(crate) fn subresource(self) -> &'static str {
+        match self {
+            Self::Status => Subresource::Status.name(),
+            Self::Part(part) => part.name(),
+            Self::Object | Self::Whole => "",
+        }
+    }
 }
 
 /// Who says which members a write owns.
@@ -395,11 +408,17 @@ impl Storage {
             kind.strategy.defaults(new);
             kind.strategy.prepare_update(new, old);
             self.admit(kind, json::namespace(old), new, Some(old)).await?;
+        } else if let Target::Part(part) = target {
+            kind.strategy.defaults(new);
+            self.admit_part(kind, part, new).await?;
         }
         if target != Target::Whole {
             self.mutate_update(place, target, new, old, dry_run).await?;
         }
-        if target == Target::Object {
+        if let Target::Part(part) = target {
+            validate::metadata(kind, new, &mut causes);
+            kind.strategy.validate_part(part, new, old, &mut causes);
+        } else if target == Target::Object {
             self.allocate(kind, new, Some(old), &mut causes).await?;
             validate::metadata(kind, new, &mut causes);
             kind.strategy.validate_change(new, old, &mut causes);
@@ -410,7 +429,7 @@ impl Storage {
         if !causes.is_empty() {
             return Err(error::invalid(kind, json::name(old), causes));
         }
-        if target == Target::Object {
+        if matches!(target, Target::Object | Target::Part(_)) {
             self.check(kind, new, Some(old)).await?;
         }
         if kind.strategy.has_generation() && meaning_changed(kind, new, old) {
@@ -536,6 +555,10 @@ fn carry_over(kind: &Kind, target: Target, new: &mut Value, old: &Value) -> Resu
     }
     if target == Target::Status {
         *new = with_status_of(old, new);
+        return Ok(());
+    }
+    if let Target::Part(part) = target {
+        *new = kind.strategy.with_part(part, new, old);
         return Ok(());
     }
     new["apiVersion"] = old["apiVersion"].clone();

@@ -8,7 +8,9 @@
 
 use serde_json::{Map, Value};
 
+use crate::custom::METADATA;
 use crate::json;
+use crate::schema;
 
 mod check;
 pub(crate) mod pattern;
@@ -94,6 +96,11 @@ fn prune_object(
     for (name, value) in members.iter_mut() {
         let path = if path.is_empty() { name.clone() } else { format!("{path}.{name}") };
         if is_resource && matches!(name.as_str(), "apiVersion" | "kind" | "metadata") {
+            // The root's metadata is looked at with the object itself.
+            if name == "metadata" && path != "metadata" && value.is_object() {
+                let checked = schema::check(METADATA, value);
+                gone.extend(checked.unknown.iter().map(|unknown| format!("{path}.{unknown}")));
+            }
             continue;
         }
         match (properties.and_then(|all| all.get(name)), others) {

@@ -1,4 +1,4 @@
-//! One reconciler per kind: deployments, replica sets, endpoints, garbage, namespaces, accounts,
+//! One reconciler per kind: deployments, replica sets, endpoints and their mirrors, protection of storage, garbage, namespaces, accounts,
 //! aggregated roles, disruption budgets, what ends by itself.
 //!
 //! Each follows the caches of the kinds that it reads, takes one key at a time, compares desired and actual, and
@@ -12,9 +12,11 @@ mod disruption;
 mod endpoints;
 mod expiry;
 mod garbage;
+mod mirroring;
 mod namespace;
 mod ownership;
 mod pods;
+mod protection;
 mod replicaset;
 
 pub use accounts::publish_root_ca;
@@ -67,6 +69,8 @@ pub async fn run(api: Arc<dyn Api>, kinds: watch::Receiver<Vec<ResourceInfo>>, s
     controllers.spawn(deployment::run(context.clone()));
     controllers.spawn(replicaset::run(context.clone()));
     controllers.spawn(endpoints::run(context.clone()));
+    controllers.spawn(mirroring::run(context.clone()));
+    controllers.spawn(protection::run(context.clone()));
     controllers.spawn(disruption::run(context.clone()));
     controllers.spawn(garbage::run(context.clone(), kinds.clone()));
     controllers.spawn(expiry::run(context.clone()));

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use cirro_container::LogQuery;
 use cirro_net::Tenants;
 use cirro_seams::Pending;
-use cirro_seams::container::{Container, ContainerSpec, Owner};
+use cirro_seams::container::{Container, ContainerSpec, Owner, Resources};
 use cirro_seams::network::{NameRecord, ServicePort};
 use cirro_seams::node::{
     Connection, ExecRequest, InstanceRequest, InstanceState, LogOptions, NodeEngine, NodeError, NodeEvent,
@@ -83,6 +83,11 @@ impl NodeEngine for Node {
                 Err(error) => Err(error),
             }
         })
+    }
+
+    fn update_container(&self, id: &str, limits: Resources) -> Pending<'_, Result<(), NodeError>> {
+        let id = id.to_owned();
+        answer(async move { self.0.update_by_id(&id, limits, None).await.map(drop) })
     }
 
     fn remove_container(&self, id: &str) -> Pending<'_, Result<(), NodeError>> {

@@ -10,6 +10,7 @@
 //! ```
 //! The kubelet keeps nothing on disk: after a restart it finds sandboxes, containers and machines in the engine.
 
+mod due;
 mod environment;
 mod instances;
 mod networks;
@@ -17,6 +18,7 @@ mod node;
 mod pods;
 mod probes;
 mod projected;
+mod resize;
 mod services;
 mod spec;
 mod status;

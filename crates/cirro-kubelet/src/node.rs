@@ -138,6 +138,13 @@ fn node_info(version: &str) -> Value {
     })
 }
 
+/// Returns what the pods of this host may use: thousandths of processors, and bytes.
+pub(crate) fn capacity() -> [i64; 2] {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let memory = i64::try_from(memory_kilobytes() * 1024).unwrap_or(i64::MAX);
+    [i64::try_from(cores * 1000).unwrap_or(i64::MAX), memory]
+}
+
 fn memory_kilobytes() -> u64 {
     let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
     let line = text.lines().find_map(|line| line.strip_prefix("MemTotal:"));

@@ -15,9 +15,10 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info};
 
-use crate::spec::ContainerPlan;
+use crate::due::ContainerPlan;
+use crate::resize::Resizing;
 use crate::status::{self, Observed, Waiting};
-use crate::{Kubelet, projected, termination};
+use crate::{Kubelet, projected, resize, termination};
 
 /// Pods that are worked on at once.
 const WORKERS: usize = 8;
@@ -47,6 +48,8 @@ pub(crate) struct Memory {
     pub(crate) written: Option<Arc<Value>>,
     /// The shortest grace that its end has begun with: what is running is being stopped by another task.
     pub(crate) ending: Option<i64>,
+    /// What the containers have been given, and what they wait for.
+    pub(crate) resizing: Resizing,
 }
 
 /// The next start of a container. Whatever else happens to the pod, it is not tried before.
@@ -61,6 +64,12 @@ impl PodWorkers {
     pub(crate) fn with<T>(&self, uid: &str, change: impl FnOnce(&mut Memory) -> T) -> T {
         let mut memories = self.memories.lock().unwrap_or_else(PoisonError::into_inner);
         change(memories.entry(uid.to_owned()).or_default())
+    }
+
+    /// Returns the pods of which something holds.
+    pub(crate) fn which(&self, holds: impl Fn(&Memory) -> bool) -> Vec<String> {
+        let memories = self.memories.lock().unwrap_or_else(PoisonError::into_inner);
+        memories.iter().filter(|(_, memory)| holds(memory)).map(|(uid, _)| uid.clone()).collect()
     }
 
     /// Forgets a pod.
@@ -128,6 +137,7 @@ impl Kubelet {
         let containers = self.engine.containers_of_pod(wanted).await?;
         let Some(pod) = pod else {
             termination::clean_up(self, wanted, &containers).await?;
+            resize::look_again(self);
             return Ok(Next::Wait);
         };
         if pod.pointer("/metadata/deletionTimestamp").is_some() {
@@ -137,12 +147,17 @@ impl Kubelet {
             // Its ports and address are given back; its containers stay for their logs.
             self.probes.stop(wanted);
             self.engine.remove_sandbox(wanted).await?;
+            resize::look_again(self);
             return Ok(Next::Wait);
         }
         self.run_pod(&pod, containers).await
     }
 
-    async fn run_pod(&self, pod: &Arc<Value>, mut containers: Vec<Container>) -> Result<Next, NodeError> {
+    async fn run_pod(
+        self: &Arc<Self>,
+        pod: &Arc<Value>,
+        mut containers: Vec<Container>,
+    ) -> Result<Next, NodeError> {
         let id = uid(pod);
         let sandbox = match self.engine.ensure_sandbox(sandbox_spec(pod)).await {
             Ok(sandbox) => sandbox,
@@ -153,9 +168,10 @@ impl Kubelet {
                 return Err(error);
             }
         };
+        let resized = resize::step(self, pod, &containers).await;
         let plans = self.due_plans(pod, &containers);
         let mut again = match projected::prepare(self, pod, &sandbox, !plans.is_empty()).await {
-            Ok(again) => again,
+            Ok(again) => sooner(again, resized),
             Err(error) => {
                 let message = format!("MountVolume.SetUp failed for {error}");
                 self.events.record(pod, Severity::Warning, "FailedMount", message);
@@ -166,7 +182,7 @@ impl Kubelet {
         for plan in plans {
             match self.run_container(pod, &sandbox, &plan, &containers).await {
                 Ok(()) => {}
-                Err(delay) => again = Some(again.map_or(delay, |other: Duration| other.min(delay))),
+                Err(delay) => again = sooner(again, Some(delay)),
             }
         }
         containers = self.engine.containers_of_pod(id).await?;
@@ -174,42 +190,6 @@ impl Kubelet {
         self.probes.follow(pod, &containers, sandbox.address);
         self.write_status(pod, &containers, Some(&sandbox)).await?;
         Ok(again.map_or(Next::Wait, Next::After))
-    }
-
-    /// Returns what is to be started now: the init container whose turn it is, else every container that
-    /// does not run and may.
-    fn due_plans(&self, pod: &Value, containers: &[Container]) -> Vec<ContainerPlan> {
-        let latest = |name: &str| containers.iter().find(|container| container_name(container) == name);
-        let policy = text(pod, "/spec/restartPolicy");
-        let list = |member: &str| pod["spec"][member].as_array().cloned().unwrap_or_default();
-        for init in list("initContainers") {
-            match latest(name_of(&init)) {
-                Some(container) if is_done(container) => continue,
-                Some(container) if container.exit_code.is_none() => return Vec::new(),
-                // A pod whose init failed and may not try again has failed.
-                Some(_) if policy == "Never" => return Vec::new(),
-                last => return vec![ContainerPlan::next(init, last)],
-            }
-        }
-        let mut plans = Vec::new();
-        for spec in list("containers") {
-            let last = latest(name_of(&spec));
-            let wanted = match last {
-                None => true,
-                Some(container) if container.exit_code.is_none() => {
-                    container.pid.is_none() && is_stillborn(container)
-                }
-                Some(container) => match policy {
-                    "Never" => false,
-                    "OnFailure" => container.exit_code != Some(0),
-                    _ => true,
-                },
-            };
-            if wanted {
-                plans.push(ContainerPlan::next(spec, last));
-            }
-        }
-        plans
     }
 
     /// Starts one container; on failure returns when to try again.
@@ -275,6 +255,7 @@ impl Kubelet {
                     memory.waiting.remove(container);
                     memory.due.remove(container);
                     memory.failures.remove(container);
+                    memory.resizing.restarting.remove(container);
                 });
                 Ok(())
             }
@@ -394,11 +375,13 @@ impl Kubelet {
         containers: &[Container],
         sandbox: Option<&Sandbox>,
     ) -> Result<(), NodeError> {
-        let waiting = self.workers.with(uid(pod), |memory| memory.waiting.clone());
+        let (waiting, resizing) =
+            self.workers.with(uid(pod), |memory| (memory.waiting.clone(), memory.resizing.clone()));
         let observed = Observed {
             containers,
             sandbox,
             waiting: &waiting,
+            resizing: &resizing,
             probes: &self.probes.results(uid(pod)),
             host_address: self.options.address,
             now: Timestamp::now(),
@@ -421,17 +404,9 @@ pub(crate) fn attempt(container: &Container) -> u32 {
     container.name.rsplit_once('_').and_then(|(_, attempt)| attempt.parse().ok()).unwrap_or(0)
 }
 
-fn name_of(spec: &Value) -> &str {
-    text(spec, "/name")
-}
-
-fn is_done(container: &Container) -> bool {
-    container.exit_code == Some(0)
-}
-
-/// Made and never started: its start failed.
-fn is_stillborn(container: &Container) -> bool {
-    container.phase == cirro_seams::container::Phase::Created
+/// Returns the sooner of two times to look again.
+fn sooner(one: Option<Duration>, other: Option<Duration>) -> Option<Duration> {
+    one.into_iter().chain(other).min()
 }
 
 fn backoff(attempt: u32) -> Duration {

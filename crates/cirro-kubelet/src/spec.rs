@@ -5,23 +5,16 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use cirro_client::{name, namespace, text, uid};
-use cirro_seams::container::{Container, ContainerSpec, NetworkMode, Owner, PidMode, Resources};
+use cirro_seams::container::{ContainerSpec, NetworkMode, Owner, PidMode, Resources};
 use cirro_seams::network::Protocol;
 use cirro_seams::node::Sandbox;
 use cirro_types::Quantity;
 use serde_json::Value;
 
+use crate::due::ContainerPlan;
 use crate::environment::{self, EnvironmentError};
 use crate::volumes::{self, VolumeError};
-use crate::{CLUSTER_DOMAIN, Kubelet, pods};
-
-/// A container that is to be started.
-pub(crate) struct ContainerPlan {
-    /// Its spec in the pod.
-    pub(crate) spec: Value,
-    /// How often it was started before.
-    pub(crate) attempt: u32,
-}
+use crate::{CLUSTER_DOMAIN, Kubelet};
 
 /// Why a container cannot be made as the pod asks.
 #[derive(Debug, thiserror::Error)]
@@ -32,18 +25,8 @@ pub(crate) enum SpecError {
     Volume(#[from] VolumeError),
     #[error("{0} is not supported yet")]
     NotSupported(&'static str),
-}
-
-impl ContainerPlan {
-    /// Plans the run after `last`.
-    pub(crate) fn next(spec: Value, last: Option<&Container>) -> Self {
-        Self { spec, attempt: last.map_or(0, |last| pods::attempt(last) + 1) }
-    }
-
-    /// The container's name in the pod.
-    pub(crate) fn name(&self) -> &str {
-        text(&self.spec, "/name")
-    }
+    #[error("unable to find target container {0}")]
+    NoTarget(String),
 }
 
 impl Kubelet {
@@ -107,7 +90,7 @@ impl Kubelet {
             dns_options,
             extra_hosts: host_aliases(pod),
             mounts: volumes::mounts(self, pod, &plan.spec)?,
-            resources: resources(&plan.spec),
+            resources: resources(&plan.spec["resources"]),
             privileged: security["privileged"] == true,
             read_only_root: security["readOnlyRootFilesystem"] == true,
             cap_add: words(&security["capabilities"]["add"]),
@@ -117,7 +100,7 @@ impl Kubelet {
             } else {
                 Vec::new()
             },
-            pid_mode: if pod["spec"]["hostPID"] == true { PidMode::Host } else { PidMode::Private },
+            pid_mode: pid_mode(pod, plan)?,
             owner: Owner::Pod {
                 uid: uid(pod).to_owned(),
                 namespace: namespace(pod).to_owned(),
@@ -161,6 +144,17 @@ impl Kubelet {
             options.push(if value.is_empty() { name.to_owned() } else { format!("{name}:{value}") });
         }
         (servers, search, options)
+    }
+}
+
+/// Whose processes a container sees.
+fn pid_mode(pod: &Value, plan: &ContainerPlan) -> Result<PidMode, SpecError> {
+    let target = text(&plan.spec, "/targetContainerName");
+    match &plan.beside {
+        Some(id) => Ok(PidMode::Container(id.clone())),
+        None if !target.is_empty() => Err(SpecError::NoTarget(target.to_owned())),
+        None if pod["spec"]["hostPID"] == true => Ok(PidMode::Host),
+        None => Ok(PidMode::Private),
     }
 }
 
@@ -227,10 +221,9 @@ fn host_aliases(pod: &Value) -> Vec<(String, IpAddr)> {
 }
 
 /// Requests become weights, limits become limits, as upstream computes them.
-fn resources(container: &Value) -> Resources {
-    let amount = |kind: &str, resource: &str| {
-        text(container, &format!("/resources/{kind}/{resource}")).parse::<Quantity>().ok()
-    };
+pub(crate) fn resources(wanted: &Value) -> Resources {
+    let amount =
+        |kind: &str, resource: &str| text(wanted, &format!("/{kind}/{resource}")).parse::<Quantity>().ok();
     let cpu_limit = amount("limits", "cpu").map(Quantity::milli).filter(|milli| *milli > 0);
     let cpu_request = amount("requests", "cpu").map(Quantity::milli).or(cpu_limit);
     let memory = amount("limits", "memory").map(Quantity::units).filter(|bytes| *bytes > 0);
@@ -254,9 +247,9 @@ mod tests {
 
     #[test]
     fn requests_become_shares_and_limits_become_quotas() {
-        let container = json!({"resources": {"requests": {"cpu": "10m", "memory": "10Mi"},
-            "limits": {"cpu": "50m", "memory": "50Mi"}}});
-        let resources = resources(&container);
+        let wanted = json!({"requests": {"cpu": "10m", "memory": "10Mi"},
+            "limits": {"cpu": "50m", "memory": "50Mi"}});
+        let resources = resources(&wanted);
         assert_eq!(resources.cpu_shares, Some(10));
         assert_eq!((resources.cpu_quota, resources.cpu_period), (Some(5000), Some(100_000)));
         assert_eq!(resources.memory, Some(50 << 20));

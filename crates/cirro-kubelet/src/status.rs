@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 use crate::Kubelet;
 use crate::pods::{attempt, container_name};
 use crate::probes::Results;
+use crate::resize::Resizing;
 
 /// Why a container does not run yet.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,6 +33,8 @@ pub(crate) struct Observed<'a> {
     pub(crate) sandbox: Option<&'a Sandbox>,
     /// Why containers wait.
     pub(crate) waiting: &'a HashMap<String, Waiting>,
+    /// What the containers have been given.
+    pub(crate) resizing: &'a Resizing,
     /// What the probes found.
     pub(crate) probes: &'a Results,
     /// The host's address.
@@ -52,7 +55,7 @@ struct ContainerState {
 pub(crate) fn compute(pod: &Value, observed: &Observed<'_>) -> Value {
     let states = |member: &str| -> Vec<ContainerState> {
         let specs = pod["spec"][member].as_array().into_iter().flatten();
-        specs.map(|spec| container_state(pod, spec, member == "initContainers", observed)).collect()
+        specs.map(|spec| container_state(pod, spec, member, observed)).collect()
     };
     let (init, main) = (states("initContainers"), states("containers"));
     let initialized = init.iter().all(|state| state.exit_code == Some(0));
@@ -70,6 +73,10 @@ pub(crate) fn compute(pod: &Value, observed: &Observed<'_>) -> Value {
     });
     if !init.is_empty() {
         status["initContainerStatuses"] = init.iter().map(|state| state.status.clone()).collect();
+    }
+    let looks = states("ephemeralContainers");
+    if !looks.is_empty() {
+        status["ephemeralContainerStatuses"] = looks.into_iter().map(|state| state.status).collect();
     }
     let address = observed.sandbox.map(|sandbox| sandbox.address);
     let earlier = text(pod, "/status/podIP").parse::<Ipv4Addr>().ok();
@@ -110,8 +117,9 @@ fn drop_nulls(value: &mut Value) {
     }
 }
 
-fn container_state(pod: &Value, spec: &Value, init: bool, observed: &Observed<'_>) -> ContainerState {
+fn container_state(pod: &Value, spec: &Value, list: &str, observed: &Observed<'_>) -> ContainerState {
     let name = text(spec, "/name");
+    let (init, ephemeral) = (list == "initContainers", list == "ephemeralContainers");
     let mut own = observed.containers.iter().filter(|container| container_name(container) == name);
     let (last, before) = (own.next(), own.next());
     let exit_code = last.filter(|last| last.pid.is_none()).and_then(|last| last.exit_code);
@@ -128,7 +136,7 @@ fn container_state(pod: &Value, spec: &Value, init: bool, observed: &Observed<'_
     };
     let former = if will_run_again { last } else { before };
     let last_state = former.filter(|former| former.exit_code.is_some());
-    let status = json!({
+    let mut status = json!({
         "name": name,
         "image": spec["image"],
         "imageID": last.map_or("", |last| &last.image_id),
@@ -139,6 +147,18 @@ fn container_state(pod: &Value, spec: &Value, init: bool, observed: &Observed<'_
         "started": started,
         "restartCount": last.map_or(0, attempt),
     });
+    if ephemeral {
+        // Nobody waits for it to be ready.
+        status["ready"] = false.into();
+        status["started"] = Value::Null;
+        status["resources"] = json!({});
+    } else if !init {
+        let before = pod["status"]["containerStatuses"].as_array().into_iter().flatten();
+        let before = before.into_iter().find(|status| status["name"] == name);
+        let [resources, allocated] = observed.resizing.told(spec, last, before);
+        status["resources"] = resources;
+        status["allocatedResources"] = allocated;
+    }
     ContainerState { status, ready, running, exit_code: exit_code.filter(|_| !will_run_again) }
 }
 
@@ -245,8 +265,21 @@ fn conditions(
         make("ContainersReady", ready, Some(reason), Some(message)),
         make("PodScheduled", true, None, None),
     ];
+    let mut underway = |kind: &str, reason: Option<&str>, message: Option<&str>| {
+        let mut condition = make(kind, true, None, None);
+        condition["reason"] = reason.into();
+        condition["message"] = message.into();
+        conditions.push(condition);
+    };
+    if let Some((reason, message)) = &observed.resizing.pending {
+        underway("PodResizePending", Some(reason), Some(message));
+    }
+    if let Some(failure) = &observed.resizing.progress {
+        underway("PodResizeInProgress", failure.as_ref().map(|_| "Error"), failure.as_deref());
+    }
     // Conditions of others, such as the disruption target, stay.
-    let own: Vec<Value> = conditions.iter().map(|condition| condition["type"].clone()).collect();
+    let mut own: Vec<Value> = conditions.iter().map(|condition| condition["type"].clone()).collect();
+    own.extend(["PodResizePending".into(), "PodResizeInProgress".into()]);
     let others = pod.pointer("/status/conditions").and_then(Value::as_array);
     conditions.extend(others.into_iter().flatten().filter(|other| !own.contains(&other["type"])).cloned());
     conditions
@@ -308,6 +341,7 @@ mod tests {
             containers,
             sandbox: Some(&sandbox),
             waiting,
+            resizing: &Resizing::default(),
             probes: &Results::default(),
             host_address: Ipv4Addr::new(192, 0, 2, 1),
             now: "2026-01-01T00:00:10Z".parse().unwrap(),

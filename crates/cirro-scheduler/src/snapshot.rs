@@ -148,7 +148,9 @@ impl Request {
         let need = |resource: &str, read: fn(Quantity) -> i64| {
             let sum: i64 = main.iter().map(|container| read(amount(container, resource))).sum();
             let largest = init.iter().map(|container| read(amount(container, resource))).max();
-            sum.max(largest.unwrap_or(0))
+            // What its class of runtimes takes beside the containers.
+            let overhead = text(pod, &format!("/spec/overhead/{resource}")).parse().unwrap_or_default();
+            sum.max(largest.unwrap_or(0)) + read(overhead)
         };
         let ports = main.iter().filter_map(|container| container["ports"].as_array()).flatten();
         let selector = pod.pointer("/spec/nodeSelector").and_then(Value::as_object);

@@ -13,7 +13,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::mpsc;
 
 use crate::Pending;
-use crate::container::{Container, ContainerSpec};
+use crate::container::{Container, ContainerSpec, Resources};
 use crate::network::{NameRecord, PortPublish, ServicePort};
 
 /// What a node's engine could not do.
@@ -209,6 +209,8 @@ pub trait NodeEngine: Send + Sync {
     fn containers_of_pod(&self, uid: &str) -> Pending<'_, Result<Vec<Container>, NodeError>>;
     /// Asks a container to stop and kills it after the grace.
     fn stop_container(&self, id: &str, grace_seconds: i64) -> Pending<'_, Result<(), NodeError>>;
+    /// Gives a container other limits (those that are set), at once when it runs.
+    fn update_container(&self, id: &str, limits: Resources) -> Pending<'_, Result<(), NodeError>>;
     /// Removes a container that does not run.
     fn remove_container(&self, id: &str) -> Pending<'_, Result<(), NodeError>>;
     /// Returns the id of an image that is in the library.

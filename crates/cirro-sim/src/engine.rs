@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use cirro_seams::Pending;
-use cirro_seams::container::{Container, ContainerSpec, Owner};
+use cirro_seams::container::{Container, ContainerSpec, Owner, Resources};
 use cirro_seams::network::{NameRecord, ServicePort};
 use cirro_seams::node::{
     Connection, ExecRequest, InstanceRequest, InstanceState, LogOptions, NodeEngine, NodeError, NodeEvent,
@@ -93,6 +93,14 @@ impl NodeEngine for SimEngine {
         Box::pin(async move {
             self.call(Operation::StopContainer).await?;
             self.stop(&id, grace_seconds).await
+        })
+    }
+
+    fn update_container(&self, id: &str, limits: Resources) -> Pending<'_, Result<(), NodeError>> {
+        let id = id.to_owned();
+        self.simple(Operation::UpdateContainer, move |engine| {
+            engine.state().find(&id)?.container.spec.resources = limits;
+            Ok(())
         })
     }
 

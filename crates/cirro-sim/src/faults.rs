@@ -21,6 +21,8 @@ pub enum Operation {
     ListContainers,
     /// `stop_container`.
     StopContainer,
+    /// `update_container`.
+    UpdateContainer,
     /// `remove_container`.
     RemoveContainer,
     /// `find_image`.

@@ -1,7 +1,7 @@
 //! `docs/conformance-kubernetes.md`: upstream's conformance rows, each with the test that shows it or the gap.
 //!
 //! The table `docs/conformance-kubernetes.tsv` is written by hand: area, test, release, state, and either the tests that
-//! show it (`server:module::test`, `e2e:module::test`, `unit:crate/file.rs`) or what is missing. Tests of this module
+//! show it (`server:module::test`, `e2e:module::test`, `sim:module::test`, `unit:crate/file.rs`) or what is missing. Tests of this module
 //! hold that every test named is there and that the page is what the table says.
 
 use std::collections::BTreeMap;
@@ -23,7 +23,8 @@ row says.
 - **cluster**: the row is about a node, the cluster's network or a controller and has no test of its own yet.
 - **gap**: known not to hold.
 
-`server:` is `crates/cirro-apiserver/tests/server/`, `e2e:` `crates/cirro/tests/e2e/`, `unit:` the tests in a file of a crate.
+`server:` is `crates/cirro-apiserver/tests/server/`, `e2e:` `crates/cirro/tests/e2e/`, `sim:`
+`crates/cirro-sim/tests/control_plane/` (simulated nodes), `unit:` the tests in a file of a crate.
 ";
 
 /// How much of a row holds.
@@ -130,7 +131,7 @@ fn page(rows: &[Row]) -> String {
 
 /// Names of tests are set as code.
 fn code(word: &str) -> String {
-    let is_test = ["server:", "e2e:", "unit:"].iter().any(|kind| word.starts_with(kind));
+    let is_test = ["server:", "e2e:", "sim:", "unit:"].iter().any(|kind| word.starts_with(kind));
     let (name, comma) = word.strip_suffix(',').map_or((word, ""), |name| (name, ","));
     if is_test { format!("`{name}`{comma}") } else { word.to_owned() }
 }
@@ -142,6 +143,7 @@ fn find(root: &Path, word: &str) -> Result<()> {
     let directory = match kind {
         "server" => "crates/cirro-apiserver/tests/server",
         "e2e" => "crates/cirro/tests/e2e",
+        "sim" => "crates/cirro-sim/tests/control_plane",
         "unit" => {
             let text =
                 std::fs::read_to_string(root.join("crates").join(name)).with_context(|| word.to_owned())?;

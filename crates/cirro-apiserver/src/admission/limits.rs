@@ -35,18 +35,31 @@ pub(super) async fn admit(
     if ranges.is_empty() {
         return Ok(());
     }
-    let is_pod = kind.plural == "pods";
-    let limits: Vec<_> = ranges.iter().flat_map(|range| json::array(range, "spec.limits")).collect();
-    if is_pod {
-        for limit in limits.iter().filter(|limit| json::text(limit, "type") == "Container") {
+    if kind.plural == "pods" {
+        let limits = ranges.iter().flat_map(|range| json::array(range, "spec.limits"));
+        for limit in limits.filter(|limit| json::text(limit, "type") == "Container") {
             set_defaults(object, limit);
         }
         // The class follows from requests and limits, which may be new.
         object["status"]["qosClass"] = quality_of_service(&object["spec"]).into();
     }
+    refuse_excess(kind, &ranges, object)
+}
+
+/// Checks an object that exists against the limits of its namespace.
+pub(super) async fn allow(
+    storage: &Storage,
+    kind: &Kind,
+    namespace: &str,
+    object: &Value,
+) -> Result<(), ApiError> {
+    refuse_excess(kind, &ranges(storage, namespace).await?, object)
+}
+
+fn refuse_excess(kind: &Kind, ranges: &[Arc<Value>], object: &Value) -> Result<(), ApiError> {
     let mut faults = Vec::new();
-    for limit in limits {
-        check(limit, object, is_pod, &mut faults);
+    for limit in ranges.iter().flat_map(|range| json::array(range, "spec.limits")) {
+        check(limit, object, kind.plural == "pods", &mut faults);
     }
     let what = match faults.as_slice() {
         [] => return Ok(()),

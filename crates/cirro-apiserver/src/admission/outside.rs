@@ -16,20 +16,23 @@ use crate::json;
 use crate::registry::Kind;
 use crate::storage::{Place, Storage};
 
+mod annotation;
 mod attributes;
 mod call;
 mod condition;
 mod matching;
 mod policy;
+mod types;
 mod webhook;
 
+pub(crate) use annotation::annotation_faults;
 pub(crate) use attributes::{Attributes, Operation};
 pub(crate) use call::{Target, endpoint};
 use policy::{Binding, Policy};
 pub(crate) use policy::{compile_fault, compile_faults};
 use webhook::Webhook;
 
-const GROUP: &str = "admissionregistration.k8s.io";
+pub(crate) const GROUP: &str = "admissionregistration.k8s.io";
 const PREFIX: &str = "/registry/admissionregistration.k8s.io/";
 
 /// What is configured, compiled.

@@ -61,6 +61,16 @@ fn shape(schema: &Value) -> Shape {
     match json::text(schema, "type") {
         "array" => Shape::List(Box::new(schema.get("items").map_or(Shape::Any, shape))),
         "object" if named || is_resource => Shape::Own(object(schema, "", is_resource)),
+        _ if schema["nullable"] == true => Shape::Any,
+        "integer" => Shape::Int64,
+        "number" => Shape::Number,
+        "boolean" => Shape::Boolean,
+        "string" => match json::text(schema, "format") {
+            "" => Shape::Text,
+            "date-time" => Shape::Time,
+            "byte" => Shape::Bytes,
+            _ => Shape::Any,
+        },
         _ => Shape::Any,
     }
 }

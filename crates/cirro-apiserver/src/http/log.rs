@@ -3,26 +3,42 @@
 use std::time::{Duration, SystemTime};
 
 use axum::body::Body;
-use axum::http::Response;
+use axum::extract::ws::{CloseFrame, Message, WebSocket};
+use axum::http::header::UPGRADE;
+use axum::http::{Request, Response};
+use axum::response::IntoResponse as _;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use cirro_seams::api::ApiError;
 use cirro_seams::node::{LogOptions, NodeError};
 use serde_json::Value;
 use tokio::sync::mpsc;
 
-use super::{Call, answer};
+use super::{Call, answer, upgrade};
 use crate::error;
 use crate::json;
 
+/// Frames with the log as it is, or each in base64.
+const PROTOCOLS: [&str; 3] = ["", "binary.k8s.io", BASE64];
+const BASE64: &str = "base64.binary.k8s.io";
+
 impl Call {
-    /// Answers with the log of one container, and with what comes when it is followed.
-    pub(super) async fn log(&self) -> Result<Response<Body>, ApiError> {
+    /// Answers with the log of one container, and with what comes when it is followed: as a body, or in the
+    /// messages of a websocket.
+    pub(super) async fn log(&self, request: Request<Body>) -> Result<Response<Body>, ApiError> {
         let pod = self.server.storage.get(self.place()).await?;
         let container = container_of(&pod, self.query.get("container"))?;
         let options = self.log_options()?;
         let streams = self.server.node_streams()?;
         let lines = streams.logs(json::text(&pod, "metadata.uid"), &container, options).await;
-        lines.map(|lines| answer::text(stream(lines))).map_err(|why| node_error(why, &pod, &container))
+        let lines = lines.map_err(|why| node_error(why, &pod, &container))?;
+        if !request.headers().contains_key(UPGRADE) {
+            return Ok(answer::text(stream(lines)));
+        }
+        let socket = upgrade::websocket(request, &PROTOCOLS).await?;
+        let in_base64 = socket.selected_protocol().is_some_and(|protocol| protocol == BASE64);
+        Ok(socket.on_upgrade(move |socket| send(socket, lines, in_base64)).into_response())
     }
 
     fn log_options(&self) -> Result<LogOptions, ApiError> {
@@ -38,6 +54,28 @@ impl Call {
             previous: self.query.flag("previous"),
         })
     }
+}
+
+/// Sends a log until its end, or until the client goes.
+async fn send(mut socket: WebSocket, mut lines: mpsc::Receiver<Bytes>, in_base64: bool) {
+    loop {
+        let line = tokio::select! {
+            line = lines.recv() => line,
+            // Clients send nothing but the end.
+            heard = socket.recv() => match heard {
+                Some(Ok(Message::Close(_)) | Err(_)) | None => return,
+                Some(Ok(_)) => continue,
+            },
+        };
+        let Some(line) = line else { break };
+        let message =
+            if in_base64 { Message::Text(STANDARD.encode(&line).into()) } else { Message::Binary(line) };
+        if socket.send(message).await.is_err() {
+            return;
+        }
+    }
+    let end = CloseFrame { code: axum::extract::ws::close_code::NORMAL, reason: "".into() };
+    let _ = socket.send(Message::Close(Some(end))).await;
 }
 
 fn stream(lines: mpsc::Receiver<Bytes>) -> Body {
@@ -75,8 +113,13 @@ pub(super) fn node_error(why: NodeError, pod: &Value, container: &str) -> ApiErr
     let name = json::name(pod);
     match why {
         NodeError::NotFound(_) => {
-            let statuses = json::array(pod, "status.containerStatuses");
-            let status = statuses.iter().find(|one| json::text(one, "name") == container);
+            let lists = [
+                "status.containerStatuses",
+                "status.initContainerStatuses",
+                "status.ephemeralContainerStatuses",
+            ];
+            let mut statuses = lists.iter().flat_map(|list| json::array(pod, list));
+            let status = statuses.find(|one| json::text(one, "name") == container);
             let waiting = status.map(|one| json::text(one, "state.waiting.reason")).unwrap_or_default();
             let reason = if waiting.is_empty() { "ContainerCreating" } else { waiting };
             error::bad_request(format!(

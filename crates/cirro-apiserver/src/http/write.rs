@@ -274,7 +274,11 @@ impl Call {
 }
 
 pub(super) fn target(subresource: Option<Subresource>) -> Target {
-    if subresource == Some(Subresource::Status) { Target::Status } else { Target::Object }
+    match subresource {
+        Some(Subresource::Status) => Target::Status,
+        Some(part @ (Subresource::EphemeralContainers | Subresource::Resize)) => Target::Part(part),
+        _ => Target::Object,
+    }
 }
 
 /// Returns the `Status` of a success.

@@ -9,7 +9,7 @@ use std::collections::HashSet;
 
 use serde_json::{Value, json};
 
-use crate::admission::outside::{compile_fault, compile_faults};
+use crate::admission::outside::{annotation_faults, compile_fault, compile_faults};
 use crate::error::Causes;
 use crate::json::{self, set_default};
 use crate::registry::{Kind, Strategy, Subresource};
@@ -260,6 +260,7 @@ impl Strategy for Policy {
     fn validate(&self, object: &Value, causes: &mut Causes) {
         one_of("spec.failurePolicy", object, &["Fail", "Ignore"], causes);
         compile_faults(&object["spec"], causes);
+        annotation_faults(object, causes);
         if json::at(object, "spec.matchConstraints").is_none() {
             causes.required("spec.matchConstraints", "");
         } else {

@@ -23,6 +23,8 @@ pub(crate) fn kind() -> Kind {
             Subresource::Proxy("PodProxyOptions"),
             Subresource::Binding,
             Subresource::Eviction,
+            Subresource::EphemeralContainers,
+            Subresource::Resize,
         ])
         .selectable(&[
             "spec.nodeName",
@@ -72,6 +74,31 @@ impl Strategy for Pod {
 
     fn validate(&self, pod: &Value, causes: &mut Causes) {
         validate::pod::spec("spec", &pod["spec"], causes);
+        if !json::array(pod, "spec.ephemeralContainers").is_empty() {
+            causes.forbidden("spec.ephemeralContainers", "cannot be set on create");
+        }
+    }
+
+    fn validate_change(&self, pod: &Value, old: &Value, causes: &mut Causes) {
+        validate::pod::spec("spec", &pod["spec"], causes);
+        self.validate_update(pod, old, causes);
+    }
+
+    fn with_part(&self, part: Subresource, new: &Value, old: &Value) -> Value {
+        match part {
+            Subresource::EphemeralContainers => validate::pod::ephemeral::with(new, old),
+            Subresource::Resize => validate::pod::resize::with(new, old),
+            _ => old.clone(),
+        }
+    }
+
+    fn validate_part(&self, part: Subresource, pod: &Value, old: &Value, causes: &mut Causes) {
+        validate::pod::spec("spec", &pod["spec"], causes);
+        match part {
+            Subresource::EphemeralContainers => validate::pod::ephemeral::update(pod, old, causes),
+            Subresource::Resize => validate::pod::resize::update(pod, old, causes),
+            _ => self.validate_update(pod, old, causes),
+        }
     }
 
     fn validate_update(&self, pod: &Value, old: &Value, causes: &mut Causes) {
@@ -99,7 +126,7 @@ pub(super) fn pod_spec_defaults(spec: &mut Value) {
         spec["enableServiceLinks"] = true.into();
     }
     let host_network = spec["hostNetwork"] == true;
-    for list in ["initContainers", "containers"] {
+    for list in ["initContainers", "containers", "ephemeralContainers"] {
         for container in json::elements_mut(spec, list) {
             container_defaults(container, host_network);
         }

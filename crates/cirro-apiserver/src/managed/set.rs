@@ -96,6 +96,16 @@ impl Set {
         self.0.retain(|element, _| element == one || element == other);
     }
 
+    /// Keeps only what is below a path.
+    pub(super) fn keep_below(&mut self, path: &[&str]) {
+        let Some((first, rest)) = path.split_first() else { return };
+        self.0.retain(|element, _| element == first);
+        if let Some(node) = self.0.get_mut(*first) {
+            node.below.keep_below(rest);
+            self.drop_if_bare(first);
+        }
+    }
+
     /// Takes the paths of another set in.
     pub(super) fn merge(&mut self, other: &Self) {
         for (element, node) in &other.0 {

@@ -11,6 +11,9 @@ use super::quantity::Quantity;
 use crate::error::Causes;
 use crate::json;
 
+pub(crate) mod ephemeral;
+pub(crate) mod resize;
+
 const IMMUTABLE: &str = "pod updates may not change fields other than `spec.containers[*].image`,`spec.initContainers[*].image`,`spec.activeDeadlineSeconds`,`spec.tolerations` (only additions to existing tolerations),`spec.terminationGracePeriodSeconds` (allow it to be set to 1 if it was previously negative)";
 
 /// Checks a pod spec at `field`.
@@ -31,9 +34,11 @@ pub(crate) fn spec(field: &str, spec: &Value, causes: &mut Causes) {
             }
             if list == "containers" {
                 ports(&field, one, &mut host_ports, causes);
+                resize::policy(&field, one, json::text(spec, "restartPolicy"), causes);
             }
         }
     }
+    ephemeral::containers(field, spec, &volumes, &mut seen, causes);
     pod_members(field, spec, causes);
 }
 

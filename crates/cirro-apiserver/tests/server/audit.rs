@@ -120,7 +120,9 @@ async fn admission_notes_what_it_lets_through() {
     let path = "/apis/admissionregistration.k8s.io/v1";
     let made = send(&server, "POST", &format!("{path}/validatingadmissionpolicies"), &json!({"metadata": {"name": "p"}, "spec": {
         "matchConstraints": {"resourceRules": [{"apiGroups": [""], "apiVersions": ["v1"], "operations": ["CREATE"], "resources": ["pods"]}]},
-        "validations": [{"expression": "true"}, {"expression": "object.metadata.name != 'p'", "message": "not p"}]}})).await;
+        "validations": [{"expression": "true"}, {"expression": "object.metadata.name != 'p'", "message": "not p"}],
+        "auditAnnotations": [{"key": "image", "valueExpression": "'first is ' + object.spec.containers[0].image"},
+            {"key": "none", "valueExpression": "object.spec.containers.size() > 1 ? 'many' : null"}]}})).await;
     assert_eq!(made.code, 201, "{}", made.body);
     send(
         &server,
@@ -145,6 +147,8 @@ async fn admission_notes_what_it_lets_through() {
         annotations["pod-security.kubernetes.io/audit-violations"],
         "would violate PodSecurity \"baseline:latest\": host namespaces (hostNetwork=true)"
     );
+    assert_eq!(annotations["p/image"], "first is x");
+    assert!(annotations.get("p/none").is_none(), "{annotations}");
     let failure = annotations["validation.policy.admission.k8s.io/validation_failure"].as_str().unwrap();
     let failure: Value = serde_json::from_str(failure).unwrap();
     assert_eq!(

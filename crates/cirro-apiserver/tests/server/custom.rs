@@ -207,6 +207,49 @@ async fn every_version_is_the_same_object() {
 }
 
 #[tokio::test]
+async fn metadata_is_checked_in_embedded_objects_too() {
+    let server = server().await;
+    let template = json!({"type": "object", "x-kubernetes-embedded-resource": true, "properties": {"spec": {"type": "object"}}});
+    let schema = json!({"type": "object", "properties": {"spec": {"type": "object", "properties": {"template": template}}}});
+    let definition = json!({"metadata": {"name": "shells.x.example"}, "spec": {"group": "x.example", "scope": "Namespaced",
+        "names": {"plural": "shells", "kind": "Shell"},
+        "versions": [{"name": "v1", "served": true, "storage": true, "schema": {"openAPIV3Schema": schema}}]}});
+    assert_eq!(send(&server, "POST", DEFINITIONS, &definition).await.code, 201);
+    let shell = json!({"apiVersion": "x.example/v1", "kind": "Shell", "metadata": {"name": "s", "unknownMeta": 1},
+        "spec": {"template": {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p", "unknownSubMeta": 2}}}});
+    let path = "/apis/x.example/v1/namespaces/default/shells";
+    let refused = send(&server, "POST", &format!("{path}?fieldValidation=Strict"), &shell).await;
+    assert_eq!(refused.code, 400, "{}", refused.body);
+    assert!(message(&refused).contains("unknown field \"metadata.unknownMeta\""), "{}", message(&refused));
+    assert!(
+        message(&refused).contains("unknown field \"spec.template.metadata.unknownSubMeta\""),
+        "{}",
+        message(&refused)
+    );
+    let made = send(&server, "POST", path, &shell).await;
+    assert_eq!(made.code, 201, "{}", made.body);
+    assert_eq!(made.body["spec"]["template"]["metadata"], json!({"name": "p"}));
+}
+
+#[tokio::test]
+async fn members_are_owned_in_the_version_that_was_spoken() {
+    let server = server().await;
+    define(&server).await;
+    let old = TABS.replace("/v1/", "/v1beta1/");
+    let mut config = tab("x", json!({"cronSpec": "* * * * *"}));
+    config["apiVersion"] = "stable.example.com/v1beta1".into();
+    let applied = patch(&server, &format!("{old}/x?fieldManager=me"), "apply-patch+yaml", &config).await;
+    assert_eq!(applied.code, 201, "{}", applied.body);
+    let owner = |answer: &Answer| answer.body["metadata"]["managedFields"][0].clone();
+    assert_eq!(owner(&applied)["apiVersion"], "stable.example.com/v1beta1");
+    // The same manager in another version is the same manager.
+    config["apiVersion"] = "stable.example.com/v1".into();
+    let applied = patch(&server, &format!("{TABS}/x?fieldManager=me"), "apply-patch+yaml", &config).await;
+    assert_eq!(owner(&applied)["apiVersion"], "stable.example.com/v1", "{}", applied.body);
+    assert_eq!(applied.body["metadata"]["managedFields"].as_array().unwrap().len(), 1);
+}
+
+#[tokio::test]
 async fn tables_have_the_columns_of_the_definition() {
     let server = server().await;
     define(&server).await;

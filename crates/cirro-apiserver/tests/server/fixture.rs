@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use axum::body::Body;
 use axum::http::{Request, Response};
 use bytes::Bytes;
-use cirro_apiserver::{ApiServer, Options, User};
+use cirro_apiserver::{ApiServer, Options, Plugin, User};
 use cirro_seams::Pending;
 use cirro_seams::node::{Connection, ExecRequest, LogOptions, NodeError, NodeStreams, Output, Session};
 use cirro_store::MemoryObjectStore;
@@ -20,6 +20,13 @@ use tokio::sync::{mpsc, oneshot};
 /// A server over a store of its own.
 pub(crate) async fn server() -> ApiServer {
     ApiServer::open(Arc::new(MemoryObjectStore::new()), Options::default()).await.unwrap()
+}
+
+/// A server whose claims and volumes go at once: no controller is here that takes their finalizers off.
+pub(crate) async fn server_without_protection() -> ApiServer {
+    let without_admission = vec![Plugin::StorageObjectInUseProtection];
+    let options = Options { without_admission, ..Options::default() };
+    ApiServer::open(Arc::new(MemoryObjectStore::new()), options).await.unwrap()
 }
 
 /// The administrator.

@@ -302,12 +302,6 @@ async fn discovery_lists_what_is_served() {
     for path in ["/apis/nothing", "/apis/apps/v9", "/api/v1/nothings", "/api/v1/nodes/a/b/c", "/nothing"] {
         assert_eq!(send(&server, "GET", path, &Value::Null).await.code, 404, "{path}");
     }
-    assert_eq!(
-        send(&server, "GET", "/api/v1/namespaces/default/pods/a/ephemeralcontainers", &Value::Null)
-            .await
-            .code,
-        501
-    );
     assert_eq!(send(&server, "PUT", PODS, &Value::Null).await.code, 405);
 }
 

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::fixture::{admin, read, request, send, server};
+use crate::fixture::{admin, read, request, send, server, server_without_protection};
 
 /// Returns path and smallest good object of each kind.
 pub(crate) fn objects() -> Vec<(&'static str, Value)> {
@@ -97,7 +97,7 @@ pub(crate) fn objects() -> Vec<(&'static str, Value)> {
 
 #[tokio::test]
 async fn every_kind_is_created_shown_and_deleted() {
-    let server = server().await;
+    let server = server_without_protection().await;
     for (path, mut object) in objects() {
         if object["metadata"]["name"].is_null() {
             object["metadata"]["name"] = "x".into();

@@ -217,6 +217,67 @@ async fn policies_are_evaluated_with_their_parameters() {
 }
 
 #[tokio::test]
+async fn the_types_of_a_policys_expressions_are_checked() {
+    let server = server().await;
+    let rule = json!({"operations": ["CREATE"], "apiGroups": ["apps"], "apiVersions": ["v1"], "resources": ["deployments"]});
+    let mut policy = json!({"metadata": {"name": "confused"}, "spec": {"matchConstraints": {"resourceRules": [rule]},
+        "variables": [{"name": "most", "expression": "5"}],
+        "validations": [{"expression": "object.spec.replicas > '1'",
+            "messageExpression": "'wants replicas > 1, got ' + object.spec.replicas"},
+            {"expression": "object.spec.replicas < variables.most"}]}});
+    let path = format!("{ADMISSION}/validatingadmissionpolicies");
+    let made = send(&server, "POST", &path, &policy).await;
+    assert_eq!(made.code, 201, "{}", made.body);
+    let status = &made.body["status"];
+    assert_eq!(status["observedGeneration"], 1);
+    let warnings = status["typeChecking"]["expressionWarnings"].as_array().unwrap();
+    let told = |index: usize| {
+        (warnings[index]["fieldRef"].as_str().unwrap(), warnings[index]["warning"].as_str().unwrap())
+    };
+    assert_eq!(
+        (warnings.len(), told(0).0, told(1).0),
+        (2, "spec.validations[0].expression", "spec.validations[0].messageExpression")
+    );
+    let wanted = "apps/v1, Kind=Deployment: ERROR: <input>:1:22: found no matching overload for '_>_' applied to '(int, string)'";
+    assert!(told(0).1.starts_with(wanted), "{}", told(0).1);
+    assert!(
+        told(1).1.contains("found no matching overload for '_+_' applied to '(string, int)'"),
+        "{}",
+        told(1).1
+    );
+    policy["spec"]["validations"] = json!([{"expression": "object.spec.replicas > 1"}]);
+    let mended = send(&server, "PUT", &format!("{path}/confused"), &policy).await;
+    assert_eq!(
+        mended.body["status"],
+        json!({"observedGeneration": 2, "typeChecking": {}}),
+        "{}",
+        mended.body
+    );
+    // A custom kind's schema is looked at too.
+    let definition = json!({"metadata": {"name": "crontabs.stable.example.com"}, "spec": {"group": "stable.example.com",
+        "scope": "Namespaced", "names": {"plural": "crontabs", "kind": "CronTab"}, "versions": [{"name": "v1", "served": true,
+        "storage": true, "schema": {"openAPIV3Schema": {"type": "object", "properties": {"spec": {"type": "object",
+            "properties": {"replicas": {"type": "integer"}}}}}}}]}});
+    let definitions = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
+    assert_eq!(send(&server, "POST", definitions, &definition).await.code, 201);
+    let rule = json!({"operations": ["CREATE"], "apiGroups": ["stable.example.com"], "apiVersions": ["v1"], "resources": ["crontabs"]});
+    let policy = json!({"metadata": {"name": "cron"}, "spec": {"matchConstraints": {"resourceRules": [rule]},
+        "validations": [{"expression": "object.spec.replicas > '1'"}, {"expression": "object.spec.maxRetries < 10"}]}});
+    let made = send(&server, "POST", &path, &policy).await;
+    let warnings = &made.body["status"]["typeChecking"]["expressionWarnings"];
+    assert!(
+        warnings[0]["warning"].as_str().is_some_and(|text| text.contains("'_>_' applied to '(int, string)'")),
+        "{}",
+        made.body
+    );
+    assert!(
+        warnings[1]["warning"].as_str().is_some_and(|text| text.contains("undefined field 'maxRetries'")),
+        "{}",
+        made.body
+    );
+}
+
+#[tokio::test]
 async fn pods_have_the_priority_of_their_class() {
     let server = server().await;
     let class = json!({"metadata": {"name": "high"}, "value": 1000, "preemptionPolicy": "Never"});

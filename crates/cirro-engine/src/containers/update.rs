@@ -17,13 +17,23 @@ impl Engine {
     pub async fn update_container(
         &self,
         name: &str,
-        mut change: Resources,
+        change: Resources,
         restart: Option<RestartPolicy>,
     ) -> Result<Vec<String>, EngineError> {
         let id = self.find_own(name)?;
+        self.update_by_id(&id, change, restart).await
+    }
+
+    /// Changes a container, a pod's too.
+    pub(crate) async fn update_by_id(
+        &self,
+        id: &str,
+        mut change: Resources,
+        restart: Option<RestartPolicy>,
+    ) -> Result<Vec<String>, EngineError> {
         let warnings = limits::check(&mut change, &self.shared.host, Moment::Update)?;
-        let _guard = self.lock_container(&id).await?;
-        let container = self.container(&id)?;
+        let _guard = self.lock_container(id).await?;
+        let container = self.container(id)?;
         let refused = |text: &str| EngineError::Conflict(format!("Cannot update container {id}: {text}"));
         if matches!(container.phase, Phase::Removing | Phase::Dead) {
             return Err(refused("Container is marked for removal and cannot be \"update\"."));
@@ -34,9 +44,9 @@ impl Engine {
         }
         let merged = merge(&container.spec.resources, &change).map_err(refused)?;
         if is_active(container.phase) && change != Resources::default() {
-            self.set_limits(&id, &merged).await?;
+            self.set_limits(id, &merged).await?;
         }
-        let (record, ()) = self.change(&id, |entry| {
+        let (record, ()) = self.change(id, |entry| {
             let spec = &mut entry.record.container.spec;
             spec.resources = merged;
             if let Some(policy) = restart {

@@ -69,6 +69,26 @@ async fn a_namespace_is_emptied_and_goes() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn the_pods_of_a_namespace_go_first() {
+    let world = World::start(27).await;
+    world.create(json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "team"}})).await;
+    let mut kept = pod("kept", json!({}));
+    kept["metadata"]["namespace"] = "team".into();
+    kept["metadata"]["finalizers"] = json!(["example.com/wait"]);
+    let kept = world.create(kept).await;
+    let map = world
+        .create(json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "c", "namespace": "team"}, "data": {}}))
+        .await;
+    world.delete_namespace("team").await;
+    tokio::time::sleep(std::time::Duration::from_secs(90)).await;
+    let there = world.get(&map).await.expect("a pod is still there");
+    assert!(there["metadata"]["deletionTimestamp"].is_null(), "{there}");
+    world.patch(&kept, json!({"metadata": {"finalizers": null}})).await;
+    world.until("it is gone", || world.namespaces.get("", "team").is_none()).await;
+    assert!(world.get(&map).await.is_none());
+}
+
+#[tokio::test(start_paused = true)]
 async fn deleting_a_deployment_collects_its_sets_and_pods() {
     for (seed, policy) in [(23, None), (24, Some("Background")), (25, Some("Foreground"))] {
         let world = World::start(seed).await;

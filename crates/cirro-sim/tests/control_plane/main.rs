@@ -8,4 +8,5 @@ mod leader;
 mod pods;
 mod random;
 mod services;
+mod storage;
 mod world;

@@ -20,6 +20,7 @@ mod kubectl;
 mod large_definitions;
 mod lifecycle;
 mod options;
+mod parts;
 mod registry_clients;
 mod robust;
 mod run_options;

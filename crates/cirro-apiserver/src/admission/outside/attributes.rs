@@ -58,7 +58,7 @@ impl<'a> Attributes<'a> {
 
     /// Describes the same write of the part that is its target.
     pub(crate) fn on(self, target: Target) -> Self {
-        Self { subresource: if target == Target::Status { "status" } else { "" }, ..self }
+        Self { subresource: target.subresource(), ..self }
     }
 
     /// Returns the same write with another state of the object.

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use cirro_seams::api::ApiError;
 use serde_json::{Value, json};
 
+use super::annotation::Annotation;
 use super::condition::{self, BUDGET, Condition};
 use super::{Attributes, matching, texts};
 use crate::asker;
@@ -24,6 +25,7 @@ pub(super) struct Policy {
     conditions: Vec<Condition>,
     variables: Vec<(String, Result<Program, String>)>,
     validations: Vec<Validation>,
+    annotations: Vec<Annotation>,
     ignores_failures: bool,
     /// apiVersion and kind of its parameters.
     param_kind: Option<(String, String)>,
@@ -68,6 +70,7 @@ impl Policy {
             conditions: condition::read(json::array(spec, "matchConditions")),
             variables: json::array(spec, "variables").iter().map(variable).collect(),
             validations: json::array(spec, "validations").iter().map(Validation::read).collect(),
+            annotations: Annotation::read(spec),
             ignores_failures: spec["failurePolicy"] == "Ignore",
             param_kind: param_kind.map(|kind| (text(kind, "apiVersion"), text(kind, "kind"))),
         }
@@ -92,7 +95,13 @@ impl Policy {
         let found = self.validations.iter().enumerate().filter_map(|(index, validation)| {
             self.denial(validation, &scope, budget).map(|denial| Denial { index, ..denial })
         });
-        found.collect()
+        let mut denials: Vec<Denial> = found.collect();
+        for annotation in &self.annotations {
+            if let Err(why) = annotation.tell(&self.name, &scope, budget) {
+                denials.extend(self.failed(why));
+            }
+        }
+        denials
     }
 
     fn denial(&self, validation: &Validation, scope: &Scope<'_>, budget: &mut Budget) -> Option<Denial> {
