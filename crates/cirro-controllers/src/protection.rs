@@ -35,7 +35,7 @@ pub(crate) async fn run(context: Arc<Context>) {
     let (pods, all) = (queue.clone(), claims.clone());
     context.pods.on_change(move |old, new| {
         let Some(pod) = old.filter(|_| new.is_none()) else { return };
-        let waiting = all.in_namespace(namespace(pod)).into_iter().filter(|claim| is_deleting(claim));
+        let waiting = all.in_namespace(&pod.head().namespace).into_iter().filter(|claim| is_deleting(claim));
         waiting.filter(|claim| uses(pod, claim)).for_each(|claim| {
             pods.add(("persistentvolumeclaims", namespace(&claim).to_owned(), name(&claim).to_owned()));
         });
