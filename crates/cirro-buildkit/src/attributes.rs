@@ -7,6 +7,7 @@ use std::net::IpAddr;
 
 use cirro_build::{BuildRequest, NamedContext, context_name};
 use cirro_seams::build::StepLimits;
+use cirro_seams::container::clean_cgroup_parent;
 
 use cirro_grpc::{Code, Status};
 
@@ -85,7 +86,10 @@ impl Asked {
             no_cache_stages,
             network: network(text("force-network-mode"))?,
             extra_hosts: text("add-hosts").map(hosts).transpose()?.unwrap_or_default(),
-            limits: limits(text("shm-size"), text("ulimit"))?,
+            limits: StepLimits {
+                cgroup_parent: text("cgroup-parent").map(cgroup_parent).transpose()?,
+                ..limits(text("shm-size"), text("ulimit"))?
+            },
             contexts: contexts(attributes)?,
             ..BuildRequest::default()
         };
@@ -117,7 +121,7 @@ fn check_known(attributes: &BTreeMap<String, String>) -> Result<(), Status> {
                 .iter()
                 .any(|prefix| name.starts_with(prefix));
         let off = value.is_empty() || value == "false";
-        if (name == "cgroup-parent" || name == "requestid") && !off {
+        if name == "requestid" && !off {
             return Err(Status::unsupported(format!("the frontend attribute {name}={value}")));
         }
         if let Some(kind) = name.strip_prefix("attest:").filter(|_| !is_disabled(value)) {
@@ -182,6 +186,10 @@ fn is_disabled(value: &str) -> bool {
     value.split(',').any(|part| part == "disabled=true")
 }
 
+fn cgroup_parent(path: &str) -> Result<String, Status> {
+    clean_cgroup_parent(path).ok_or_else(|| invalid(format!("invalid cgroup parent {path}")))
+}
+
 fn limits(shm_size: Option<&str>, ulimits: Option<&str>) -> Result<StepLimits, Status> {
     let number = |text: &str| text.parse().map_err(|_| invalid(format!("invalid number {text}")));
     let shm_size = shm_size.map(number).transpose()?;
@@ -229,6 +237,7 @@ mod tests {
             ("shm-size", "1048576"),
             ("ulimit", "nofile=64:128,core=-1"),
             ("force-network-mode", "host"),
+            ("cgroup-parent", "builds"),
             ("vcs:revision", "abc"),
             ("frontend.caps", "moby.buildkit.frontend.subrequests+forward"),
             ("cache-imports", "[]"),
@@ -244,6 +253,7 @@ mod tests {
         assert_eq!(request.extra_hosts, ["a:10.0.0.1", "b:::1", "c:host-gateway"]);
         assert_eq!(request.limits.shm_size, Some(1 << 20));
         assert_eq!(request.limits.ulimits, [("nofile".into(), 64, 128), ("core".into(), u64::MAX, u64::MAX)]);
+        assert_eq!(request.limits.cgroup_parent.as_deref(), Some("/builds"));
         assert_eq!(request.network, "host");
         assert_eq!(request.target.as_deref(), Some("final"));
     }
@@ -253,7 +263,7 @@ mod tests {
         for (name, value) in [
             ("platform", "linux/s390x"),
             ("platform", "linux/amd64,linux/arm64"),
-            ("cgroup-parent", "/x"),
+            ("cgroup-parent", "/x/.."),
             ("requestid", "frontend.outline"),
             ("context:other", "oci-layout://x"),
             ("context:other", "input:target"),

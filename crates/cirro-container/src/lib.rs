@@ -2,7 +2,7 @@
 //!
 //! ## Theory of operation
 //! ```text
-//!  daemon (tokio)        guardian (tiny)            helper (one per create, exec, spawn; short-lived)
+//!  daemon (tokio)        guardian (tiny)            helper (one per create, spawn; short-lived)
 //!  Supervisor ──socket──▶ supervisor (epoll) ──fork──▶ Runtime (libcontainer, own launcher) ──▶ container
 //!              ◀─events──    │  parent of all workloads, holds pipes and ptys, writes logs
 //!                            └─ gives its descriptors to the guardian, which gives them to its successor

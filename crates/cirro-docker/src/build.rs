@@ -34,7 +34,7 @@ const BUILDKIT: &str = "2";
 const QUIET_BYTES: usize = 64 << 10;
 
 /// Parameters of dockerd's that are refused when they are set to anything but nothing.
-const REFUSED: &[&str] = &["cgroupparent", "outputs", "session"];
+const REFUSED: &[&str] = &["outputs", "session"];
 
 /// Builds an image. When the client leaves, the build stops.
 pub(crate) async fn build(
@@ -259,7 +259,7 @@ mod tests {
     fn what_the_builder_cannot_do_is_refused() {
         for (name, value, status) in [
             ("version", "3", 400),
-            ("cgroupparent", "/x", 501),
+            ("cgroupparent", "..", 400),
             ("squash", "1", 400),
             ("securityopt", r#"["seccomp=unconfined"]"#, 400),
             ("cpushares", "-5", 400),

@@ -47,6 +47,7 @@ mod volumes;
 
 pub use info::FaceInfo;
 pub use server::{router, serve};
+pub use system::reload::tell_reload;
 
 /// What every handler works with.
 #[derive(Clone)]

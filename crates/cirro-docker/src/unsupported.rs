@@ -8,13 +8,9 @@ use http::StatusCode;
 use crate::Face;
 use crate::error::{Answer, ApiError};
 
-/// Endpoints that exist in dockerd and are not there yet: path and the name that the answer gives them.
-///
-/// `docs/compatibility-docker.md` lists the same; a test compares.
-pub(crate) const ENDPOINTS: &[(&str, &str)] = &[
-    ("/containers/{name}/checkpoints", "checkpointing"),
-    ("/containers/{name}/checkpoints/{checkpoint}", "checkpointing"),
-];
+/// Endpoints that dockerd has only when it was started for experiments.
+const EXPERIMENTAL: &[&str] =
+    &["/containers/{name}/checkpoints", "/containers/{name}/checkpoints/{checkpoint}"];
 
 /// First path segments that belong to dockerd's swarm mode.
 const SWARM: &[&str] = &["swarm", "nodes", "services", "tasks", "secrets", "configs"];
@@ -26,9 +22,8 @@ pub(crate) const NO_SWARM: &str = "This node is not a swarm manager. Use \"docke
 /// Returns the routes of everything that is not supported.
 pub(crate) fn routes() -> Router<Face> {
     let mut router = Router::new();
-    for &(path, what) in ENDPOINTS {
-        router =
-            router.route(path, any(move || async move { ApiError::not_supported(what).into_response() }));
+    for path in EXPERIMENTAL {
+        router = router.route(path, any(experimental));
     }
     for noun in SWARM {
         router = router
@@ -38,6 +33,13 @@ pub(crate) fn routes() -> Router<Face> {
     router
         .route("/plugins", get(async || axum::Json(Vec::<()>::new())))
         .route("/plugins/{*rest}", any(plugin))
+}
+
+/// Answers as a dockerd that was not started for experiments.
+async fn experimental() -> ApiError {
+    let text = "This experimental feature is disabled by default. Start the Docker daemon in experimental mode in order to \
+                enable it.";
+    ApiError { status: StatusCode::NOT_IMPLEMENTED, message: text.to_owned() }
 }
 
 async fn no_swarm() -> ApiError {

@@ -312,6 +312,11 @@ impl Engine {
         self.shared.events.emit(kind, action, "", attributes);
     }
 
+    /// Tells docker's clients of something that happened to the daemon itself.
+    pub fn tell_daemon(&self, id: &str, action: &str, attributes: &[(&str, &str)]) {
+        self.shared.events.emit("daemon", action, id, attributes);
+    }
+
     /// Gives a container another name.
     pub async fn rename_container(&self, name: &str, new_name: &str) -> Result<(), EngineError> {
         let id = self.find_own(name)?;

@@ -127,6 +127,8 @@ pub struct StepLimits {
     pub shm_size: Option<u64>,
     /// `nofile` and such: name, soft, hard.
     pub ulimits: Vec<(String, u64, u64)>,
+    /// The cgroup that those of the steps are in, if that is not the cloud's: absolute and clean.
+    pub cgroup_parent: Option<String>,
 }
 
 /// Something mounted for one step; nothing of it is in the layer.

@@ -520,3 +520,15 @@ impl ContainerSpec {
         vec![Attachment { network, ..Attachment::default() }]
     }
 }
+
+/// Cleans the path of a cgroup that others are to be in, as if it began at the top; nothing for the top itself.
+pub fn clean_cgroup_parent(path: &str) -> Option<String> {
+    let mut names: Vec<&str> = Vec::new();
+    for name in path.split('/').filter(|name| !matches!(*name, "" | ".")) {
+        match name {
+            ".." => _ = names.pop(),
+            name => names.push(name),
+        }
+    }
+    (!names.is_empty()).then(|| format!("/{}", names.join("/")))
+}

@@ -45,6 +45,7 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
     if config.has(Role::Faces) {
         serve_docker(&config, &engine, &tasks, &stop)?;
     }
+    tell_of_hang_ups(&config, &engine, &tasks, &stop)?;
     let registry = registry::start(&config, &engine, &tasks, &stop).await?;
     let facts = Facts {
         started,
@@ -158,13 +159,34 @@ fn serve_docker(
 ) -> anyhow::Result<()> {
     for socket in &config.docker_sockets {
         let listener = listen_unix(socket, 0o660)?;
-        let face = cirro_docker::FaceInfo {
-            name: config.node_name.clone(),
-            version: env!("CARGO_PKG_VERSION").into(),
-            data_dir: config.data_dir.clone(),
-        };
+        let face = face_info(config);
         tasks.spawn(cirro_docker::serve(engine.clone(), listener, face, stop.clone().cancelled_owned()));
     }
+    Ok(())
+}
+
+fn face_info(config: &Config) -> cirro_docker::FaceInfo {
+    cirro_docker::FaceInfo {
+        name: config.node_name.clone(),
+        version: env!("CARGO_PKG_VERSION").into(),
+        data_dir: config.data_dir.clone(),
+    }
+}
+
+/// dockerd reads its configuration again at SIGHUP and tells so. Ours is the command line's: only the telling is left.
+fn tell_of_hang_ups(
+    config: &Config,
+    engine: &Engine,
+    tasks: &TaskTracker,
+    stop: &CancellationToken,
+) -> anyhow::Result<()> {
+    let mut hang_ups = signal(SignalKind::hangup()).context("listen to signals")?;
+    let (face, engine, stop) = (face_info(config), engine.clone(), stop.clone());
+    tasks.spawn(async move {
+        while let Some(Some(())) = stop.run_until_cancelled(hang_ups.recv()).await {
+            cirro_docker::tell_reload(&engine, &face);
+        }
+    });
     Ok(())
 }
 

@@ -3,7 +3,7 @@
 use cirro_seams::build::StepLimits;
 
 use super::json_param;
-use crate::containers::create::{shm_size, ulimit};
+use crate::containers::create::{cgroup_parent, shm_size, ulimit};
 use crate::containers::request::{Limits, Ulimit};
 use crate::containers::resources;
 use crate::error::ApiError;
@@ -28,6 +28,7 @@ pub(crate) fn parse(params: &Params) -> Result<StepLimits, ApiError> {
         resources: resources::parse(&limits)?,
         shm_size: shm_size(number("shmsize")?)?,
         ulimits: ulimits.into_iter().map(ulimit).collect::<Result<_, _>>()?,
+        cgroup_parent: cgroup_parent(params.text("cgroupparent").unwrap_or_default())?,
     })
 }
 
@@ -45,6 +46,7 @@ mod tests {
             ("cpuquota", "50000"),
             ("cpusetcpus", "0"),
             ("shmsize", "1048576"),
+            ("cgroupparent", "builds/../mine/"),
             ("ulimits", r#"[{"Name":"nofile","Soft":64,"Hard":128}]"#),
         ];
         let query = query.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
@@ -53,6 +55,7 @@ mod tests {
         assert_eq!((limits.resources.cpu_shares, limits.resources.cpu_quota), (Some(512), Some(50_000)));
         assert_eq!(limits.resources.cpuset_cpus.as_deref(), Some("0"));
         assert_eq!(limits.shm_size, Some(1 << 20));
+        assert_eq!(limits.cgroup_parent.as_deref(), Some("/mine"));
         assert_eq!(limits.ulimits, [("nofile".to_owned(), 64, 128)]);
     }
 }

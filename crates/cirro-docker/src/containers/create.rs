@@ -6,7 +6,9 @@ use axum::Json;
 use axum::body::Body;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
-use cirro_seams::container::{ContainerSpec, NetworkMode, Owner, PidMode, RestartPolicy};
+use cirro_seams::container::{
+    ContainerSpec, NetworkMode, Owner, PidMode, RestartPolicy, clean_cgroup_parent,
+};
 use http::{Request, StatusCode};
 use serde_json::{Map, Value, json};
 
@@ -251,22 +253,13 @@ fn extra_host(text: &str, gateway: &impl Fn() -> Option<IpAddr>) -> Result<(Stri
     Ok((name.to_owned(), address))
 }
 
-/// Cleans the path of a cgroup as if it began at the top; nothing is the cloud's.
-fn cgroup_parent(path: &str) -> Result<Option<String>, ApiError> {
+/// Reads the path of a cgroup; nothing is the cloud's.
+pub(crate) fn cgroup_parent(path: &str) -> Result<Option<String>, ApiError> {
     if path.is_empty() {
         return Ok(None);
     }
-    let mut names: Vec<&str> = Vec::new();
-    for name in path.split('/').filter(|name| !matches!(*name, "" | ".")) {
-        match name {
-            ".." => _ = names.pop(),
-            name => names.push(name),
-        }
-    }
-    match names.is_empty() {
-        true => Err(ApiError::invalid(format!("invalid cgroup parent: {path}"))),
-        false => Ok(Some(format!("/{}", names.join("/")))),
-    }
+    let clean = clean_cgroup_parent(path);
+    clean.map(Some).ok_or_else(|| ApiError::invalid(format!("invalid cgroup parent: {path}")))
 }
 
 /// Reads a size of shared memory; 0 is the default.

@@ -17,7 +17,7 @@ fn done() -> Answer {
 /// Starts a container; 304 when it runs.
 pub(crate) async fn start(State(face): State<Face>, Path(name): Path<String>, params: Params) -> Answer {
     if params.text("checkpoint").is_some() {
-        return Err(ApiError::not_supported("starting from a checkpoint"));
+        return Err(ApiError::invalid("checkpoint is only supported in experimental mode"));
     }
     face.engine.start_container(&name).await?;
     done()

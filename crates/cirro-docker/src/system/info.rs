@@ -22,7 +22,7 @@ pub(crate) async fn get(State(face): State<Face>) -> Result<Json<Value>, ApiErro
     let discovered: Vec<Value> =
         discovered.into_iter().map(|id| json!({ "Source": "cdi", "ID": id })).collect();
     Ok(Json(json!({
-        "ID": format!("cirro-{}", info.name),
+        "ID": daemon_id(info),
         "Name": info.name,
         "Containers": phases.len(),
         "ContainersRunning": running,
@@ -122,4 +122,9 @@ fn open_files() -> usize {
 /// Returns how many threads the daemon has; dockerd tells its goroutines here.
 fn threads() -> usize {
     std::fs::read_dir("/proc/self/task").map_or(0, Iterator::count)
+}
+
+/// Returns the daemon's own id.
+pub(crate) fn daemon_id(info: &crate::FaceInfo) -> String {
+    format!("cirro-{}", info.name)
 }

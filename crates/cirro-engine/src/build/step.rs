@@ -136,6 +136,7 @@ fn record_of(step: Step) -> Result<Record, EngineError> {
         resources: step.limits.resources,
         shm_size: step.limits.shm_size,
         ulimits: step.limits.ulimits,
+        cgroup_parent: step.limits.cgroup_parent,
         log: LogConfig { keep: false, ..LogConfig::default() },
         owner: Owner::Build,
         ..ContainerSpec::default()
