@@ -50,7 +50,7 @@ pub(crate) async fn forwarding(client: &Client) -> Result<()> {
     stream.write_all(b"GET /index.html HTTP/1.0\r\n\r\n").await?;
     let mut answer = String::new();
     tokio::time::timeout(PATIENCE, stream.read_to_string(&mut answer)).await??;
-    ensure!(answer.starts_with("HTTP/1.0 200") && answer.ends_with("page\n"), "{answer:?}");
+    ensure!(answer.starts_with("HTTP/1.1 200") && answer.ends_with("page\n"), "{answer:?}");
     drop(stream);
     forwarder.abort();
     Ok(())
