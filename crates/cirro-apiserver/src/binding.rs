@@ -3,8 +3,10 @@
 use cirro_seams::api::ApiError;
 use serde_json::{Value, json};
 
+use crate::admission::outside::{Operation, Part};
 use crate::error;
 use crate::json;
+use crate::registry::Subresource;
 use crate::storage::{Place, Storage, Target};
 
 /// Binds the pod at `place` as a `Binding` object says.
@@ -17,6 +19,12 @@ pub(crate) async fn bind(
     binding: &Value,
     dry_run: bool,
 ) -> Result<(), ApiError> {
+    let mut binding = binding.clone();
+    binding["apiVersion"] = "v1".into();
+    binding["kind"] = "Binding".into();
+    let part =
+        Part { place, subresource: Subresource::Binding, operation: Operation::Create, old: None, dry_run };
+    let binding = &storage.admit_sent(part, binding).await?;
     let node = json::text(binding, "target.name");
     let kind = json::text(binding, "target.kind");
     if node.is_empty() || !(kind.is_empty() || kind == "Node") {

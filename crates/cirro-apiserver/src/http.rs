@@ -16,9 +16,12 @@ use crate::server::ApiServer;
 use crate::tokens;
 
 mod access;
+mod aggregate;
 mod answer;
 mod apply;
 mod approval;
+mod compute;
+mod connect;
 mod console;
 mod delete;
 mod discovery;
@@ -42,6 +45,8 @@ mod upgrade;
 mod watch;
 mod write;
 
+use aggregate::Remote;
+pub(crate) use aggregate::{Aggregator, NodeSeam};
 use answer::Answer;
 use metrics::Asked;
 use negotiate::Accept;
@@ -54,9 +59,15 @@ use crate::storage::Place;
 
 impl ApiServer {
     /// Answers one request of the user that the connection authenticated; refusals are answers too.
-    pub async fn respond(&self, user: &User, request: Request<Body>) -> Response<Body> {
+    pub async fn respond(&self, user: &User, mut request: Request<Body>) -> Response<Body> {
         let wishes = encode::Wishes::of(&request);
-        let route = route::parse(request.uri().path());
+        let route = match self.aggregator.remote_of(request.uri().path()) {
+            None => route::parse(request.uri().path()),
+            Some(remote) => {
+                request.extensions_mut().insert(remote);
+                route::parse_remote(request.uri().path())
+            }
+        };
         let wanted = access::of(&request, &route);
         let asked = Asked::of(request.method(), &wanted, &self.storage.definitions.registry());
         let mut running = self.metrics.begin(asked);
@@ -140,15 +151,29 @@ impl ApiServer {
         &self,
         user: &User,
         route: Route,
-        request: Request<Body>,
+        mut request: Request<Body>,
     ) -> Result<Response<Body>, ApiError> {
+        if let Some(remote) = request.extensions_mut().remove::<Arc<Remote>>() {
+            return match route {
+                Route::Unknown => Err(error::no_such_path()),
+                _ => Box::pin(self.aggregator.forward(&self.storage, user, &remote, request)).await,
+            };
+        }
         match route {
             Route::Version => Ok(discovery::version()),
             Route::Metrics => Ok(self.metrics.answer()),
             Route::Issuer => Ok(answer::document(&tokens::configuration())),
             Route::TokenKeys => Ok(answer::keys(&self.storage.tokens.keys())),
             Route::Resource(path) => self.resource(user, path, request).await,
-            route => discovery::answer(&self.storage.definitions.registry(), &route, &request),
+            Route::OpenApi(group, version) if self.aggregator.remote(&group, &version).is_some() => {
+                let remote = self.aggregator.remote(&group, &version).ok_or_else(error::no_such_path)?;
+                Box::pin(self.aggregator.forward(&self.storage, user, &remote, request)).await
+            }
+            route => {
+                let wanted = discovery::wanted(&route, &request);
+                let foreign = Box::pin(self.aggregator.foreign(&self.storage, wanted)).await;
+                discovery::answer(&self.storage.definitions.registry(), &foreign, &route, &request)
+            }
         }
     }
 
@@ -171,7 +196,11 @@ impl ApiServer {
         let query = Query::parse(request.uri())?;
         let accept = Accept::parse(request.headers())?;
         let version = served.api_version();
-        let call = Call { server: self.clone(), user: user.clone(), served, path, query, accept };
+        let behind = match subresource {
+            Some(Subresource::Proxy(_)) => proxy::behind(request.uri()),
+            _ => String::new(),
+        };
+        let call = Call { server: self.clone(), user: user.clone(), served, path, behind, query, accept };
         let manager = apply::manager_of(&call.query, &request)?;
         crate::managed::scope(manager, version, call.dispatch(subresource, request)).await
     }
@@ -188,8 +217,21 @@ pub(crate) struct Call {
     pub(crate) user: User,
     pub(crate) served: Served,
     pub(crate) path: ResourcePath,
+    /// What the path says to the server behind the object, when it is proxied.
+    pub(crate) behind: String,
     pub(crate) query: Query,
     pub(crate) accept: Accept,
+}
+
+/// Whether a request connects to what is behind an object.
+fn connects(method: &Method, subresource: Subresource) -> bool {
+    match subresource {
+        Subresource::Proxy(_) => true,
+        Subresource::Exec | Subresource::Attach | Subresource::PortForward => {
+            matches!(*method, Method::GET | Method::POST)
+        }
+        _ => false,
+    }
 }
 
 type Handler<'a> = Pending<'a, Result<Response<Body>, ApiError>>;
@@ -205,13 +247,21 @@ impl Call {
             let name = self.path.name.clone();
             return Box::pin(self.watch(name.as_deref())).await;
         }
-        self.handler(subresource, request).ok_or_else(error::method_not_allowed)?.await
+        let call = match subresource {
+            Some(one) if connects(request.method(), one) => Box::pin(self.admitted(one)).await?,
+            _ => self,
+        };
+        call.handler(subresource, request).ok_or_else(error::method_not_allowed)?.await
     }
 
     /// Finds who answers. Each has a place of its own in memory: one for all of them would be as large as the largest, and is
     /// moved about with every request.
     fn handler(&self, subresource: Option<Subresource>, request: Request<Body>) -> Option<Handler<'_>> {
         let method = request.method().clone();
+        if self.served.kind.strategy.is_computed() {
+            let read = method == Method::GET && !self.query.flag("watch");
+            return read.then(|| Box::pin(self.compute()) as _);
+        }
         if !self.served.kind.stored {
             return (method == Method::POST).then(|| Box::pin(self.review(request)) as _);
         }

@@ -18,6 +18,7 @@ mod event;
 mod extension;
 mod flowcontrol;
 mod limits;
+mod metrics;
 mod network;
 mod networking;
 mod pod;
@@ -59,6 +60,7 @@ pub(crate) fn registry() -> Registry {
         definition::kinds,
         compute::kinds,
         network::kinds,
+        metrics::kinds,
     ];
     Registry::new(groups.iter().flat_map(|kinds| kinds()).collect())
 }

@@ -22,7 +22,10 @@ use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::WebPkiClientVerifier;
 
+mod front_proxy;
 pub(crate) mod issue;
+
+pub(crate) use front_proxy::FrontProxy;
 
 const CA_YEARS: i16 = 10;
 const LEAF_YEARS: i16 = 1;
@@ -65,7 +68,13 @@ pub struct Pki {
 impl Pki {
     /// Opens the authority in `directory`, or makes it: `ca.crt` and `ca.key` (mode 0600).
     pub fn open(directory: &Path) -> Result<Self, PkiError> {
-        let (certificate_path, key_path) = (directory.join("ca.crt"), directory.join("ca.key"));
+        Self::open_as(directory, "ca", "cirro-ca")
+    }
+
+    /// Opens or makes an authority whose files begin with `stem`.
+    fn open_as(directory: &Path, stem: &str, name: &str) -> Result<Self, PkiError> {
+        let file = |ending: &str| directory.join(format!("{stem}.{ending}"));
+        let (certificate_path, key_path) = (file("crt"), file("key"));
         let key = match read(&key_path)? {
             Some(pem) => KeyPair::from_pem(&pem).map_err(PkiError::Make)?,
             None => {
@@ -77,7 +86,7 @@ impl Pki {
                 key
             }
         };
-        let params = authority();
+        let params = authority(name);
         let certificate = match read(&certificate_path)? {
             Some(pem) => pem,
             None => {
@@ -182,9 +191,9 @@ current-context: kubernetes-admin@cirro
 
 /// Returns what the authority's certificate says; the same at every start, since the issuer's name
 /// and key are all that what it signs depends on.
-fn authority() -> CertificateParams {
+fn authority(name: &str) -> CertificateParams {
     let mut params = CertificateParams::default();
-    params.distinguished_name = distinguished_name("cirro-ca", None);
+    params.distinguished_name = distinguished_name(name, None);
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::DigitalSignature];
     set_validity(&mut params, CA_YEARS);

@@ -250,6 +250,18 @@ pub(crate) trait Strategy: Sync + Send {
     fn answer<'a>(&'a self, object: Value, _asker: Asker<'a>) -> Pending<'a, Result<Value, ApiError>> {
         Box::pin(async { Ok(object) })
     }
+    /// Whether the objects of a kind that is not stored are found out when somebody asks.
+    fn is_computed(&self) -> bool {
+        false
+    }
+    /// Finds out the objects of such a kind, in a namespace or everywhere.
+    fn compute<'a>(&'a self, _asker: Asker<'a>) -> Pending<'a, Result<Vec<Value>, ApiError>> {
+        Box::pin(async { Ok(Vec::new()) })
+    }
+    /// Returns the refusal for one of them that there is not, when it is not the usual one.
+    fn not_found(&self, _namespace: &str, _name: &str) -> Option<ApiError> {
+        None
+    }
     /// What names of this kind must look like.
     fn name_rule(&self) -> crate::validate::NameRule {
         crate::validate::NameRule::Subdomain
@@ -383,6 +395,8 @@ impl Kind {
     pub(crate) fn verbs(&self) -> &'static [&'static str] {
         if self.stored {
             &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"]
+        } else if self.strategy.is_computed() {
+            &["get", "list"]
         } else {
             &["create"]
         }

@@ -3,7 +3,7 @@
 use std::net::SocketAddrV4;
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, RwLock};
+use std::sync::Arc;
 
 use cirro_seams::api::{Api, ApiError, ResourceInfo};
 use cirro_seams::node::NodeStreams;
@@ -16,10 +16,10 @@ use crate::client::LocalClient;
 use crate::custom::Definitions;
 use crate::error;
 use crate::fairness::{self, Fairness};
-use crate::http::SharedLines;
 use crate::http::metrics::Metrics;
+use crate::http::{Aggregator, NodeSeam, SharedLines};
 use crate::kinds;
-use crate::pki::{Pki, PkiError};
+use crate::pki::{FrontProxy, Pki, PkiError};
 use crate::rbac::{self, Rbac};
 use crate::record::DecodeCache;
 use crate::sealed::SealedStore;
@@ -74,7 +74,9 @@ pub struct ApiServer {
     pub(crate) storage: Arc<Storage>,
     /// The lines of the last changes, for all watchers.
     pub(crate) lines: Arc<SharedLines>,
-    node_streams: Arc<RwLock<Option<Arc<dyn NodeStreams>>>>,
+    node_streams: NodeSeam,
+    /// Servers of other groups.
+    pub(crate) aggregator: Arc<Aggregator>,
     pub(crate) metrics: Arc<Metrics>,
 }
 
@@ -82,6 +84,7 @@ pub struct ApiServer {
 struct Keys {
     tokens: Tokens,
     pki: Option<Arc<Pki>>,
+    front_proxy: Option<FrontProxy>,
     store: Arc<dyn ObjectStore>,
     /// The same store, when it seals secrets.
     sealed: Option<Arc<SealedStore>>,
@@ -91,13 +94,20 @@ impl Keys {
     /// Opens, or makes, the keys of the server. Blocks.
     fn open(store: Arc<dyn ObjectStore>, directory: Option<&Path>) -> Result<Self, PkiError> {
         let Some(directory) = directory else {
-            return Ok(Self { tokens: Tokens::open(None)?, pki: None, store, sealed: None });
+            return Ok(Self {
+                tokens: Tokens::open(None)?,
+                pki: None,
+                front_proxy: None,
+                store,
+                sealed: None,
+            });
         };
         // The authority first: it makes the directory.
         let pki = Arc::new(Pki::open(directory)?);
         let sealed = Arc::new(SealedStore::open(store, directory)?);
         let tokens = Tokens::open(Some(directory))?;
-        Ok(Self { tokens, pki: Some(pki), store: sealed.clone(), sealed: Some(sealed) })
+        let front_proxy = Some(FrontProxy::open(directory)?);
+        Ok(Self { tokens, pki: Some(pki), front_proxy, store: sealed.clone(), sealed: Some(sealed) })
     }
 }
 
@@ -129,7 +139,8 @@ impl ApiServer {
         let keys = options.keys.clone();
         let opened = tokio::task::spawn_blocking(move || Keys::open(store, keys.as_deref())).await;
         let opened = opened.map_err(|why| error::internal(why.to_string()))?;
-        let Keys { tokens, pki, store, sealed } = opened.map_err(|why| error::internal(chain(&why)))?;
+        let Keys { tokens, pki, front_proxy, store, sealed } =
+            opened.map_err(|why| error::internal(chain(&why)))?;
         if let Some(sealed) = sealed {
             sealed.seal_all().await.map_err(|source| error::store(source, store.revision()))?;
         }
@@ -151,15 +162,18 @@ impl ApiServer {
             node_ports: options.node_ports.clone(),
             without_admission: options.without_admission.clone(),
         };
-        let server = Self {
-            storage: Arc::new(storage),
+        let storage = Arc::new(storage);
+        bootstrap(&storage, &options).await?;
+        storage.follow_definitions().await;
+        let node_streams = NodeSeam::default();
+        let aggregator = Aggregator::start(&storage, front_proxy, node_streams.clone()).await?;
+        Ok(Self {
+            storage,
             lines: Arc::default(),
-            node_streams: Arc::default(),
+            node_streams,
+            aggregator: Arc::new(aggregator),
             metrics: Arc::default(),
-        };
-        server.bootstrap(&options).await?;
-        server.storage.follow_definitions().await;
-        Ok(server)
+        })
     }
 
     /// Returns a client in this process: the same storage path, admission and validation included.
@@ -183,6 +197,7 @@ impl ApiServer {
     /// Says how logs, exec, attach and consoles reach the node.
     pub fn set_node_streams(&self, streams: Arc<dyn NodeStreams>) {
         *self.node_streams.write().expect("no panic while it is held") = Some(streams);
+        self.aggregator.look_at_all();
     }
 
     /// Returns the way to the node.
@@ -190,70 +205,70 @@ impl ApiServer {
         let streams = self.node_streams.read().expect("no panic while it is held").clone();
         streams.ok_or_else(|| error::unavailable("the node is not ready to serve streams".into()))
     }
+}
 
-    async fn bootstrap(&self, options: &Options) -> Result<(), ApiError> {
-        for name in ["default", "kube-system", "kube-public", "kube-node-lease"] {
-            self.ensure("", "namespaces", "", json!({"metadata": {"name": name}})).await?;
-        }
-        rbac::bootstrap::reconcile(&self.storage).await?;
-        fairness::defaults::reconcile(&self.storage).await?;
-        for class in kinds::system_priorities() {
-            self.ensure("scheduling.k8s.io", "priorityclasses", "", class).await?;
-        }
-        let first = std::net::Ipv4Addr::from(u32::from(options.service_cidr.network()) + 1);
-        let labels = json!({"component": "apiserver", "provider": "kubernetes"});
-        let target = options.advertise.map_or(6443, |address| address.port());
-        let service = json!({"metadata": {"name": "kubernetes", "labels": labels}, "spec": {
-            "clusterIP": first.to_string(),
-            "ports": [{"name": "https", "port": 443, "targetPort": target}],
-        }});
-        self.ensure("", "services", "default", service).await?;
-        if let Some(address) = options.advertise {
-            self.advertise(address).await?;
-        }
-        Ok(())
+async fn bootstrap(storage: &Storage, options: &Options) -> Result<(), ApiError> {
+    for name in ["default", "kube-system", "kube-public", "kube-node-lease"] {
+        ensure(storage, "", "namespaces", "", json!({"metadata": {"name": name}})).await?;
     }
+    rbac::bootstrap::reconcile(storage).await?;
+    fairness::defaults::reconcile(storage).await?;
+    for class in kinds::system_priorities() {
+        ensure(storage, "scheduling.k8s.io", "priorityclasses", "", class).await?;
+    }
+    let first = std::net::Ipv4Addr::from(u32::from(options.service_cidr.network()) + 1);
+    let labels = json!({"component": "apiserver", "provider": "kubernetes"});
+    let target = options.advertise.map_or(6443, |address| address.port());
+    let service = json!({"metadata": {"name": "kubernetes", "labels": labels}, "spec": {
+        "clusterIP": first.to_string(),
+        "ports": [{"name": "https", "port": 443, "targetPort": target}],
+    }});
+    ensure(storage, "", "services", "default", service).await?;
+    if let Some(address) = options.advertise {
+        advertise(storage, address).await?;
+    }
+    Ok(())
+}
 
-    /// Writes where the service `kubernetes` leads to.
-    async fn advertise(&self, address: SocketAddrV4) -> Result<(), ApiError> {
-        let (ip, port) = (address.ip().to_string(), address.port());
-        let skip = json!({"endpointslice.kubernetes.io/skip-mirror": "true"});
-        let endpoints = json!({"metadata": {"name": "kubernetes", "labels": skip}, "subsets": [
-            {"addresses": [{"ip": ip}], "ports": [{"name": "https", "port": port, "protocol": "TCP"}]}]});
-        let labels = json!({"kubernetes.io/service-name": "kubernetes"});
-        let slice = json!({"metadata": {"name": "kubernetes", "labels": labels}, "addressType": "IPv4",
-            "endpoints": [{"addresses": [ip], "conditions": {"ready": true}}],
-            "ports": [{"name": "https", "port": port, "protocol": "TCP"}]});
-        self.put("", "endpoints", endpoints).await?;
-        self.put("discovery.k8s.io", "endpointslices", slice).await
-    }
+/// Writes where the service `kubernetes` leads to.
+async fn advertise(storage: &Storage, address: SocketAddrV4) -> Result<(), ApiError> {
+    let (ip, port) = (address.ip().to_string(), address.port());
+    let skip = json!({"endpointslice.kubernetes.io/skip-mirror": "true"});
+    let endpoints = json!({"metadata": {"name": "kubernetes", "labels": skip}, "subsets": [
+        {"addresses": [{"ip": ip}], "ports": [{"name": "https", "port": port, "protocol": "TCP"}]}]});
+    let labels = json!({"kubernetes.io/service-name": "kubernetes"});
+    let slice = json!({"metadata": {"name": "kubernetes", "labels": labels}, "addressType": "IPv4",
+        "endpoints": [{"addresses": [ip], "conditions": {"ready": true}}],
+        "ports": [{"name": "https", "port": port, "protocol": "TCP"}]});
+    put(storage, "", "endpoints", endpoints).await?;
+    put(storage, "discovery.k8s.io", "endpointslices", slice).await
+}
 
-    /// Creates an object unless it exists.
-    async fn ensure(
-        &self,
-        group: &str,
-        plural: &str,
-        namespace: &str,
-        object: Value,
-    ) -> Result<(), ApiError> {
-        let kind = self.storage.registry.kind(group, plural).expect("bootstrap knows its kinds");
-        // Looked for first: a service that exists holds the very address that a second one would ask for.
-        match self.storage.record(Place { kind, namespace, name: crate::json::name(&object) }).await {
-            Err(refusal) if refusal.is_not_found() => {}
-            found => return found.map(drop),
-        }
-        match self.storage.create(kind, namespace, object, false).await {
-            Err(refusal) if !refusal.is_already_exists() => Err(refusal),
-            _ => Ok(()),
-        }
+/// Creates an object unless it exists.
+async fn ensure(
+    storage: &Storage,
+    group: &str,
+    plural: &str,
+    namespace: &str,
+    object: Value,
+) -> Result<(), ApiError> {
+    let kind = storage.registry.kind(group, plural).expect("bootstrap knows its kinds");
+    // Looked for first: a service that exists holds the very address that a second one would ask for.
+    match storage.record(Place { kind, namespace, name: crate::json::name(&object) }).await {
+        Err(refusal) if refusal.is_not_found() => {}
+        found => return found.map(drop),
     }
+    match storage.create(kind, namespace, object, false).await {
+        Err(refusal) if !refusal.is_already_exists() => Err(refusal),
+        _ => Ok(()),
+    }
+}
 
-    /// Creates or replaces an object in the namespace `default`.
-    async fn put(&self, group: &str, plural: &str, object: Value) -> Result<(), ApiError> {
-        self.ensure(group, plural, "default", object.clone()).await?;
-        let kind = self.storage.registry.kind(group, plural).expect("bootstrap knows its kinds");
-        let place = Place { kind, namespace: "default", name: crate::json::name(&object) };
-        let change = |_: &Value| Ok(object.clone());
-        self.storage.modify(place, crate::storage::Target::Object, false, change).await.map(drop)
-    }
+/// Creates or replaces an object in the namespace `default`.
+async fn put(storage: &Storage, group: &str, plural: &str, object: Value) -> Result<(), ApiError> {
+    ensure(storage, group, plural, "default", object.clone()).await?;
+    let kind = storage.registry.kind(group, plural).expect("bootstrap knows its kinds");
+    let place = Place { kind, namespace: "default", name: crate::json::name(&object) };
+    let change = |_: &Value| Ok(object.clone());
+    storage.modify(place, crate::storage::Target::Object, false, change).await.map(drop)
 }

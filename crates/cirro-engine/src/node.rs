@@ -3,6 +3,7 @@
 mod connect;
 mod pods;
 pub(crate) mod sandboxes;
+mod usage;
 
 use std::sync::Arc;
 
@@ -16,6 +17,7 @@ use cirro_seams::node::{
     Connection, ExecRequest, InstanceRequest, InstanceState, LogOptions, NodeEngine, NodeError, NodeEvent,
     Sandbox, SandboxSpec, Session, TenantNetworks,
 };
+use cirro_seams::usage::UsageSample;
 use tokio::sync::{broadcast, mpsc};
 
 use crate::Engine;
@@ -112,6 +114,10 @@ impl NodeEngine for Node {
     fn pull_image(&self, name: &str) -> Pending<'_, Result<String, NodeError>> {
         let name = name.to_owned();
         answer(async move { self.0.pull_wanted(&name, cirro_image::Credentials::default()).await })
+    }
+
+    fn usage(&self) -> Pending<'_, Result<UsageSample, NodeError>> {
+        answer(self.0.usage())
     }
 
     fn logs(&self, id: &str, options: LogOptions) -> Pending<'_, Result<mpsc::Receiver<Bytes>, NodeError>> {

@@ -24,6 +24,7 @@ mod spec;
 mod status;
 mod streams;
 mod termination;
+mod usage;
 mod volumes;
 
 use std::net::Ipv4Addr;
@@ -75,6 +76,7 @@ pub struct Kubelet {
     pub(crate) probes: Probes,
     pub(crate) plane: ServicePlane,
     pub(crate) workers: PodWorkers,
+    pub(crate) samples: usage::Samples,
 }
 
 impl Kubelet {
@@ -99,6 +101,7 @@ impl Kubelet {
             probes: Probes::new(engine.clone(), queue.clone()),
             plane: ServicePlane::default(),
             workers: PodWorkers::default(),
+            samples: usage::Samples::default(),
             queue,
             api,
             engine,

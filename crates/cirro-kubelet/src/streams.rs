@@ -7,6 +7,7 @@ use bytes::Bytes;
 use cirro_seams::Pending;
 use cirro_seams::container::Container;
 use cirro_seams::node::{Connection, ExecRequest, LogOptions, NodeError, NodeStreams, Session};
+use cirro_seams::usage::NodeUsage;
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 
@@ -72,6 +73,10 @@ impl NodeStreams for Kubelet {
 
     fn instance_console(&self, uid: &str, limit: usize) -> Pending<'_, Result<Bytes, NodeError>> {
         self.engine.instance_console(uid, limit)
+    }
+
+    fn usage(&self) -> Pending<'_, Result<NodeUsage, NodeError>> {
+        Box::pin(self.node_usage())
     }
 
     fn connect_pod(&self, pod_uid: &str, port: u16) -> Pending<'_, Result<Connection, NodeError>> {

@@ -9,6 +9,7 @@ pub mod build;
 pub mod container;
 pub mod network;
 pub mod node;
+pub mod usage;
 
 /// A boxed future, so that the traits here can be used as `dyn`.
 pub type Pending<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;

@@ -15,6 +15,7 @@ use tokio::sync::mpsc;
 use crate::Pending;
 use crate::container::{Container, ContainerSpec, Resources};
 use crate::network::{NameRecord, PortPublish, ServicePort};
+use crate::usage::{NodeUsage, UsageSample};
 
 /// What a node's engine could not do.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -217,6 +218,8 @@ pub trait NodeEngine: Send + Sync {
     fn find_image(&self, name: &str) -> Pending<'_, Result<Option<String>, NodeError>>;
     /// Fetches an image from its registry, or finds it here when it was made here; returns its id.
     fn pull_image(&self, name: &str) -> Pending<'_, Result<String, NodeError>>;
+    /// Reads what the host and each running container of a pod have used until now.
+    fn usage(&self) -> Pending<'_, Result<UsageSample, NodeError>>;
     /// Reads a container's log as plain text.
     fn logs(&self, id: &str, options: LogOptions) -> Pending<'_, Result<mpsc::Receiver<Bytes>, NodeError>>;
     /// Runs a command in a container.
@@ -263,6 +266,8 @@ pub trait NodeStreams: Send + Sync {
     fn attach(&self, pod_uid: &str, container: &str, stdin: bool) -> Pending<'_, Result<Session, NodeError>>;
     /// Returns the serial console of an instance, at most `limit` bytes from its end.
     fn instance_console(&self, uid: &str, limit: usize) -> Pending<'_, Result<Bytes, NodeError>>;
+    /// Returns what the node and its pods used lately.
+    fn usage(&self) -> Pending<'_, Result<NodeUsage, NodeError>>;
     /// Connects to a port on the loopback of a pod.
     fn connect_pod(&self, pod_uid: &str, port: u16) -> Pending<'_, Result<Connection, NodeError>>;
     /// Connects to an address that the node reaches: of a pod, or of whatever is behind a service.

@@ -10,10 +10,15 @@ use cirro_seams::node::{
     Connection, ExecRequest, InstanceRequest, InstanceState, LogOptions, NodeEngine, NodeError, NodeEvent,
     Sandbox, SandboxSpec, Session, TenantNetworks,
 };
+use cirro_seams::usage::{Counts, UsageSample};
 use tokio::sync::{broadcast, mpsc};
 
 use crate::SimEngine;
 use crate::faults::Operation;
+
+/// What a container uses: a tenth of a processor, and so much memory.
+const CONTAINER_SHARE: u64 = 10;
+const CONTAINER_BYTES: u64 = 8 << 20;
 
 /// An operation takes up to so many microseconds, by the seed.
 const SLOWEST: u64 = 3000;
@@ -119,6 +124,17 @@ impl NodeEngine for SimEngine {
         self.simple(Operation::PullImage, move |engine| {
             let missing = || NodeError::NotFound(format!("manifest for {name} not found: manifest unknown"));
             engine.state().image_id(&name).ok_or_else(missing)
+        })
+    }
+
+    /// The host uses a whole processor, each container a tenth of it.
+    fn usage(&self) -> Pending<'_, Result<UsageSample, NodeError>> {
+        self.simple(Operation::Usage, |engine| {
+            let elapsed = u64::try_from(engine.shared.began.elapsed().as_nanos()).unwrap_or(u64::MAX);
+            let used = |cpu_nanoseconds, working_set_bytes| Counts { cpu_nanoseconds, working_set_bytes };
+            let one = used(elapsed / CONTAINER_SHARE, CONTAINER_BYTES);
+            let containers = engine.running().into_iter().map(|container| (container.id, one)).collect();
+            Ok(UsageSample { host: used(elapsed, 1 << 30), containers })
         })
     }
 

@@ -25,6 +25,8 @@ pub enum Operation {
     UpdateContainer,
     /// `remove_container`.
     RemoveContainer,
+    /// `usage`.
+    Usage,
     /// `find_image`.
     FindImage,
     /// `pull_image`.

@@ -21,13 +21,15 @@ mod attributes;
 mod call;
 mod condition;
 mod matching;
+mod part;
 mod policy;
 mod types;
 mod webhook;
 
 pub(crate) use annotation::annotation_faults;
 pub(crate) use attributes::{Attributes, Operation};
-pub(crate) use call::{Target, endpoint};
+pub(crate) use call::{Target, endpoint, roots};
+pub(crate) use part::{Part, told};
 use policy::{Binding, Policy};
 pub(crate) use policy::{compile_fault, compile_faults};
 use webhook::Webhook;
@@ -92,7 +94,7 @@ impl Storage {
         attributes: &Attributes<'_>,
         object: &mut Value,
     ) -> Result<Option<Value>, ApiError> {
-        if is_exempt(attributes.kind) {
+        if is_exempt(attributes.kind) || part::is_told() {
             return Ok(None);
         }
         let Some(configured) = self.configured().await? else { return Ok(None) };
@@ -111,10 +113,14 @@ impl Storage {
     /// The refusal of whichever refuses.
     pub(crate) async fn validate_outside(&self, attributes: &Attributes<'_>) -> Result<(), ApiError> {
         self.restrict_node(attributes).await?;
-        if is_exempt(attributes.kind) {
+        if is_exempt(attributes.kind) || part::is_told() {
             return Ok(());
         }
         let Some(configured) = self.configured().await? else { return Ok(()) };
+        self.refuse(&configured, attributes).await
+    }
+
+    async fn refuse(&self, configured: &Configured, attributes: &Attributes<'_>) -> Result<(), ApiError> {
         if !configured.bindings.is_empty() {
             policy::check(self, &configured.policies, &configured.bindings, attributes).await?;
         }

@@ -63,6 +63,11 @@ impl Definitions {
         self.resources.subscribe()
     }
 
+    /// Tells whenever the definitions changed what is served.
+    pub(crate) fn changes(&self) -> watch::Receiver<u64> {
+        self.handled.subscribe()
+    }
+
     /// Waits until the definitions of a revision are served.
     pub(crate) async fn reached(&self, revision: u64) {
         let mut handled = self.handled.subscribe();

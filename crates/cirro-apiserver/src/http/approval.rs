@@ -8,6 +8,7 @@ use serde_json::Value;
 use super::Call;
 use super::write::Patch;
 use crate::certificates;
+use crate::registry::Subresource;
 use crate::storage::Target;
 
 impl Call {
@@ -22,6 +23,11 @@ impl Call {
         let updated = if request.method() == Method::PATCH {
             let patch = Patch::read(request).await?;
             let mut warnings = Vec::new();
+            let mut ignored = Vec::new();
+            let told = |old: &Value| {
+                certificates::approved(kind, old, &self.patched(&patch, old, &mut ignored)?, None)
+            };
+            self.admit_change(Subresource::Approval, told).await?;
             let change = |old: &Value| {
                 warnings.clear();
                 let wanted = self.patched(&patch, old, &mut warnings)?;
@@ -31,6 +37,8 @@ impl Call {
         } else {
             let wanted = self.read_object(request, &mut answer.warnings).await?;
             self.check_name(&wanted)?;
+            let told = |old: &Value| certificates::approved(kind, old, &wanted, None);
+            self.admit_change(Subresource::Approval, told).await?;
             let change = |old: &Value| certificates::approved(kind, old, &wanted, pki);
             storage.modify(self.place(), Target::Whole, dry_run, change).await?
         };

@@ -1,5 +1,6 @@
 //! Discovery: which groups, versions and kinds there are. Classic and aggregated.
 
+mod merge;
 mod resources;
 
 use axum::body::Body;
@@ -9,15 +10,28 @@ use cirro_seams::api::ApiError;
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
+use super::aggregate::{Foreign, Wanted};
 use super::negotiate::aggregated_discovery;
 use super::route::Route;
 use super::{answer, openapi, swagger};
 use crate::error;
-use crate::registry::{Group, Registry, Served, join_version};
+use crate::registry::{Registry, Served, join_version};
+use merge::{Listed, Version, groups};
+
+/// Returns what is to be known of other servers for an answer.
+pub(super) fn wanted(route: &Route, request: &Request<Body>) -> Wanted {
+    match route {
+        Route::Groups if aggregated_discovery(request.headers()).is_some() => Wanted::Discovery,
+        Route::OpenApiIndex => Wanted::OpenApi,
+        Route::OpenApiV2 => Wanted::Swagger,
+        _ => Wanted::Nothing,
+    }
+}
 
 /// Answers everything that is not about objects.
 pub(super) fn answer(
     registry: &Registry,
+    foreign: &[Foreign],
     route: &Route,
     request: &Request<Body>,
 ) -> Result<Response<Body>, ApiError> {
@@ -26,20 +40,20 @@ pub(super) fn answer(
     }
     let aggregated = aggregated_discovery(request.headers());
     match (route, aggregated) {
-        (Route::CoreVersions, Some(version)) => Ok(aggregate(registry, version, true)),
-        (Route::Groups, Some(version)) => Ok(aggregate(registry, version, false)),
+        (Route::CoreVersions, Some(version)) => Ok(aggregate(registry, &[], version, true)),
+        (Route::Groups, Some(version)) => Ok(aggregate(registry, foreign, version, false)),
         (Route::CoreVersions, None) => Ok(answer::document(&core_versions())),
-        (Route::Groups, None) => Ok(answer::document(&group_list(registry))),
-        (Route::Group(name), _) => find_group(registry, name).map(|group| answer::document(&group)),
+        (Route::Groups, None) => Ok(answer::document(&group_list(registry, foreign))),
+        (Route::Group(name), _) => find_group(registry, foreign, name).map(|group| answer::document(&group)),
         (Route::Resources(group, version), _) => {
             resources::list(registry, group, version).map(|list| answer::written(&list))
         }
-        (Route::OpenApiIndex, _) => Ok(answer::document(&openapi::index(registry))),
+        (Route::OpenApiIndex, _) => Ok(answer::document(&openapi::index(registry, foreign))),
         (Route::OpenApi(group, version), _) => {
             openapi::document(registry, group, version, request.uri().query())
         }
-        (Route::OpenApiV2, _) => swagger::answer(request.headers(), registry),
-        (Route::Root, _) => Ok(answer::document(&root(registry))),
+        (Route::OpenApiV2, _) => swagger::answer(request.headers(), registry, foreign),
+        (Route::Root, _) => Ok(answer::document(&root(registry, foreign))),
         _ => Err(error::no_such_path()),
     }
 }
@@ -53,11 +67,11 @@ pub(super) fn version() -> Response<Body> {
     }))
 }
 
-fn root(registry: &Registry) -> Value {
+fn root(registry: &Registry, foreign: &[Foreign]) -> Value {
     let mut paths = vec!["/api".to_owned(), "/api/v1".into(), "/apis".into()];
-    for group in registry.groups().iter().filter(|group| !group.name.is_empty()) {
+    for group in groups(registry, foreign).iter().filter(|group| !group.name.is_empty()) {
         paths.push(format!("/apis/{}", group.name));
-        paths.extend(group.versions.iter().map(|(version, _)| format!("/apis/{}/{version}", group.name)));
+        paths.extend(group.versions.iter().map(|one| format!("/apis/{}/{}", group.name, one.name())));
     }
     paths.extend(
         ["/healthz", "/livez", "/metrics", "/openapi/v2", "/openapi/v3", "/readyz", "/version"]
@@ -70,21 +84,21 @@ fn core_versions() -> Value {
     json!({"kind": "APIVersions", "versions": ["v1"], "serverAddressByClientCIDRs": []})
 }
 
-fn group_list(registry: &Registry) -> Value {
-    let groups = registry.groups();
+fn group_list(registry: &Registry, foreign: &[Foreign]) -> Value {
+    let groups = groups(registry, foreign);
     let groups: Vec<_> = groups.iter().filter(|group| !group.name.is_empty()).map(group_entry).collect();
     json!({"kind": "APIGroupList", "apiVersion": "v1", "groups": groups})
 }
 
-fn group_entry(group: &Group<'_>) -> Value {
+fn group_entry(group: &Listed<'_>) -> Value {
     let version =
         |version: &str| json!({"groupVersion": join_version(group.name, version), "version": version});
-    let versions: Vec<_> = group.versions.iter().map(|(name, _)| version(name)).collect();
+    let versions: Vec<_> = group.versions.iter().map(|one| version(one.name())).collect();
     json!({"name": group.name, "versions": versions, "preferredVersion": versions[0]})
 }
 
-fn find_group(registry: &Registry, name: &str) -> Result<Value, ApiError> {
-    let groups = registry.groups();
+fn find_group(registry: &Registry, foreign: &[Foreign], name: &str) -> Result<Value, ApiError> {
+    let groups = groups(registry, foreign);
     let group = groups.iter().find(|group| group.name == name).ok_or_else(error::no_such_path)?;
     let mut entry = group_entry(group);
     entry["kind"] = "APIGroup".into();
@@ -123,8 +137,8 @@ fn add_names(entry: &mut Value, served: &Served) {
     }
 }
 
-fn aggregate(registry: &Registry, version: &str, core: bool) -> Response<Body> {
-    let groups = registry.groups();
+fn aggregate(registry: &Registry, foreign: &[Foreign], version: &str, core: bool) -> Response<Body> {
+    let groups = groups(registry, foreign);
     let items: Vec<_> =
         groups.iter().filter(|group| group.name.is_empty() == core).map(aggregated_group).collect();
     let list = json!({"kind": "APIGroupDiscoveryList", "apiVersion": format!("apidiscovery.k8s.io/{version}"),
@@ -139,15 +153,22 @@ fn aggregate(registry: &Registry, version: &str, core: bool) -> Response<Body> {
     response
 }
 
-fn aggregated_group(group: &Group<'_>) -> Value {
-    let versions: Vec<_> = group
-        .versions
-        .iter()
-        .map(|(version, served)| {
+fn aggregated_group(group: &Listed<'_>) -> Value {
+    let version = |version: &Version<'_>| match version {
+        Version::Own(version, served) => {
             let resources: Vec<_> = served.iter().map(|served| aggregated_resource(served)).collect();
             json!({"version": version, "resources": resources, "freshness": "Current"})
-        })
-        .collect();
+        }
+        Version::Foreign(foreign) => {
+            let mut entry = match &foreign.document {
+                Some(document) => (**document).clone(),
+                None => json!({"version": foreign.version()}),
+            };
+            entry["freshness"] = if foreign.current { "Current" } else { "Stale" }.into();
+            entry
+        }
+    };
+    let versions: Vec<_> = group.versions.iter().map(version).collect();
     json!({"metadata": {"name": group.name, "creationTimestamp": null}, "versions": versions})
 }
 

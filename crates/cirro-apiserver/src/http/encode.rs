@@ -56,6 +56,10 @@ impl Wishes {
         if self.has(&response) {
             return not_modified(response);
         }
+        // Another server's, written down already.
+        if response.headers().contains_key(CONTENT_ENCODING) {
+            return response;
+        }
         let Some(size) = response.body().size_hint().exact() else {
             return if self.yaml && is_json(&response) { streams_are_json() } else { response };
         };

@@ -10,10 +10,11 @@ use serde_json::{Value, json};
 use super::Call;
 use super::delete::{asks_dry_run, read_options};
 use super::write::{read_body, success};
+use crate::admission::outside::{Operation, Part, told};
 use crate::decode;
 use crate::error;
 use crate::json;
-use crate::registry::Kind;
+use crate::registry::{Kind, Subresource};
 use crate::storage::{ListOptions, Place, Storage, Target};
 use crate::validate::selector;
 
@@ -24,7 +25,7 @@ impl Call {
     /// Evicts a pod.
     pub(super) async fn evict(&self, request: Request<Body>) -> Result<Response<Body>, ApiError> {
         let (media_type, body) = read_body(request).await?;
-        let eviction = decode::decode(&media_type, &body)?.value;
+        let mut eviction = decode::decode(&media_type, &body)?.value;
         let name = json::name(&eviction);
         if !name.is_empty() && name != self.place().name {
             return Err(error::bad_request("name in URL does not match name in Eviction object"));
@@ -33,7 +34,12 @@ impl Call {
         storage.restrict_eviction(self.place()).await?;
         let options = read_options(&eviction["deleteOptions"]);
         let dry_run = self.query.dry_run()? || asks_dry_run(&eviction["deleteOptions"]);
-        storage.evict(self.place(), &options, dry_run).await?;
+        let place = self.place();
+        eviction["apiVersion"] = "policy/v1".into();
+        eviction["kind"] = "Eviction".into();
+        let (subresource, operation) = (Subresource::Eviction, Operation::Create);
+        storage.admit_sent(Part { place, subresource, operation, old: None, dry_run }, eviction).await?;
+        storage.evict(place, &options, dry_run).await?;
         Ok(self.answer().foreign(StatusCode::CREATED, &success(json!({}))))
     }
 }
@@ -69,7 +75,8 @@ impl Storage {
                 }
             }
         }
-        self.delete(place, options, dry_run).await.map(drop)
+        // Of an eviction webhooks are told as such.
+        told(self.delete(place, options, dry_run)).await.map(drop)
     }
 
     /// Takes one disruption from a budget.

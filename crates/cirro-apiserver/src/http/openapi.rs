@@ -17,6 +17,7 @@ use serde_json::value::RawValue;
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
+use super::aggregate::Foreign;
 use super::answer;
 use super::discovery::served;
 use crate::custom::{METADATA, published, tag_of};
@@ -26,7 +27,7 @@ static DEFINITIONS: &[u8] = include_bytes!("../../data/definitions.json.gz");
 const REFERENCE: &str = "\"#/components/schemas/";
 
 /// Returns the list of documents.
-pub(super) fn index(registry: &Registry) -> Value {
+pub(super) fn index(registry: &Registry, foreign: &[Foreign]) -> Value {
     let mut paths = BTreeMap::new();
     for group in registry.groups() {
         for (version, kinds) in &group.versions {
@@ -34,6 +35,11 @@ pub(super) fn index(registry: &Registry) -> Value {
             let url = format!("/openapi/v3/{path}?hash={}{}", hash(), tag_of(kinds));
             paths.insert(path, json!({"serverRelativeURL": url}));
         }
+    }
+    for one in foreign {
+        paths.remove(&path_of(one.group(), one.version()));
+        let document = one.document.as_ref().and_then(|document| document.as_object());
+        paths.extend(document.into_iter().flatten().map(|(path, entry)| (path.clone(), entry.clone())));
     }
     json!({"paths": paths})
 }
@@ -177,6 +183,10 @@ fn paths(served: &Served) -> Vec<(String, Value)> {
     let all = format!("{root}/{}", kind.plural);
     let collection = collection_path(served);
     let one = format!("{collection}/{{name}}");
+    if kind.strategy.is_computed() {
+        let list = operations(served, &[("get", "list")]);
+        return vec![(collection, list), (one, operations(served, &[("get", "get")]))];
+    }
     if !kind.stored {
         return vec![(collection, operations(served, &[("post", "post")]))];
     }

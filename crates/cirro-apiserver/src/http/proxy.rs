@@ -19,6 +19,10 @@ use cirro_seams::api::ApiError;
 use super::Call;
 use crate::error;
 
+pub(in crate::http) use forward::{is_upgrade, send, strip};
+pub(in crate::http) use locate::reachable;
+pub(in crate::http) use tls::Unverified;
+
 /// What a request is to be answered by.
 enum Location {
     /// A server at an address.
@@ -73,6 +77,11 @@ fn split(uri: &Uri) -> (String, String) {
     (prefix.to_owned(), rest.to_owned())
 }
 
+/// Returns what a path says to the server behind, without the slash that begins it.
+pub(in crate::http) fn behind(uri: &Uri) -> String {
+    split(uri).1.trim_start_matches('/').to_owned()
+}
+
 /// Sends a client to the same path with a slash at its end, so that relative references work.
 fn with_slash(uri: &Uri) -> Response<Body> {
     let query = uri.query().map(|query| format!("?{query}")).unwrap_or_default();
@@ -102,9 +111,13 @@ fn prepare(request: &mut Request<Body>, prefix: &str, rest: &str) -> Result<(), 
 }
 
 /// Takes out what proves or claims to be somebody.
-fn forget_identity(headers: &mut HeaderMap) {
+pub(in crate::http) fn forget_identity(headers: &mut HeaderMap) {
     headers.remove(AUTHORIZATION);
-    let claims = |name: &str| name.starts_with("impersonate-") || name.starts_with("x-remote-");
+    // Some servers take an underscore for a dash.
+    let claims = |name: &str| {
+        let name = name.replace('_', "-");
+        name.starts_with("impersonate-") || name.starts_with("x-remote-")
+    };
     let names: Vec<_> = headers.keys().filter(|name| claims(name.as_str())).cloned().collect();
     for name in names {
         headers.remove(name);
@@ -173,7 +186,7 @@ mod tests {
     #[test]
     fn nobody_behind_learns_who_asks() {
         let mut headers = HeaderMap::new();
-        for name in ["authorization", "impersonate-user", "x-remote-group", "accept"] {
+        for name in ["authorization", "impersonate-user", "x-remote-group", "x_remote_user", "accept"] {
             headers.insert(name, HeaderValue::from_static("x"));
         }
         forget_identity(&mut headers);

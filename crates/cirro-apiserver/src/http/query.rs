@@ -38,6 +38,12 @@ impl Query {
         self.0.iter().filter(|(key, _)| key == name).map(|(_, value)| value.clone()).collect()
     }
 
+    /// Replaces a parameter.
+    pub(crate) fn set(&mut self, name: &str, values: impl IntoIterator<Item = String>) {
+        self.0.retain(|(key, _)| key != name);
+        self.0.extend(values.into_iter().map(|value| (name.to_owned(), value)));
+    }
+
     /// Whether a parameter is set to true.
     pub(crate) fn flag(&self, name: &str) -> bool {
         matches!(self.get(name), "true" | "1" | "True" | "TRUE" | "t")

@@ -84,6 +84,30 @@ pub(crate) fn parse(path: &str) -> Route {
     }
 }
 
+/// Reads a path that another server answers: what it names, as far as authorization is concerned. One that two servers might
+/// read in two ways is unknown.
+pub(crate) fn parse_remote(path: &str) -> Route {
+    remote_parts(path).unwrap_or(Route::Unknown)
+}
+
+fn remote_parts(path: &str) -> Option<Route> {
+    let parts = path.split('/').filter(|part| !part.is_empty());
+    let parts: Vec<String> = parts.map(decoded).collect::<Option<_>>()?;
+    let parts: Vec<&str> = parts.iter().map(String::as_str).collect();
+    if parts.iter().any(|part| matches!(*part, "." | "..")) {
+        return None;
+    }
+    match parts.as_slice() {
+        ["apis", group, version] => Some(Route::Resources((*group).into(), (*version).into())),
+        ["apis", group, version, rest @ ..] => {
+            // What comes after the subresource is of the subresource.
+            let most = if rest.first() == Some(&"namespaces") && rest.len() > 2 { 5 } else { 3 };
+            Some(resource(group, version, &rest[..rest.len().min(most)]))
+        }
+        _ => None,
+    }
+}
+
 /// Leaves out what a path says to the server behind an object: that is not ours to read.
 fn own_part<'a, 'b>(parts: &'a [&'b str]) -> &'a [&'b str] {
     match parts {
@@ -164,6 +188,19 @@ mod tests {
         assert_eq!(path("/api/v1/nodes/n/proxy/pods/").subresource.as_deref(), Some("proxy"));
         assert_eq!(parse("/openapi/v3/apis/apps/v1"), Route::OpenApi("apps".into(), "v1".into()));
         assert_eq!(parse("/readyz/ping"), Route::Health);
+        let remote = |text: &str| match parse_remote(text) {
+            Route::Resource(path) => path,
+            other => panic!("{text}: {other:?}"),
+        };
+        let deep = remote("/apis/g/v1/namespaces/x/machines/m/proxy/a/b%20c");
+        assert_eq!((deep.namespace.as_deref(), deep.name.as_deref()), (Some("x"), Some("m")));
+        assert_eq!(deep.subresource.as_deref(), Some("proxy"));
+        assert_eq!(remote("/apis/g/v1/machines/m/proxy/a/b").subresource.as_deref(), Some("proxy"));
+        for unclear in
+            ["/apis/g/v1/machines/a%2Fb", "/apis/g/v1/machines/../secrets", "/apis/g/v1/x/%2e%2e/y"]
+        {
+            assert_eq!(parse_remote(unclear), Route::Unknown, "{unclear}");
+        }
         assert_eq!(parse("/api/v1/pods/a%2Fb"), Route::Unknown);
         assert_eq!(parse("/api/v1/namespaces/a/pods/b/log/c"), Route::Unknown);
     }

@@ -8,12 +8,13 @@ use serde_json::{Value, json};
 use super::Call;
 use super::apply::is_apply;
 use super::write::{Patch, read_body};
+use crate::admission::outside::{Operation, told};
 use crate::custom::{ScalePaths, follow_members};
 use crate::decode;
 use crate::error;
 use crate::json;
 use crate::managed;
-use crate::registry::Kind;
+use crate::registry::{Kind, Subresource};
 use crate::storage::{Target, Tracking};
 use crate::table;
 
@@ -52,7 +53,8 @@ impl Call {
             return Err(error::bad_request(what));
         }
         let manager = self.applying_manager()?;
-        let (place, kind) = (self.place(), &self.served.kind);
+        let kind = &self.served.kind;
+        let place = self.place();
         let mut config = json!({"metadata": {"name": place.name}});
         if let Some(replicas) = json::at(&wanted, "spec.replicas") {
             let replicas =
@@ -68,17 +70,14 @@ impl Call {
             }
             Ok(new)
         };
-        let dry_run = self.query.dry_run()?;
-        let storage = &self.server.storage;
-        let updated = storage.modify_tracked(place, Target::Object, Tracking::Given, dry_run, change).await?;
-        Ok(self.answer().foreign(StatusCode::OK, &scale_of(kind, &updated)))
+        self.write_scale(Tracking::Given, change).await
     }
 
     async fn change_scale(
         &self,
         change: impl Fn(&Value) -> Result<Value, ApiError> + Send + Sync,
     ) -> Result<Response<Body>, ApiError> {
-        let (place, kind) = (self.place(), &self.served.kind);
+        let kind = &self.served.kind;
         let change = |old: &Value| {
             let wanted = change(&scale_of(kind, old))?;
             // Go's zero is left out of JSON and of protobuf.
@@ -93,8 +92,34 @@ impl Call {
             new["metadata"]["resourceVersion"] = wanted["metadata"]["resourceVersion"].clone();
             Ok(new)
         };
-        let updated =
-            self.server.storage.modify(place, Target::Object, self.query.dry_run()?, change).await?;
+        self.write_scale(Tracking::Difference, change).await
+    }
+
+    /// Changes an object by its scale; of that alone those are told who are to be asked.
+    async fn write_scale(
+        &self,
+        tracking: Tracking,
+        change: impl Fn(&Value) -> Result<Value, ApiError> + Send + Sync,
+    ) -> Result<Response<Body>, ApiError> {
+        let (place, kind, storage) = (self.place(), &self.served.kind, &self.server.storage);
+        let mut decided = None;
+        if storage.asks_outside().await? {
+            let old = storage.get(place).await?;
+            let (before, after) = (scale_of(kind, &old), scale_of(kind, &change(&old)?));
+            let sent =
+                self.admit_write(Subresource::Scale, Operation::Update, Some(&before), after.clone()).await?;
+            let replicas = |scale: &Value| json::number(scale, "spec.replicas").unwrap_or(0);
+            decided = Some(replicas(&sent)).filter(|decided| *decided != replicas(&after));
+        }
+        let change = |old: &Value| {
+            let mut new = change(old)?;
+            if let Some(decided) = decided {
+                set_replicas(kind, &mut new, decided);
+            }
+            Ok(new)
+        };
+        let dry_run = self.query.dry_run()?;
+        let updated = told(storage.modify_tracked(place, Target::Object, tracking, dry_run, change)).await?;
         Ok(self.answer().foreign(StatusCode::OK, &scale_of(kind, &updated)))
     }
 }

@@ -9,10 +9,12 @@ use axum::http::header::{ACCEPT, CONTENT_TYPE, HeaderMap, HeaderValue};
 use cirro_seams::api::ApiError;
 use serde_json::{Map, Value, json};
 
+use super::aggregate::Foreign;
 use super::answer;
 use super::openapi::{collection_path, deflate, hash, inflate, tagged, with_schemas};
 use crate::custom::{METADATA, published, tag_of};
 use crate::error;
+use crate::json;
 use crate::registry::Registry;
 
 mod proto;
@@ -30,20 +32,27 @@ enum Form {
 }
 
 /// Answers with the document.
-pub(super) fn answer(headers: &HeaderMap, registry: &Registry) -> Result<Response<Body>, ApiError> {
+pub(super) fn answer(
+    headers: &HeaderMap,
+    registry: &Registry,
+    foreign: &[Foreign],
+) -> Result<Response<Body>, ApiError> {
     let form = wanted(headers).ok_or_else(error::not_acceptable)?;
     let (kept, media_type) = match form {
         Form::Json => (&registry.swagger[0], "application/json"),
         Form::Protobuf => (&registry.swagger[1], PROTOBUF),
     };
-    let kept = kept.get_or_init(|| {
-        let document = document(registry);
-        match form {
-            Form::Json => deflate(document.to_string().as_bytes()),
-            Form::Protobuf => deflate(&proto::document(&document)),
-        }
-    });
-    let mut response = answer::bytes(inflate(kept).into());
+    let write = |document: &Value| match form {
+        Form::Json => document.to_string().into_bytes(),
+        Form::Protobuf => proto::document(document),
+    };
+    let others: Vec<&Value> = foreign.iter().filter_map(|one| one.document.as_deref()).collect();
+    let text = match others.is_empty() {
+        true => inflate(kept.get_or_init(|| deflate(&write(&document(registry))))),
+        // Nobody asks for it often: clients of today ask for v3, and those that do not send the tag.
+        false => write(&merged(document(registry), &others)),
+    };
+    let mut response = answer::bytes(text.into());
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(media_type));
     let groups = registry.groups();
     let all: Vec<_> = groups
@@ -51,8 +60,22 @@ pub(super) fn answer(headers: &HeaderMap, registry: &Registry) -> Result<Respons
         .flat_map(|group| &group.versions)
         .flat_map(|(_, kinds)| kinds.iter().copied())
         .collect();
-    tagged(&mut response, &format!("{}{}", hash(), tag_of(&all)));
+    let of_others: String = others.iter().filter_map(|one| one["tag"].as_str()).collect();
+    tagged(&mut response, &format!("{}{}{of_others}", hash(), tag_of(&all)));
     Ok(response)
+}
+
+/// Adds what other servers have. A definition that is here too stays as it is here.
+fn merged(mut document: Value, others: &[&Value]) -> Value {
+    for other in others {
+        for member in ["paths", "definitions"] {
+            let ours = json::object_mut(&mut document, member);
+            for (name, value) in other[member].as_object().into_iter().flatten() {
+                ours.entry(name).or_insert_with(|| value.clone());
+            }
+        }
+    }
+    document
 }
 
 /// Returns the first form in `Accept` that there is.

@@ -146,6 +146,7 @@ impl Call {
         let (media_type, body) = read_body(request).await?;
         let asked = decode::decode(&media_type, &body)?.value;
         self.server.storage.restrict_token(self.place(), &asked).await?;
+        let asked = self.admit_token(asked).await?;
         let made = self.server.storage.request_token(self.place(), asked).await?;
         Ok(self.answer().foreign(StatusCode::CREATED, &made))
     }
@@ -161,6 +162,7 @@ impl Call {
             new["metadata"]["resourceVersion"] = object["metadata"]["resourceVersion"].clone();
             Ok(new)
         };
+        self.admit_change(Subresource::Finalize, change).await?;
         let dry_run = self.query.dry_run()?;
         let updated = self.server.storage.modify(self.place(), Target::Whole, dry_run, change).await?;
         answer.object(StatusCode::OK, &updated)

@@ -78,6 +78,9 @@ impl Strategy for ApiService {
             causes.invalid("metadata.name", &json::name(object).into(), &detail);
         }
         required("spec.version", object, "", causes);
+        if group.is_empty() && version != "v1" {
+            causes.required("spec.group", "only v1 may have an empty group and it better be legacy kube");
+        }
         if json::number(object, "spec.groupPriorityMinimum").is_none() {
             causes.invalid("spec.groupPriorityMinimum", &0.into(), "must be positive and less than 20000");
         }

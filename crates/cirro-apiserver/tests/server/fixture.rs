@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, SystemTime};
 
 use axum::body::Body;
 use axum::http::{Request, Response};
@@ -9,6 +10,7 @@ use bytes::Bytes;
 use cirro_apiserver::{ApiServer, Options, Plugin, User};
 use cirro_seams::Pending;
 use cirro_seams::node::{Connection, ExecRequest, LogOptions, NodeError, NodeStreams, Output, Session};
+use cirro_seams::usage::{NodeUsage, Usage};
 use cirro_store::MemoryObjectStore;
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
@@ -66,6 +68,8 @@ pub(crate) async fn send(server: &ApiServer, method: &str, path: &str, body: &Va
 #[derive(Default)]
 pub(crate) struct EchoNode {
     pub(crate) commands: Mutex<Vec<Vec<String>>>,
+    /// Uids of pods that use something.
+    pub(crate) busy: Mutex<Vec<String>>,
 }
 
 impl NodeStreams for EchoNode {
@@ -134,6 +138,25 @@ impl NodeStreams for EchoNode {
             tokio::spawn(connection);
             Ok(Box::new(ours) as Connection)
         })
+    }
+
+    /// The pods that are busy use half a processor each.
+    fn usage(&self) -> Pending<'_, Result<NodeUsage, NodeError>> {
+        let used = |seconds, nanocores| Usage {
+            at: SystemTime::now(),
+            window: Duration::from_secs(seconds),
+            nanocores,
+            working_set_bytes: 12 << 20,
+        };
+        let busy = self.busy.lock().unwrap().clone();
+        let pods = busy.iter().map(|uid| {
+            (
+                uid.clone(),
+                vec![("a".to_owned(), used(15, 200_000_000)), ("b".to_owned(), used(15, 300_000_000))],
+            )
+        });
+        let usage = NodeUsage { node: "n1".into(), host: used(15, 1_500_000_000), pods: pods.collect() };
+        Box::pin(async move { Ok(usage) })
     }
 
     fn instance_console(&self, _uid: &str, limit: usize) -> Pending<'_, Result<Bytes, NodeError>> {

@@ -1,6 +1,7 @@
 //! The server as a whole, over a store in memory.
 
 mod admission;
+mod aggregate;
 mod apply;
 mod audit;
 mod certificates;
@@ -18,6 +19,7 @@ mod kinds;
 mod kubectl;
 mod lifecycle;
 mod local_proxy;
+mod metrics;
 mod nodes;
 mod outside;
 mod parts;
@@ -26,4 +28,5 @@ mod rbac;
 mod shared_store;
 mod streams;
 mod tokens;
+mod told;
 mod watch;

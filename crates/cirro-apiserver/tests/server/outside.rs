@@ -27,7 +27,7 @@ pub(crate) struct Hook {
 
 impl Hook {
     /// Starts one whose responses `answer` makes of requests.
-    async fn start(answer: fn(&Value) -> Value) -> Self {
+    pub(crate) async fn start(answer: fn(&Value) -> Value) -> Self {
         Self::start_reviewing("AdmissionReview", "admission.k8s.io/v1", answer).await
     }
 
@@ -75,7 +75,7 @@ impl Hook {
         Self { port, bundle, asked, _home: home }
     }
 
-    fn config(&self, kind: &str, change: impl FnOnce(&mut Value)) -> Value {
+    pub(crate) fn config(&self, kind: &str, change: impl FnOnce(&mut Value)) -> Value {
         let mut hook = json!({"name": "hook.test.example", "sideEffects": "None", "admissionReviewVersions": ["v1"],
             "clientConfig": {"url": format!("https://127.0.0.1:{}/hook", self.port), "caBundle": self.bundle},
             "rules": [{"operations": ["CREATE", "UPDATE", "DELETE"], "apiGroups": [""], "apiVersions": ["v1"], "resources": ["configmaps"]}]});
@@ -88,11 +88,11 @@ fn map(name: &str) -> Value {
     json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name}, "data": {"a": "b"}})
 }
 
-fn message(answer: &Answer) -> &str {
+pub(crate) fn message(answer: &Answer) -> &str {
     answer.body["message"].as_str().unwrap_or_default()
 }
 
-async fn put(server: &ApiServer, plural: &str, object: &Value) {
+pub(crate) async fn put(server: &ApiServer, plural: &str, object: &Value) {
     let made = send(server, "POST", &format!("{ADMISSION}/{plural}"), object).await;
     assert_eq!(made.code, 201, "{}", made.body);
 }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::TcpStream;
+use tokio::process::Child;
 
 use crate::fixture::{Answer, EchoNode, send, server};
 use crate::kubectl::Cluster;
@@ -91,8 +92,7 @@ async fn kubectl_reads_through_us_and_upgrades_pass() {
         }
     }
     let mut proxy = cluster.command("proxy --port=0").stdout(Stdio::piped()).spawn().unwrap();
-    let line = BufReader::new(proxy.stdout.take().unwrap()).lines().next_line().await.unwrap().unwrap();
-    let address = line.strip_prefix("Starting to serve on ").unwrap().to_owned();
+    let address = address_of(&mut proxy).await;
     let ask = |path: &'static str, headers: &'static str| {
         let address = address.clone();
         async move {
@@ -105,7 +105,13 @@ async fn kubectl_reads_through_us_and_upgrades_pass() {
     let mut answer = String::new();
     ask("/away", "Connection: close\r\n").await.read_to_string(&mut answer).await.unwrap();
     assert!(answer.contains(&format!("Location: {POD}/proxy/here/")), "{answer}");
-    let mut stream = ask("/echo", "Connection: Upgrade\r\nUpgrade: echo\r\n").await;
+    let stream = ask("/echo", "Connection: Upgrade\r\nUpgrade: echo\r\n").await;
+    is_echo(stream).await;
+    proxy.kill().await.unwrap();
+}
+
+/// Checks that what was asked for became a connection that sends its bytes back.
+async fn is_echo(mut stream: TcpStream) {
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
         head.push(stream.read_u8().await.unwrap());
@@ -115,5 +121,19 @@ async fn kubectl_reads_through_us_and_upgrades_pass() {
     let mut back = [0; 14];
     stream.read_exact(&mut back).await.unwrap();
     assert_eq!(&back, b"back and forth");
-    proxy.kill().await.unwrap();
+}
+
+/// Upgrades a request for a path through kubectl's proxy.
+pub(crate) async fn echo_through(proxy: &mut Child, path: &str) {
+    let address = address_of(proxy).await;
+    let mut stream = TcpStream::connect(&address).await.unwrap();
+    let head =
+        format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\n");
+    stream.write_all(head.as_bytes()).await.unwrap();
+    is_echo(stream).await;
+}
+
+async fn address_of(proxy: &mut Child) -> String {
+    let line = BufReader::new(proxy.stdout.take().unwrap()).lines().next_line().await.unwrap().unwrap();
+    line.strip_prefix("Starting to serve on ").unwrap().to_owned()
 }

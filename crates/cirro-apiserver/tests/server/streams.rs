@@ -28,7 +28,7 @@ const FLAVOURS: [Flavour; 5] = [
     ("1.33", WEBSOCKETS),
 ];
 
-async fn running_pod(cluster: &Cluster) {
+pub(crate) async fn running_pod(cluster: &Cluster) {
     cluster.bound_pod().await;
     cluster.server.set_node_streams(Arc::new(EchoNode::default()));
     let key =

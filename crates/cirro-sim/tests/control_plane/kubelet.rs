@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use cirro_client::text;
-use cirro_seams::node::NodeError;
+use cirro_seams::node::{NodeError, NodeStreams as _};
 use cirro_sim::{Operation, Script};
 use serde_json::json;
 
@@ -80,6 +80,34 @@ async fn failures_of_the_engine_are_survived() {
             .await;
         assert!(world.engine.calls(operation) > 3, "{operation:?} was never reached");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn use_is_measured_only_when_somebody_asks() {
+    let world = World::start(49).await;
+    let web = world.create(pod("web", json!({}))).await;
+    world.until("it runs", || world.ready_pods("web") == 1).await;
+    tokio::time::sleep(Duration::from_secs(120)).await;
+    assert_eq!(world.engine.calls(Operation::Usage), 0);
+    let first = world.kubelet().usage().await.unwrap();
+    assert_eq!(world.engine.calls(Operation::Usage), 2);
+    assert_eq!((first.node.as_str(), first.pods.len()), ("sim", 1));
+    let (uid, containers) = &first.pods[0];
+    assert_eq!(*uid, text(&web, "/metadata/uid"));
+    let used = containers[0].1;
+    assert!((95_000_000..105_000_000).contains(&used.nanocores), "{used:?}");
+    assert!(used.window >= Duration::from_secs(1) && used.working_set_bytes > 0, "{used:?}");
+    assert!((950_000_000..1_050_000_000).contains(&first.host.nanocores), "{first:?}");
+
+    // Who asks next need not wait; the span begins with what was seen before.
+    tokio::time::sleep(Duration::from_secs(20)).await;
+    let second = world.kubelet().usage().await.unwrap();
+    assert_eq!(world.engine.calls(Operation::Usage), 3);
+    assert!(second.host.window >= Duration::from_secs(20), "{second:?}");
+    // What was seen long ago says nothing about now.
+    tokio::time::sleep(Duration::from_secs(600)).await;
+    let third = world.kubelet().usage().await.unwrap();
+    assert!(third.host.window < Duration::from_secs(2), "{third:?}");
 }
 
 #[tokio::test(start_paused = true)]

@@ -157,6 +157,10 @@ impl World {
         self.kubelet = Some((tasks, stop, kubelet));
     }
 
+    pub(crate) fn kubelet(&self) -> &Kubelet {
+        &self.kubelet.as_ref().expect("a kubelet runs").2
+    }
+
     pub(crate) async fn stop_kubelet(&mut self) {
         let (tasks, stop, kubelet) = self.kubelet.take().expect("a kubelet runs");
         stop.cancel();

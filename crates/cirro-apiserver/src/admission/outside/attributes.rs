@@ -16,6 +16,7 @@ pub(crate) enum Operation {
     Create,
     Update,
     Delete,
+    Connect,
 }
 
 impl Operation {
@@ -25,6 +26,7 @@ impl Operation {
             Self::Create => "CREATE",
             Self::Update => "UPDATE",
             Self::Delete => "DELETE",
+            Self::Connect => "CONNECT",
         }
     }
 }
@@ -33,8 +35,10 @@ impl Operation {
 #[derive(Clone, Copy)]
 pub(crate) struct Attributes<'a> {
     pub(crate) kind: &'a Arc<Kind>,
-    /// `status` when only that is written, else empty.
+    /// The part that is written, `status` for one; else empty.
     pub(crate) subresource: &'static str,
+    /// Group, version and kind of what is sent, when it is not the object's own.
+    pub(crate) speaks: Option<(&'static str, &'static str, &'static str)>,
     pub(crate) operation: Operation,
     pub(crate) namespace: &'a str,
     pub(crate) name: &'a str,
@@ -53,7 +57,7 @@ impl<'a> Attributes<'a> {
         dry_run: bool,
     ) -> Self {
         let Place { kind, namespace, name } = place;
-        Self { kind, subresource: "", operation, namespace, name, object, old, dry_run }
+        Self { kind, subresource: "", speaks: None, operation, namespace, name, object, old, dry_run }
     }
 
     /// Describes the same write of the part that is its target.
@@ -71,24 +75,30 @@ impl<'a> Attributes<'a> {
     /// # Errors
     /// When the objects cannot be converted to that version.
     pub(super) async fn request(&self, storage: &Storage, served: &Served) -> Result<Value, ApiError> {
-        let kind = json!({"group": served.group(), "version": served.version(), "kind": self.kind.kind});
+        let kind = match self.speaks {
+            Some((group, version, kind)) => json!({"group": group, "version": version, "kind": kind}),
+            None => json!({"group": served.group(), "version": served.version(), "kind": self.kind.kind}),
+        };
         let resource =
             json!({"group": served.group(), "version": served.version(), "resource": self.kind.plural});
         let form = async |object: Option<&Value>| match object {
+            Some(object) if self.speaks.is_some() => Ok(object.clone()),
             Some(object) => storage.exported(served, object).await,
             None => Ok(Value::Null),
         };
         let user = asker::current().unwrap_or_else(|| User::internal().into());
         let options = match self.operation {
-            Operation::Create => "CreateOptions",
-            Operation::Update => "UpdateOptions",
-            Operation::Delete => "DeleteOptions",
+            Operation::Create => Some("CreateOptions"),
+            Operation::Update => Some("UpdateOptions"),
+            Operation::Delete => Some("DeleteOptions"),
+            Operation::Connect => None,
         };
+        let options = options.map(|options| json!({"kind": options, "apiVersion": "meta.k8s.io/v1"}));
         let mut request = json!({"uid": crate::identity::uid(), "kind": kind, "resource": resource,
             "requestKind": kind, "requestResource": resource, "name": self.name,
             "operation": self.operation.word(), "userInfo": user_info(&user), "object": form(self.object).await?,
             "oldObject": form(self.old).await?, "dryRun": self.dry_run,
-            "options": {"kind": options, "apiVersion": "meta.k8s.io/v1"}});
+            "options": options});
         if self.kind.namespaced {
             request["namespace"] = self.namespace.into();
         }

@@ -108,18 +108,7 @@ impl Target {
     }
 
     fn tls(&self, storage: &Storage) -> Result<Arc<rustls::ClientConfig>, String> {
-        let mut roots = rustls::RootCertStore::empty();
-        let bundle = json::text(&self.config, "caBundle");
-        let pem = match (bundle, &storage.pki) {
-            ("", Some(pki)) => pki.ca().as_bytes().to_vec(),
-            (bundle, _) => base64::engine::general_purpose::STANDARD
-                .decode(bundle)
-                .map_err(|why| format!("caBundle: {why}"))?,
-        };
-        for certificate in CertificateDer::pem_slice_iter(&pem) {
-            let certificate = certificate.map_err(|why| format!("caBundle: {why}"))?;
-            roots.add(certificate).map_err(|why| format!("caBundle: {why}"))?;
-        }
+        let roots = roots(storage, json::text(&self.config, "caBundle"))?;
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let builder =
             rustls::ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
@@ -138,6 +127,22 @@ impl Target {
         let host = format!("{name}.{namespace}.svc");
         Ok(Address { socket, host: format!("{host}:{port}"), name: host, path: path_of(service) })
     }
+}
+
+/// Reads a `caBundle`; without one the cloud's own authority is believed.
+pub(crate) fn roots(storage: &Storage, bundle: &str) -> Result<rustls::RootCertStore, String> {
+    let mut roots = rustls::RootCertStore::empty();
+    let pem = match (bundle, &storage.pki) {
+        ("", Some(pki)) => pki.ca().as_bytes().to_vec(),
+        (bundle, _) => base64::engine::general_purpose::STANDARD
+            .decode(bundle)
+            .map_err(|why| format!("caBundle: {why}"))?,
+    };
+    for certificate in CertificateDer::pem_slice_iter(&pem) {
+        let certificate = certificate.map_err(|why| format!("caBundle: {why}"))?;
+        roots.add(certificate).map_err(|why| format!("caBundle: {why}"))?;
+    }
+    Ok(roots)
 }
 
 fn path_of(service: &Value) -> String {

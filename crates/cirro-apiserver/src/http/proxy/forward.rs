@@ -61,7 +61,7 @@ fn chain(why: hyper::Error) -> String {
 }
 
 /// Takes out what is of the connection, those parts that an upgrade needs apart.
-fn strip(headers: &mut HeaderMap, upgrade: bool) {
+pub(in crate::http) fn strip(headers: &mut HeaderMap, upgrade: bool) {
     let named = headers.get_all(CONNECTION).iter().filter_map(|value| value.to_str().ok());
     let named = named.flat_map(|text| text.split(',')).filter_map(|word| word.trim().parse().ok());
     let named: Vec<HeaderName> = named.collect();

@@ -135,7 +135,7 @@ fn node(node: &Value, named: &Named<'_>) -> Result<Location, ApiError> {
 }
 
 /// Refuses addresses that would mean this host itself or its link, whoever wrote them into an object.
-fn reachable(ip: IpAddr) -> Result<(), ApiError> {
+pub(in crate::http) fn reachable(ip: IpAddr) -> Result<(), ApiError> {
     let link_local = match ip {
         IpAddr::V4(ip) => ip.is_link_local() || ip.is_broadcast(),
         IpAddr::V6(ip) => ip.is_unicast_link_local(),
