@@ -11,7 +11,7 @@ use crate::commands::run;
 /// Where Google's package has several versions beside each other.
 const DIRECTORY: &str = "/usr/lib/google-cloud-sdk/bin";
 /// How many parts the script has.
-const PARTS: usize = 10;
+const PARTS: usize = 11;
 
 fn drive(version: &str, streams: &str) {
     let kubectl = Path::new(DIRECTORY).join(format!("kubectl.{version}"));

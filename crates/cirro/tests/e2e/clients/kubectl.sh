@@ -227,6 +227,21 @@ spec: {signerName: kubernetes.io/kube-apiserver-client, usages: [client auth], r
     says "$KUBECTL" delete csr "$SPACE" "deleted"
 }
 
+# A busy pod uses a processor, more or less; the numbers come from its cgroup, whichever version that is.
+measuring() {
+    k run busy --image=busybox --image-pull-policy=Never --restart=Never -- sh -c 'while :; do :; done' >/dev/null
+    k wait --for=condition=Ready pod/busy --timeout=90s >/dev/null
+    said="$(k top pods busy --containers --no-headers)"
+    [[ "$said" =~ ^busy\ +busy\ +([0-9]+)m\ +([0-9]+)Mi ]] || { echo "$said" >&2; return 1; }
+    [ "${BASH_REMATCH[1]}" -gt 0 ]
+    says k top pods -l run=busy "busy"
+    said="$("$KUBECTL" top nodes --no-headers)"
+    [[ "$said" =~ ^[^\ ]+\ +([0-9]+)m\ +[0-9]+%\ +([0-9]+)Mi\ +[0-9]+% ]] || { echo "$said" >&2; return 1; }
+    [ "${BASH_REMATCH[1]}" -gt 0 ] && [ "${BASH_REMATCH[2]}" -gt 0 ]
+    says k get pods.metrics.k8s.io busy "WINDOW"
+    k delete pod busy --now >/dev/null 2>&1
+}
+
 nodes() {
     node="$("$KUBECTL" get nodes -o jsonpath='{.items[0].metadata.name}')"
     says "$KUBECTL" get nodes -o wide "Ready"
@@ -251,6 +266,6 @@ ending() {
     refuses "$KUBECTL" get namespace "$SPACE" "not found"
 }
 
-parts="knowing making applying seeing changing rolling inside asking nodes ending"
+parts="knowing making applying seeing changing rolling inside asking measuring nodes ending"
 [ "${FORWARD:-}" != yes ] || parts="${parts/asking/forwarding asking}"
 for name in $parts; do part "$name"; done
