@@ -15,6 +15,8 @@ use super::AuditOptions;
 
 /// Lines that wait for the writer; who has one more waits too.
 const BACKLOG: usize = 1024;
+/// Names of rotated files tell no shorter times.
+const MILLISECOND: Duration = Duration::from_millis(1);
 
 /// The way to the writer.
 pub(super) struct Log(mpsc::Sender<Vec<u8>>);
@@ -51,6 +53,8 @@ struct Writer {
     options: AuditOptions,
     file: File,
     size: u64,
+    /// Time in the name of the last rotated file.
+    rotated: Timestamp,
 }
 
 impl Writer {
@@ -60,7 +64,7 @@ impl Writer {
         }
         let file = open(&options.log)?;
         let size = file.metadata()?.len();
-        Ok(Self { options, file, size })
+        Ok(Self { options, file, size, rotated: Timestamp::MIN })
     }
 
     fn write(&mut self, line: &[u8]) -> io::Result<()> {
@@ -74,11 +78,15 @@ impl Writer {
     }
 
     fn rotate(&mut self) -> io::Result<()> {
+        // Two in one millisecond would be one file, or stand in the wrong order.
         let mut now = Timestamp::now();
-        // Two in one millisecond would be one file.
-        while backup(&self.options.log, now).exists() {
-            now += Duration::from_millis(1);
+        if self.rotated > Timestamp::MIN {
+            now = now.max(self.rotated + MILLISECOND);
         }
+        while backup(&self.options.log, now).exists() {
+            now += MILLISECOND;
+        }
+        self.rotated = now;
         std::fs::rename(&self.options.log, backup(&self.options.log, now))?;
         self.file = open(&self.options.log)?;
         self.size = 0;
@@ -151,17 +159,18 @@ mod tests {
             max_age_days: 0,
         };
         let mut writer = Writer::open(options.clone()).unwrap();
-        for number in 0..5 {
+        // Many in each millisecond.
+        for number in 0..100 {
             writer.write(format!("line {number}\n").as_bytes()).unwrap();
         }
         let mut kept = backups(&log).unwrap();
         kept.sort();
         let texts: Vec<_> = kept.iter().map(|file| std::fs::read_to_string(file).unwrap()).collect();
-        assert_eq!(texts, ["line 2\n", "line 3\n"]);
-        assert_eq!(std::fs::read_to_string(&log).unwrap(), "line 4\n");
+        assert_eq!(texts, ["line 97\n", "line 98\n"]);
+        assert_eq!(std::fs::read_to_string(&log).unwrap(), "line 99\n");
         // Opened again, it goes on where it was.
         let mut again = Writer::open(options).unwrap();
         again.write(b"x\n").unwrap();
-        assert_eq!(std::fs::read_to_string(&log).unwrap(), "line 4\nx\n");
+        assert_eq!(std::fs::read_to_string(&log).unwrap(), "line 99\nx\n");
     }
 }
