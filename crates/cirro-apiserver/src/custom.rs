@@ -28,6 +28,7 @@ pub(crate) use build::by_priority;
 pub(crate) use clean::begin as begin_end;
 pub(crate) use convert::Conversion;
 pub(crate) use follow::Definitions;
+pub(crate) use names::set_condition;
 pub(crate) use publish::{published, tag_of};
 pub(crate) use types::METADATA;
 

@@ -159,16 +159,17 @@ impl ApiServer {
                 _ => Box::pin(self.aggregator.forward(&self.storage, user, &remote, request)).await,
             };
         }
+        if let Route::OpenApi(group, version) = &route
+            && let Some(remote) = self.aggregator.remote(group, version)
+        {
+            return Box::pin(self.aggregator.forward(&self.storage, user, &remote, request)).await;
+        }
         match route {
             Route::Version => Ok(discovery::version()),
             Route::Metrics => Ok(self.metrics.answer()),
             Route::Issuer => Ok(answer::document(&tokens::configuration())),
             Route::TokenKeys => Ok(answer::keys(&self.storage.tokens.keys())),
             Route::Resource(path) => self.resource(user, path, request).await,
-            Route::OpenApi(group, version) if self.aggregator.remote(&group, &version).is_some() => {
-                let remote = self.aggregator.remote(&group, &version).ok_or_else(error::no_such_path)?;
-                Box::pin(self.aggregator.forward(&self.storage, user, &remote, request)).await
-            }
             route => {
                 let wanted = discovery::wanted(&route, &request);
                 let foreign = Box::pin(self.aggregator.foreign(&self.storage, wanted)).await;

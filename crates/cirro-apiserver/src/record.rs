@@ -33,6 +33,11 @@ fn beginning_in(kind: &str, api_version: &str) -> String {
     format!(r#"{{"kind":"{kind}","apiVersion":"{api_version}","metadata":{{"#)
 }
 
+/// Returns the object's name in a key of the store.
+pub(crate) fn name_in(key: &str) -> &str {
+    key.rsplit('/').next().unwrap_or(key)
+}
+
 /// Whether a record was stored in a version.
 pub(crate) fn is_in(record: &Record, kind: &str, api_version: &str) -> bool {
     record.value.starts_with(beginning_in(kind, api_version).as_bytes())

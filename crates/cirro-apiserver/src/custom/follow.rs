@@ -20,6 +20,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use super::build::{Built, build};
 use super::{FINALIZER, GROUP, PLURAL, clean, names};
 use crate::json;
+use crate::record::name_in;
 use crate::registry::{Kind, Registry};
 use crate::storage::{ListOptions, Place, Storage, Target};
 
@@ -317,10 +318,6 @@ impl Follower {
 /// Returns the kind of definitions.
 pub(super) fn definition_kind(storage: &Storage) -> Arc<Kind> {
     storage.registry.kind(GROUP, PLURAL).expect("definitions are built in").clone()
-}
-
-fn name_in(key: &str) -> &str {
-    key.rsplit('/').next().unwrap_or(key)
 }
 
 fn tag(object: &Value, decision: &names::Decision) -> String {

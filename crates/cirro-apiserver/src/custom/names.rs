@@ -188,4 +188,17 @@ mod tests {
         set_condition(&mut status, "A", "False", "r", "m");
         assert_ne!(status["conditions"][0]["lastTransitionTime"], "then");
     }
+
+    #[test]
+    fn a_condition_keeps_its_time_while_it_says_the_same() {
+        let mut status = Value::Null;
+        set_condition(&mut status, "Available", "False", "ServiceNotFound", "a");
+        status["conditions"][0]["lastTransitionTime"] = "then".into();
+        set_condition(&mut status, "Available", "False", "MissingEndpoints", "b");
+        assert_eq!(status["conditions"].as_array().unwrap().len(), 1);
+        assert_eq!(status["conditions"][0]["lastTransitionTime"], "then");
+        assert_eq!(status["conditions"][0]["reason"], "MissingEndpoints");
+        set_condition(&mut status, "Available", "True", "Passed", "all checks passed");
+        assert_ne!(status["conditions"][0]["lastTransitionTime"], "then");
+    }
 }

@@ -11,11 +11,11 @@
 //!
 //! Source: kube-aggregator `pkg/apiserver`, `pkg/controllers`.
 
-use std::sync::{Arc, RwLock, Weak};
+use std::sync::{Arc, RwLock};
 
 use cirro_seams::api::ApiError;
 use cirro_seams::node::NodeStreams;
-use serde_json::{Value, json};
+use serde_json::Value;
 use tokio::sync::Notify;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
@@ -129,12 +129,12 @@ impl Aggregator {
             return None;
         }
         let (group, version) = (parts.next()?, parts.next()?);
-        table.iter().find(|one| one.group == group && one.version == version).cloned()
+        find(&table, group, version)
     }
 
     /// Finds who else answers for a group's version.
     pub(super) fn remote(&self, group: &str, version: &str) -> Option<Arc<Remote>> {
-        self.table().iter().find(|one| one.group == group && one.version == version).cloned()
+        find(&self.table(), group, version)
     }
 
     /// Has all remote ones looked at, since the way to them is another one.
@@ -191,42 +191,6 @@ fn service_kind(storage: &Storage) -> &Arc<crate::registry::Kind> {
     storage.registry.kind(GROUP, PLURAL).expect("APIServices are built in")
 }
 
-/// Returns the storage while it is there.
-fn held(storage: &Weak<Storage>) -> Option<Arc<Storage>> {
-    storage.upgrade()
-}
-
-/// Sets the condition `Available` of a status; its time stays while it says the same.
-fn set_available(status: &mut Value, holds: &str, reason: &str, message: &str) {
-    let mut condition = json!({"type": "Available", "status": holds, "reason": reason, "message": message,
-        "lastTransitionTime": crate::identity::now()});
-    let mut conditions = json::array(status, "conditions").to_vec();
-    match conditions.iter_mut().find(|one| one["type"] == "Available") {
-        Some(present) => {
-            if present["status"] == condition["status"] {
-                condition["lastTransitionTime"] = present["lastTransitionTime"].clone();
-            }
-            *present = condition;
-        }
-        None => conditions.push(condition),
-    }
-    json::member_mut(status, "conditions").clone_from(&conditions.into());
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_condition_keeps_its_time_while_it_says_the_same() {
-        let mut status = Value::Null;
-        set_available(&mut status, "False", "ServiceNotFound", "a");
-        status["conditions"][0]["lastTransitionTime"] = "then".into();
-        set_available(&mut status, "False", "MissingEndpoints", "b");
-        assert_eq!(status["conditions"].as_array().unwrap().len(), 1);
-        assert_eq!(status["conditions"][0]["lastTransitionTime"], "then");
-        assert_eq!(status["conditions"][0]["reason"], "MissingEndpoints");
-        set_available(&mut status, "True", "Passed", "all checks passed");
-        assert_ne!(status["conditions"][0]["lastTransitionTime"], "then");
-    }
+fn find(table: &[Arc<Remote>], group: &str, version: &str) -> Option<Arc<Remote>> {
+    table.iter().find(|one| one.group == group && one.version == version).cloned()
 }

@@ -47,9 +47,8 @@ impl Answer<'_> {
         }
     }
 
-    /// Whether objects go out as they are stored.
     fn copies(&self) -> bool {
-        self.accept == Accept::Json && self.served.is_stored_form()
+        copies(self.accept, self.served)
     }
 
     fn spliced(&self, value: &[u8], revision: u64) -> Bytes {
@@ -154,6 +153,11 @@ impl Answer<'_> {
         warn(response.headers_mut(), &self.warnings);
         response
     }
+}
+
+/// Whether objects go out as they are stored.
+pub(super) fn copies(accept: Accept, served: &Served) -> bool {
+    accept == Accept::Json && served.is_stored_form()
 }
 
 /// Adds warnings to the head of an answer.

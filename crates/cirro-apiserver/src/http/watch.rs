@@ -14,6 +14,7 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use super::Call;
+use super::answer::copies;
 use super::negotiate::Accept;
 use crate::error;
 use crate::json;
@@ -230,9 +231,8 @@ impl Watcher {
         self.lines.send(line).await
     }
 
-    /// Whether objects go out as they are stored.
     fn is_plain(&self) -> bool {
-        self.call.accept == Accept::Json && self.call.served.is_stored_form()
+        copies(self.call.accept, &self.call.served)
     }
 
     /// Returns the line of an event; empty for an object that has no such form.

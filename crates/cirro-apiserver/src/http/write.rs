@@ -19,14 +19,18 @@ use crate::registry::{Asker, Subresource};
 use crate::schema::{self, Checked};
 use crate::storage::Target;
 
+/// Returns the refusal of a body above the limit.
+pub(super) fn body_too_large() -> ApiError {
+    error::too_large(format!("Request entity too large: limit is {MAX_BODY}"))
+}
+
 /// Reads a whole body within the limit.
 pub(super) async fn read_body(request: Request<Body>) -> Result<(String, Bytes), ApiError> {
     let media_type = request.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
     let media_type = media_type.unwrap_or_default().to_owned();
-    let too_large = || error::too_large(format!("Request entity too large: limit is {MAX_BODY}"));
     match Limited::new(request.into_body(), MAX_BODY).collect().await {
         Ok(collected) => Ok((media_type, collected.to_bytes())),
-        Err(why) if why.is::<http_body_util::LengthLimitError>() => Err(too_large()),
+        Err(why) if why.is::<http_body_util::LengthLimitError>() => Err(body_too_large()),
         Err(why) => Err(error::bad_request(format!("error reading the body: {why}"))),
     }
 }

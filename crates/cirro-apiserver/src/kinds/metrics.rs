@@ -3,6 +3,7 @@
 //! Upstream has no server of these in itself; this one stands in until an APIService `v1beta1.metrics.k8s.io` names another.
 //! Source: kubernetes-sigs/metrics-server `pkg/api`.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use cirro_seams::Pending;
@@ -106,11 +107,15 @@ async fn usage(asker: &Asker<'_>) -> Result<NodeUsage, ApiError> {
     })
 }
 
-async fn objects(asker: &Asker<'_>, plural: &str, namespace: Option<&str>) -> Result<Vec<Value>, ApiError> {
+async fn objects(
+    asker: &Asker<'_>,
+    plural: &str,
+    namespace: Option<&str>,
+) -> Result<Vec<Arc<Value>>, ApiError> {
     let storage = &asker.server.storage;
     let kind = storage.registry.kind("", plural).expect("core kinds are built in");
     let page = storage.list(kind, namespace, &ListOptions::default()).await?;
-    page.records.iter().map(|record| storage.decoded.decode(record).map(|object| (*object).clone())).collect()
+    page.records.iter().map(|record| storage.decoded.decode(record)).collect()
 }
 
 fn pod_metrics(pod: &Value, usage: &NodeUsage) -> Option<Value> {

@@ -10,7 +10,8 @@ use cirro_store::{Change, Record, WatchItem};
 use serde_json::Value;
 use tokio::sync::mpsc;
 
-use super::{Remote, ServiceReference, Shared, held, service_kind, set_available};
+use super::{Remote, ServiceReference, Shared, service_kind};
+use crate::custom::set_condition;
 use crate::json;
 use crate::selector::Selector;
 use crate::storage::{ListOptions, Place, Storage, Target};
@@ -31,7 +32,7 @@ type Fault = (&'static str, String);
 /// Watches over a remote one until it is replaced.
 pub(super) async fn watch_over(storage: Weak<Storage>, shared: Arc<Shared>, remote: Arc<Remote>) {
     let mut pause = FIRST_PAUSE;
-    while let Some(now) = held(&storage) {
+    while let Some(now) = storage.upgrade() {
         let mut neighbours = match Neighbours::watch(&now, &remote.service).await {
             Ok(neighbours) => neighbours,
             Err(refusal) => {
@@ -69,7 +70,7 @@ pub(super) async fn write(
     let place = Place { kind: service_kind(storage), namespace: "", name };
     let next = |present: &Value| {
         let mut next = present.clone();
-        set_available(&mut next["status"], holds, reason, message);
+        set_condition(&mut next["status"], "Available", holds, reason, message);
         next
     };
     let present = match storage.get(place).await {

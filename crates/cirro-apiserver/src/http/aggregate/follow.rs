@@ -11,8 +11,9 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{AbortHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
 
-use super::{Remote, Shared, available, held, local, service_kind};
+use super::{Remote, Shared, available, local, service_kind};
 use crate::json;
+use crate::record::name_in;
 use crate::storage::{ListOptions, Storage};
 
 /// How long the task waits before it begins anew after the store failed it.
@@ -67,7 +68,7 @@ impl Follower {
 
     /// Reads all APIServices; `None` when the storage is gone.
     async fn begin(&mut self) -> Result<Option<(mpsc::Receiver<WatchItem>, watch::Receiver<u64>)>, ApiError> {
-        let Some(storage) = held(&self.storage) else { return Ok(None) };
+        let Some(storage) = self.storage.upgrade() else { return Ok(None) };
         let mut definitions = storage.definitions.changes();
         definitions.mark_unchanged();
         let kind = service_kind(&storage);
@@ -98,7 +99,7 @@ impl Follower {
             },
             Some(_) = self.tasks.join_next() => return true,
         };
-        let Some(storage) = held(&self.storage) else { return false };
+        let Some(storage) = self.storage.upgrade() else { return false };
         match item {
             None | Some(WatchItem::Lost) => return false,
             Some(WatchItem::Progress(_)) => {}
@@ -158,8 +159,4 @@ impl Follower {
             }
         }
     }
-}
-
-fn name_in(key: &str) -> &str {
-    key.rsplit('/').next().unwrap_or(key)
 }

@@ -13,15 +13,15 @@ use http_body_util::Limited;
 use super::connect::Failure;
 use super::{Aggregator, Remote};
 use crate::auth::User;
+use crate::decode::MAX_BODY;
 use crate::error;
 use crate::http::answer;
 use crate::http::proxy::{forget_identity, is_upgrade, send, strip};
+use crate::http::write::body_too_large;
 use crate::storage::Storage;
 
 /// How long an answer may take to begin; what it then streams may take longer.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// Largest body of a request, as of those that are answered here.
-const MAX_BODY: usize = 3 * 1024 * 1024;
 /// Longest head that says who asks.
 const MAX_IDENTITY: usize = 64 * 1024;
 
@@ -50,7 +50,7 @@ impl Aggregator {
         {
             Ok(response) => Ok(response),
             // What the client sent was more than it had said.
-            Err(Failure::Unreachable(why)) if why.contains("length limit exceeded") => Err(too_large()),
+            Err(Failure::Unreachable(why)) if why.contains("length limit exceeded") => Err(body_too_large()),
             Err(failure) => {
                 remote.look.notify_one();
                 Ok(match failure {
@@ -75,10 +75,6 @@ fn unavailable(why: &str) -> Response<Body> {
     response
 }
 
-fn too_large() -> ApiError {
-    error::too_large(format!("Request entity too large: limit is {MAX_BODY}"))
-}
-
 /// Turns a request to us into one to the remote server.
 fn prepared(user: &User, remote: &Remote, request: Request<Body>) -> Result<Request<Body>, ApiError> {
     let path = request.uri().path();
@@ -89,7 +85,7 @@ fn prepared(user: &User, remote: &Remote, request: Request<Body>) -> Result<Requ
     let target = request.uri().path_and_query().map_or(path, PathAndQuery::as_str).to_owned();
     let target = PathAndQuery::try_from(target).map_err(|why| error::bad_request(why.to_string()))?;
     if request.body().size_hint().lower() > MAX_BODY as u64 {
-        return Err(too_large());
+        return Err(body_too_large());
     }
     let upgrades = is_upgrade(request.headers());
     let mut request = match upgrades {
