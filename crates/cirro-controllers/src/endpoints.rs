@@ -4,18 +4,16 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use cirro_client::{
-    Cache, Next, Object, WorkQueue, key_of, labels, matches_labels, name, namespace, namespaced_name, text,
-    uid,
+    Cache, Next, Object, WorkQueue, key_of, matches_labels, name, namespace, namespaced_name, text, uid,
 };
-use cirro_seams::api::{ApiError, DeleteOptions, ObjectKey, Resource};
+use cirro_seams::api::{ApiError, Resource};
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
 use crate::Context;
 use crate::pods::{is_deleting, is_ready};
+use crate::slices::{MANAGED_LABEL, SERVICE_LABEL, Writer, delete, same};
 
-const SERVICE_LABEL: &str = "kubernetes.io/service-name";
-const MANAGED_LABEL: &str = "endpointslice.kubernetes.io/managed-by";
 const MANAGER: &str = "endpointslice-controller.k8s.io";
 /// The API's limit of endpoints in one slice.
 const MOST_IN_SLICE: usize = 1000;
@@ -99,45 +97,22 @@ impl Controller {
                 Vec::new()
             }
         };
-        self.write_slices(&of, &name, wanted).await?;
+        self.write_slices(&of, &name, &wanted).await?;
         Ok(Next::Wait)
     }
 
-    async fn write_slices(&self, of: &str, service: &str, wanted: Vec<Value>) -> Result<(), ApiError> {
-        let resource = Resource::new("discovery.k8s.io", "endpointslices");
-        let ours = |slice: &&Arc<Value>| {
-            let labels = labels(slice);
-            labels.get(SERVICE_LABEL) == Some(&service) && labels.get(MANAGED_LABEL) == Some(&MANAGER)
-        };
-        let present = self.slices.in_namespace(of);
-        for slice in &wanted {
-            let existing = present.iter().filter(ours).find(|existing| name(existing) == name(slice));
-            match existing {
-                Some(existing) if same(existing, slice, &["endpoints", "ports"]) => {}
-                Some(existing) => {
-                    let mut updated = (**existing).clone();
-                    updated["endpoints"] = slice["endpoints"].clone();
-                    updated["ports"] = slice["ports"].clone();
-                    self.context.api.update(&resource, updated).await?;
-                }
-                None => {
-                    self.context.api.create(&resource, slice.clone()).await?;
-                }
-            }
-        }
-        for slice in present.iter().filter(ours) {
-            if !wanted.iter().any(|wanted| name(wanted) == name(slice)) {
-                self.delete(&key_of(&resource, slice), uid(slice)).await?;
-            }
-        }
-        Ok(())
+    async fn write_slices(&self, of: &str, service: &str, wanted: &[Value]) -> Result<(), ApiError> {
+        let (api, slices) = (&*self.context.api, &self.slices);
+        Writer { api, slices, manager: MANAGER, parts: &["/endpoints", "/ports"] }
+            .write(of, service, wanted)
+            .await
     }
 
     async fn write_endpoints(&self, service: &Value, groups: &Groups) -> Result<(), ApiError> {
         let resource = Resource::new("", "endpoints");
         let wanted = endpoints(service, groups);
         match self.endpoints.get(namespace(service), name(service)) {
-            Some(existing) if same(&existing, &wanted, &["subsets"]) => {}
+            Some(existing) if same(&existing, &wanted, &["/subsets"]) => {}
             Some(existing) => {
                 let mut updated = (*existing).clone();
                 updated["subsets"] = wanted["subsets"].clone();
@@ -153,17 +128,10 @@ impl Controller {
     async fn delete_endpoints(&self, of: &str, name: &str) -> Result<(), ApiError> {
         match self.endpoints.get(of, name) {
             Some(existing) => {
-                self.delete(&key_of(&Resource::new("", "endpoints"), &existing), uid(&existing)).await
+                let key = key_of(&Resource::new("", "endpoints"), &existing);
+                delete(&*self.context.api, &key, uid(&existing)).await
             }
             None => Ok(()),
-        }
-    }
-
-    async fn delete(&self, key: &ObjectKey, uid: &str) -> Result<(), ApiError> {
-        let options = DeleteOptions { uid: Some(uid.to_owned()), ..DeleteOptions::default() };
-        match self.context.api.delete(key, options).await {
-            Err(error) if !error.is_not_found() => Err(error),
-            _ => Ok(()),
         }
     }
 }
@@ -333,13 +301,6 @@ fn endpoints(service: &Value, groups: &Groups) -> Value {
         },
         "subsets": subsets,
     })
-}
-
-/// Whether members are alike; absent, null and empty are the same.
-fn same(a: &Value, b: &Value, members: &[&str]) -> bool {
-    let normal =
-        |value: &Value| if value.as_array().is_some_and(Vec::is_empty) { Value::Null } else { value.clone() };
-    members.iter().all(|member| normal(&a[*member]) == normal(&b[*member]))
 }
 
 #[cfg(test)]

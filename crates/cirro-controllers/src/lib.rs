@@ -18,6 +18,7 @@ mod ownership;
 mod pods;
 mod protection;
 mod replicaset;
+mod slices;
 
 pub use accounts::publish_root_ca;
 

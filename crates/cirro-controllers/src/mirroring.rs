@@ -6,22 +6,23 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use cirro_client::{Cache, Next, Object, WorkQueue, key_of, labels, name, namespace, text, uid};
-use cirro_seams::api::{ApiError, DeleteOptions, Resource};
+use cirro_client::{Cache, Next, Object, WorkQueue, labels, name, namespace, text, uid};
+use cirro_seams::api::ApiError;
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
 use crate::Context;
 use crate::pods::is_deleting;
+use crate::slices::{MANAGED_LABEL, SERVICE_LABEL, Writer};
 
-const SERVICE_LABEL: &str = "kubernetes.io/service-name";
-const MANAGED_LABEL: &str = "endpointslice.kubernetes.io/managed-by";
 const MANAGER: &str = "endpointslicemirroring-controller.k8s.io";
 const SKIP_LABEL: &str = "endpointslice.kubernetes.io/skip-mirror";
 const LEADER_ANNOTATION: &str = "control-plane.alpha.kubernetes.io/leader";
 /// Annotations that are about the Endpoints alone.
 const OWN_ANNOTATIONS: [&str; 2] =
     ["endpoints.kubernetes.io/last-change-trigger-time", "kubectl.kubernetes.io/last-applied-configuration"];
+/// What of a slice follows the Endpoints.
+const PARTS: [&str; 4] = ["/endpoints", "/ports", "/metadata/labels", "/metadata/annotations"];
 /// So many addresses of a subset are mirrored.
 const MOST_OF_SUBSET: usize = 1000;
 
@@ -80,42 +81,9 @@ impl Controller {
             (Some(service), Some(endpoints)) if !has_selector(service) => mirrored(endpoints),
             _ => Vec::new(),
         };
-        self.write(&of, &called, &wanted).await?;
+        let (api, slices) = (&*self.context.api, &self.slices);
+        Writer { api, slices, manager: MANAGER, parts: &PARTS }.write(&of, &called, &wanted).await?;
         Ok(Next::Wait)
-    }
-
-    async fn write(&self, of: &str, service: &str, wanted: &[Value]) -> Result<(), ApiError> {
-        let resource = Resource::new("discovery.k8s.io", "endpointslices");
-        let api = &self.context.api;
-        let mut present = self.slices.in_namespace(of);
-        present.retain(|slice| {
-            let labels = labels(slice);
-            labels.get(SERVICE_LABEL) == Some(&service) && labels.get(MANAGED_LABEL) == Some(&MANAGER)
-        });
-        for slice in wanted {
-            match present.iter().find(|existing| name(existing) == name(slice)) {
-                Some(existing) if is_same(existing, slice) => {}
-                Some(existing) => {
-                    let mut updated = (**existing).clone();
-                    for member in ["endpoints", "ports"] {
-                        updated[member] = slice[member].clone();
-                    }
-                    for member in ["labels", "annotations"] {
-                        updated["metadata"][member] = slice["metadata"][member].clone();
-                    }
-                    api.update(&resource, updated).await?;
-                }
-                None => drop(api.create(&resource, slice.clone()).await?),
-            }
-        }
-        for slice in present.iter().filter(|slice| !wanted.iter().any(|one| name(one) == name(slice))) {
-            let options = DeleteOptions { uid: Some(uid(slice).to_owned()), ..DeleteOptions::default() };
-            match api.delete(&key_of(&resource, slice), options).await {
-                Err(error) if !error.is_not_found() => return Err(error),
-                _ => {}
-            }
-        }
-        Ok(())
     }
 }
 
@@ -126,13 +94,6 @@ fn has_selector(service: &Value) -> bool {
 fn is_mirrored(endpoints: &Value) -> bool {
     let leads = endpoints["metadata"]["annotations"].get(LEADER_ANNOTATION).is_some();
     !is_deleting(endpoints) && !leads && labels(endpoints).get(SKIP_LABEL) != Some(&"true")
-}
-
-fn is_same(one: &Value, other: &Value) -> bool {
-    let member = |value: &Value, path: &str| value.pointer(path).filter(|value| !value.is_null()).cloned();
-    ["/endpoints", "/ports", "/metadata/labels", "/metadata/annotations"]
-        .iter()
-        .all(|path| member(one, path) == member(other, path))
 }
 
 /// Returns the slices of Endpoints: one for each subset and family of addresses.
@@ -203,6 +164,7 @@ fn slice(endpoints: &Value, index: usize, family: &str, ports: &Value, list: Vec
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::slices::same;
 
     fn endpoints() -> Value {
         json!({"metadata": {"name": "db", "namespace": "ns", "uid": "u", "labels": {"a": "b"},
@@ -230,7 +192,7 @@ mod tests {
         );
         assert_eq!(made[0]["metadata"]["annotations"], json!({"note": "x"}));
         assert_ne!(made[0]["metadata"]["name"], made[1]["metadata"]["name"]);
-        assert!(is_same(&made[0], &made[0].clone()) && !is_same(&made[0], &made[1]));
+        assert!(same(&made[0], &made[0].clone(), &PARTS) && !same(&made[0], &made[1], &PARTS));
     }
 
     #[test]
